@@ -1,0 +1,2 @@
+//! mpq-get
+fn main() {}

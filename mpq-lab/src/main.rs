@@ -1,0 +1,2 @@
+//! mpq-lab
+fn main() {}

@@ -1,0 +1,2 @@
+//! mpq-serve
+fn main() {}
