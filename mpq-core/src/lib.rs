@@ -1,5 +1,10 @@
 //! Multipath QUIC and live server migration.
-pub mod migration;
+#![forbid(unsafe_code)]
+
+mod gate;
 pub mod h3_noq;
-pub mod tls;
+pub mod migration;
 pub mod path;
+pub mod tls;
+
+pub use gate::Gate;
