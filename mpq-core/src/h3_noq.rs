@@ -43,9 +43,7 @@ const BATCH: usize = 32;
 ///
 /// # Errors
 /// As noq's `open_uni` and `write_all`: the connection is lost, or the peer does not want the stream.
-pub async fn open_migration_stream(
-    conn: &noq::Connection,
-) -> Result<noq::SendStream, WriteError> {
+pub async fn open_migration_stream(conn: &noq::Connection) -> Result<noq::SendStream, WriteError> {
     // A varint of four bytes (RFC 9000 §16).
     const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
     let mut stream = conn.open_uni().await?;
@@ -104,7 +102,11 @@ impl Connection {
         });
         let connection = Self {
             incoming_bi: repeat(conn.clone(), |conn| async move { conn.accept_bi().await }),
-            incoming_uni: Box::pin(sorted.buffer_unordered(MAX_UNTYPED).filter_map(future::ready)),
+            incoming_uni: Box::pin(
+                sorted
+                    .buffer_unordered(MAX_UNTYPED)
+                    .filter_map(future::ready),
+            ),
             streams: OpenStreams::new(conn),
             migration: Some(migration),
         };
@@ -124,7 +126,11 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
     let mut head = Bytes::new();
     loop {
         let chunk = stream.read_chunk(usize::MAX).await.ok()??;
-        head = if head.is_empty() { chunk } else { [head, chunk].concat().into() };
+        head = if head.is_empty() {
+            chunk
+        } else {
+            [head, chunk].concat().into()
+        };
         match decode_varint(&head) {
             Some((MIGRATION_STREAM_TYPE, len)) => {
                 head.advance(len);
@@ -139,7 +145,10 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
 /// A variable-length integer (RFC 9000 §16) and its length, if `bytes` hold all of it.
 fn decode_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let len = 1 << (bytes.first()? >> 6);
-    let value = bytes.get(..len)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let value = bytes
+        .get(..len)?
+        .iter()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte));
     Some((value & (u64::MAX >> (66 - 8 * len)), len))
 }
 
@@ -241,14 +250,18 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, StreamErrorIncoming>> {
-        poll_pending(&mut self.opening_bi, cx).map_ok(BidiStream::new).map_err(lost)
+        poll_pending(&mut self.opening_bi, cx)
+            .map_ok(BidiStream::new)
+            .map_err(lost)
     }
 
     fn poll_open_send(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<SendStream<B>, StreamErrorIncoming>> {
-        poll_pending(&mut self.opening_uni, cx).map_ok(SendStream::new).map_err(lost)
+        poll_pending(&mut self.opening_uni, cx)
+            .map_ok(SendStream::new)
+            .map_err(lost)
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -264,7 +277,10 @@ pub struct BidiStream<B: Buf> {
 
 impl<B: Buf> BidiStream<B> {
     fn new((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
-        Self { send: SendStream::new(send), recv: RecvStream::new(recv, Bytes::new()) }
+        Self {
+            send: SendStream::new(send),
+            recv: RecvStream::new(recv, Bytes::new()),
+        }
     }
 }
 
@@ -329,7 +345,11 @@ pub struct SendStream<B: Buf> {
 
 impl<B: Buf> SendStream<B> {
     fn new(stream: noq::SendStream) -> Self {
-        Self { stream, writing: None, closed: false }
+        Self {
+            stream,
+            writing: None,
+            closed: false,
+        }
     }
 }
 
@@ -400,7 +420,12 @@ impl RecvStream {
     /// `head` was read from the stream before.
     fn new(stream: noq::RecvStream, head: Bytes) -> Self {
         let unread = 0..usize::from(!head.is_empty());
-        Self { stream, batch: vec![head], unread, failure: None }
+        Self {
+            stream,
+            batch: vec![head],
+            unread,
+            failure: None,
+        }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
@@ -450,14 +475,16 @@ fn varint(code: u64) -> VarInt {
 }
 
 fn stream_id(id: noq::StreamId) -> StreamId {
-    u64::from(id).try_into().expect("QUIC and HTTP/3 number streams alike")
+    u64::from(id)
+        .try_into()
+        .expect("QUIC and HTTP/3 number streams alike")
 }
 
 fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
     match error {
-        ConnectionError::ApplicationClosed(close) => {
-            ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into() }
-        }
+        ConnectionError::ApplicationClosed(close) => ConnectionErrorIncoming::ApplicationClose {
+            error_code: close.error_code.into(),
+        },
         ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
         error => ConnectionErrorIncoming::Undefined(Arc::new(error)),
     }
@@ -469,7 +496,9 @@ fn lost(connection_error: ConnectionErrorIncoming) -> StreamErrorIncoming {
 
 fn read_error(error: ReadError) -> StreamErrorIncoming {
     match error {
-        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
+        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated {
+            error_code: code.into(),
+        },
         ReadError::ConnectionLost(error) => lost(connection_error(error)),
         error => StreamErrorIncoming::Unknown(error.into()),
     }
@@ -477,9 +506,9 @@ fn read_error(error: ReadError) -> StreamErrorIncoming {
 
 fn write_error(error: WriteError) -> StreamErrorIncoming {
     match error {
-        WriteError::Stopped(code) => {
-            StreamErrorIncoming::StreamTerminated { error_code: code.into() }
-        }
+        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated {
+            error_code: code.into(),
+        },
         WriteError::ConnectionLost(error) => lost(connection_error(error)),
         error => StreamErrorIncoming::Unknown(error.into()),
     }
@@ -493,7 +522,10 @@ mod tests {
     #[test]
     fn varints() {
         for (bytes, value) in [
-            (&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..], 151_288_809_941_952_652),
+            (
+                &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..],
+                151_288_809_941_952_652,
+            ),
             (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
             (&[0x7b, 0xbd], 15_293),
             (&[0x25], 37),

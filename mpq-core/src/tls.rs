@@ -143,7 +143,11 @@ impl Identity {
         };
         match identity.certified_key() {
             Ok(_) => Ok(identity),
-            Err(source) => Err(TlsError::Pair { cert: cert.into(), key: key.into(), source }),
+            Err(source) => Err(TlsError::Pair {
+                cert: cert.into(),
+                key: key.into(),
+                source,
+            }),
         }
     }
 
@@ -151,10 +155,12 @@ impl Identity {
     /// chains have the digest of nothing.
     pub fn fingerprint(&self) -> String {
         let leaf = self.chain.first().map_or(&[][..], |leaf| leaf);
-        Sha256::digest(leaf).iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a String does not fail");
-            hex
-        })
+        Sha256::digest(leaf)
+            .iter()
+            .fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("writing to a String does not fail");
+                hex
+            })
     }
 
     /// The pair as rustls wants it, once found to match.
@@ -187,7 +193,10 @@ pub fn is_certificate_error(error: &ConnectionError) -> bool {
     const ALERTS: [u8; 6] = [42, 43, 44, 45, 46, 48];
     let code = match error {
         ConnectionError::TransportError(error) => {
-            let cause = error.crypto.as_deref().and_then(|e| e.downcast_ref::<rustls::Error>());
+            let cause = error
+                .crypto
+                .as_deref()
+                .and_then(|e| e.downcast_ref::<rustls::Error>());
             if matches!(cause, Some(rustls::Error::InvalidCertificate(_))) {
                 return true;
             }
@@ -211,9 +220,10 @@ fn provider() -> Arc<CryptoProvider> {
 fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|source| TlsError::Root { path: path.into(), source })?;
+        roots.add(certificate).map_err(|source| TlsError::Root {
+            path: path.into(),
+            source,
+        })?;
     }
     Ok(roots)
 }
@@ -269,7 +279,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -347,9 +362,15 @@ mod tests {
     #[test]
     fn a_server_needs_a_certificate_and_its_own_key() {
         let identity = || Identity::self_signed(&["localhost".to_owned()]).unwrap();
-        let empty = Identity { chain: Vec::new(), ..identity() };
+        let empty = Identity {
+            chain: Vec::new(),
+            ..identity()
+        };
         assert!(matches!(server_config(&empty), Err(TlsError::Identity(_))));
-        let mixed = Identity { key: identity().key, ..identity() };
+        let mixed = Identity {
+            key: identity().key,
+            ..identity()
+        };
         assert!(matches!(server_config(&mixed), Err(TlsError::Identity(_))));
     }
 }
