@@ -198,7 +198,8 @@ async fn bodies_are_byte_exact() {
     with_client(client, serve(server), async |mut requests| {
         assert_eq!(get(&mut requests, "0").await.unwrap(), Bytes::new());
         assert!(get(&mut requests, "20000000").await.unwrap() == body(20_000_000));
-        let upload = body(3_000_000);
+        // Within a stream's window: the answer is read only when all was sent.
+        let upload = body(500_000);
         let request = Request::post("https://localhost/").body(()).unwrap();
         assert!(fetch(&mut requests, request, upload.clone()).await.unwrap() == upload);
     })
