@@ -180,7 +180,9 @@ fn target(text: &str) -> Result<SocketAddr, String> {
         .parse()
         .map_err(|_| "expected ADDR:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433")?;
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
-        return Err("clients cannot be sent there: one host's address and a port are needed".into());
+        return Err(
+            "clients cannot be sent there: one host's address and a port are needed".into(),
+        );
     }
     Ok(address)
 }
@@ -303,8 +305,22 @@ mod tests {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in [
-            "", "M", ".5M", "5.M", "1.2.3", "-1", "+1", "1 M", "1m", "1K", "1MB", "0.5", "1e3",
-            "1.0001k", "18446744073709551616", "20000000Ti",
+            "",
+            "M",
+            ".5M",
+            "5.M",
+            "1.2.3",
+            "-1",
+            "+1",
+            "1 M",
+            "1m",
+            "1K",
+            "1MB",
+            "0.5",
+            "1e3",
+            "1.0001k",
+            "18446744073709551616",
+            "20000000Ti",
             "0.00000000000000000000000000000000000000000000001M",
         ] {
             assert!(size(text).is_err(), "{text}");
@@ -372,7 +388,10 @@ mod tests {
         let line = "mpq-serve restore --images d --listen 192.0.2.1:443 --pid-file f";
         assert!(matches!(
             parse(line).unwrap().command,
-            Some(Command::Restore { listen: Some(_), .. })
+            Some(Command::Restore {
+                listen: Some(_),
+                ..
+            })
         ));
         let line = "mpq-serve dump --pid 7 --images d --control c";
         assert!(matches!(
@@ -388,7 +407,10 @@ mod tests {
             ("--key k", ErrorKind::MissingRequiredArgument),
             ("--move-in-process 1s", ErrorKind::MissingRequiredArgument),
             ("checkpoint", ErrorKind::MissingRequiredArgument),
-            ("checkpoint --pid 1 --pid-file f", ErrorKind::ArgumentConflict),
+            (
+                "checkpoint --pid 1 --pid-file f",
+                ErrorKind::ArgumentConflict,
+            ),
             ("checkpoint --pid 0", ErrorKind::ValueValidation),
             ("restore", ErrorKind::MissingRequiredArgument),
             ("--migrate-to 0.0.0.0:4433", ErrorKind::ValueValidation),
@@ -399,7 +421,11 @@ mod tests {
             ("--seed 1 restore --images d", ErrorKind::ArgumentConflict),
             ("file", ErrorKind::InvalidSubcommand),
         ] {
-            assert_eq!(parse(&format!("mpq-serve {line}")).err(), Some(kind), "{line}");
+            assert_eq!(
+                parse(&format!("mpq-serve {line}")).err(),
+                Some(kind),
+                "{line}"
+            );
         }
     }
 
@@ -409,6 +435,9 @@ mod tests {
         for code in 0..=9 {
             assert!(help.contains(&format!("\n  {code}  ")), "{code}");
         }
-        assert!(!help.contains("dump\n") && !help.contains("  dump "), "{help}");
+        assert!(
+            !help.contains("dump\n") && !help.contains("  dump "),
+            "{help}"
+        );
     }
 }
