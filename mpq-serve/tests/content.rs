@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use h3::client::SendRequest;
+use h3::error::{Code, StreamError};
 use http::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -21,7 +22,7 @@ use mpq_serve::files::Root;
 use mpq_serve::http::{Served, Site, respond};
 use mpq_serve::random::Random;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 const SIZE: u64 = 3_000_001;
@@ -40,6 +41,8 @@ struct Lab {
     dir: tempfile::TempDir,
     random: Random,
     gate: Gate,
+    /// Drops every response that is under way.
+    cancel: Arc<Notify>,
     log: mpsc::UnboundedReceiver<Served>,
     client: SendRequest<h3_quinn::OpenStreams, Bytes>,
     _endpoints: [quinn::Endpoint; 2],
@@ -72,6 +75,7 @@ impl Lab {
             limit_rate: rate.and_then(NonZeroU64::new),
         };
         let gate = Gate::default();
+        let cancel = Arc::new(Notify::new());
         let (log_writer, log) = mpsc::unbounded_channel();
         let (server, client) = endpoints();
         let address = server.local_addr().unwrap();
@@ -79,6 +83,7 @@ impl Lab {
             server.clone(),
             Arc::new(site),
             gate.clone(),
+            cancel.clone(),
             log_writer,
         ));
 
@@ -91,6 +96,7 @@ impl Lab {
             dir,
             random,
             gate,
+            cancel,
             log,
             client: requests,
             _endpoints: [server, client],
@@ -191,6 +197,7 @@ async fn serve(
     endpoint: quinn::Endpoint,
     site: Arc<Site>,
     gate: Gate,
+    cancel: Arc<Notify>,
     log: mpsc::UnboundedSender<Served>,
 ) {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
@@ -201,10 +208,15 @@ async fn serve(
         .unwrap();
     while let Ok(Some(resolver)) = connection.accept().await {
         let (site, gate, log) = (site.clone(), gate.clone(), log.clone());
+        let cancel = cancel.clone();
         tokio::spawn(async move {
             let (request, mut stream) = resolver.resolve_request().await.unwrap();
-            let served = respond(&site, &gate, &request, &mut stream).await;
-            let _ = log.send(served);
+            tokio::select! {
+                served = respond(&site, &gate, &request, &mut stream) => {
+                    let _ = log.send(served);
+                }
+                () = cancel.notified() => {}
+            }
         });
     }
 }
@@ -218,6 +230,28 @@ fn write_old(path: &Path, content: &[u8]) {
         .unwrap()
         .set_modified(SystemTime::now() - Duration::from_secs(3600))
         .unwrap();
+}
+
+/// Reads on to the end of the body, which must be a reset.
+async fn assert_reset(stream: &mut Stream) {
+    let error = timeout(PATIENCE, async {
+        loop {
+            match stream.recv_data().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a truncated body was finished"),
+                Err(error) => break error,
+            }
+        }
+    })
+    .await
+    .expect("neither data nor a reset");
+    assert!(
+        matches!(
+            error,
+            StreamError::RemoteTerminate { code, .. } if code == Code::H3_INTERNAL_ERROR
+        ),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -390,27 +424,9 @@ async fn a_file_that_changes_under_way_is_reset() {
     let mut stream = lab.open(Method::GET, "/big", &[]).await;
     let head = stream.recv_response().await.unwrap();
     assert_eq!(head.headers()[CONTENT_LENGTH], SIZE.to_string().as_str());
-    let mut received = stream.recv_data().await.unwrap().unwrap().remaining();
+    stream.recv_data().await.unwrap().unwrap();
     fs::write(lab.path("big"), &content).unwrap();
-    let error = timeout(PATIENCE, async {
-        loop {
-            match stream.recv_data().await {
-                Ok(Some(data)) => received += data.remaining(),
-                Ok(None) => panic!("finished after {received} of {SIZE} bytes"),
-                Err(error) => break error,
-            }
-        }
-    })
-    .await
-    .expect("neither data nor a reset");
-    assert!(
-        matches!(
-            error,
-            h3::error::StreamError::RemoteTerminate { code, .. }
-                if code == h3::error::Code::H3_INTERNAL_ERROR
-        ),
-        "{error:?}"
-    );
+    assert_reset(&mut stream).await;
     let served = lab.log.recv().await.unwrap();
     assert!(!served.complete && served.bytes < SIZE, "{served:?}");
 
@@ -419,11 +435,20 @@ async fn a_file_that_changes_under_way_is_reset() {
 }
 
 #[tokio::test]
+async fn a_response_that_is_cancelled_is_reset() {
+    let mut lab = Lab::new().await;
+    let mut stream = lab.open(Method::GET, "/random", &[]).await;
+    stream.recv_response().await.unwrap();
+    lab.cancel.notify_waiters();
+    assert_reset(&mut stream).await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_ends_its_response_only() {
     let mut lab = Lab::new().await;
     let mut stream = lab.open(Method::GET, "/random", &[]).await;
     stream.recv_response().await.unwrap();
-    stream.stop_sending(h3::error::Code::H3_REQUEST_CANCELLED);
+    stream.stop_sending(Code::H3_REQUEST_CANCELLED);
     let served = timeout(PATIENCE, lab.log.recv()).await.unwrap().unwrap();
     assert!(!served.complete && served.bytes < SIZE, "{served:?}");
     let answer = lab.get("/random", &[(RANGE, "bytes=7-7")]).await;
