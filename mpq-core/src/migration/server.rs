@@ -1,0 +1,277 @@
+//! The server's machine: announces a move, parks, and goes on where it wakes.
+//!
+//! It knows its clients by numbers. Whoever drives it freezes the process at [`Output::Dump`] and
+//! says what became of it: [`Input::Thawed`] at another address, or [`Input::Failed`] where it was.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::frame::Frame;
+use crate::path::probe::Token;
+
+/// What happens to the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A client speaks the protocol.
+    Hello(u64),
+    /// A client's connection is over.
+    Gone(u64),
+    /// A client looks out for the new address.
+    Ready(u64),
+    /// The operator wants a move.
+    Announce(Announcement),
+    /// Nothing is in flight any more, or it was waited for long enough.
+    Quiet,
+    /// The sockets are closed.
+    Closed,
+    /// There is no move: the server woke where it was.
+    Failed,
+    /// The server woke at another address.
+    Thawed(SocketAddr),
+    /// The sockets are open again.
+    Reopened,
+    /// A client has a validated path to the present address.
+    Established(u64),
+}
+
+/// A move that the operator wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Where the server will be.
+    pub targets: Vec<SocketAddr>,
+    /// Time between the announcement and parking.
+    pub lead: Duration,
+    /// How long the server expects to be silent.
+    pub outage: Duration,
+    /// What the knock will carry: random, unguessable.
+    pub token: Token,
+}
+
+/// What the machine wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to a client.
+    Send(u64, Frame),
+    /// Hold all body writers.
+    CloseGates,
+    /// Release the body writers of a client.
+    OpenGate(u64),
+    /// Wait until nothing is in flight, then say [`Input::Quiet`].
+    Drain,
+    /// Close the sockets, then say [`Input::Closed`].
+    CloseSockets,
+    /// Freeze the process.
+    Dump,
+    /// Open the sockets at this address, or at the old one, then say [`Input::Reopened`].
+    Reopen(Option<SocketAddr>),
+    /// Knock at every address that these clients were known at, with this token.
+    Knock(Vec<u64>, Token),
+    /// The move is over: the server is elsewhere, or stays where it was.
+    Done {
+        /// Whether it moved.
+        moved: bool,
+    },
+}
+
+/// Between the knocks after a thaw; doubled each time.
+const FIRST_KNOCK: Duration = Duration::from_millis(50);
+/// How long clients may take to arrive before the server stops waiting for them.
+const ARRIVAL: Duration = Duration::from_secs(30);
+
+/// The machine of one server.
+#[derive(Debug, Default)]
+pub struct Server {
+    state: State,
+    /// Clients that speak the protocol, and whether they are on the present address.
+    clients: BTreeMap<u64, bool>,
+    sequence: u64,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Serving,
+    Announced(Announcement, Instant),
+    Parking(Announcement),
+    Parked(Announcement),
+    /// Moved (a token to knock with) or not.
+    Resuming(Option<Token>),
+    /// At the new address, waiting for its clients.
+    Arriving { token: Token, knock_at: Instant, interval: Duration, until: Instant },
+}
+
+impl Server {
+    /// Something happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Hello(client) => {
+                self.clients.insert(client, true);
+                if let State::Announced(announcement, park_at) = &self.state {
+                    let lead = park_at.saturating_duration_since(now);
+                    let frame = self.migration(&Announcement { lead, ..announcement.clone() });
+                    self.outputs.push_back(Output::Send(client, frame));
+                }
+            }
+            Input::Gone(client) => {
+                self.clients.remove(&client);
+                self.arrived_if_all(now);
+            }
+            // Told for the log; the lead time is the operator's, not the clients'.
+            Input::Ready(_) => {}
+            Input::Announce(announcement) => {
+                if let State::Serving = self.state {
+                    self.sequence += 1;
+                    let frame = self.migration(&announcement);
+                    self.send_all(&frame);
+                    let park_at = now + announcement.lead;
+                    self.state = State::Announced(announcement, park_at);
+                }
+            }
+            Input::Quiet => {
+                if let State::Parking(announcement) = &self.state {
+                    self.state = State::Parked(announcement.clone());
+                    self.outputs.push_back(Output::CloseSockets);
+                }
+            }
+            Input::Closed => {
+                if let State::Parked(_) = self.state {
+                    self.outputs.push_back(Output::Dump);
+                }
+            }
+            Input::Failed => match self.state {
+                State::Announced(..) | State::Parking(_) => self.cancel(),
+                State::Parked(_) => {
+                    self.state = State::Resuming(None);
+                    self.outputs.push_back(Output::Reopen(None));
+                }
+                _ => {}
+            },
+            Input::Thawed(listen) => {
+                if let State::Parked(announcement) = &self.state {
+                    self.state = State::Resuming(Some(announcement.token));
+                    self.outputs.push_back(Output::Reopen(Some(listen)));
+                }
+            }
+            Input::Reopened => match self.state {
+                State::Resuming(None) => self.cancel(),
+                State::Resuming(Some(token)) => {
+                    self.clients.values_mut().for_each(|arrived| *arrived = false);
+                    let (interval, until) = (FIRST_KNOCK, now + ARRIVAL);
+                    self.state = State::Arriving { token, knock_at: now, interval, until };
+                    self.handle_timeout(now);
+                    self.arrived_if_all(now);
+                }
+                _ => {}
+            },
+            Input::Established(client) => {
+                if let State::Arriving { .. } = self.state
+                    && let Some(arrived @ false) = self.clients.get_mut(&client)
+                {
+                    *arrived = true;
+                    let frame = Frame::Arrived { sequence: self.sequence };
+                    self.outputs.push_back(Output::Send(client, frame));
+                    self.outputs.push_back(Output::OpenGate(client));
+                }
+                self.arrived_if_all(now);
+            }
+        }
+    }
+
+    /// What is due at `now` is done.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Announced(announcement, park_at) if *park_at <= now => {
+                self.state = State::Parking(announcement.clone());
+                self.outputs.push_back(Output::CloseGates);
+                self.send_all(&Frame::Parked { sequence: self.sequence });
+                self.outputs.push_back(Output::Drain);
+            }
+            State::Arriving { token, knock_at, interval, .. } if *knock_at <= now => {
+                *knock_at = now + *interval;
+                *interval *= 2;
+                let missing = self.clients.iter().filter(|(_, arrived)| !**arrived);
+                let missing: Vec<_> = missing.map(|(client, _)| *client).collect();
+                if !missing.is_empty() {
+                    self.outputs.push_back(Output::Knock(missing, *token));
+                }
+            }
+            _ => {}
+        }
+        self.arrived_if_all(now);
+    }
+
+    /// When [`Server::handle_timeout`] is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Announced(_, park_at) => Some(*park_at),
+            State::Arriving { knock_at, until, .. } => Some(*knock_at.min(until)),
+            _ => None,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The number of the newest announcement; 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether a move can be announced.
+    pub fn is_serving(&self) -> bool {
+        matches!(self.state, State::Serving)
+    }
+
+    fn migration(&self, announcement: &Announcement) -> Frame {
+        let Announcement { targets, lead, outage, token } = announcement.clone();
+        Frame::Migration { sequence: self.sequence, targets, outage, lead, token }
+    }
+
+    /// Goes on at the old address.
+    fn cancel(&mut self) {
+        self.state = State::Serving;
+        self.send_all(&Frame::Cancelled { sequence: self.sequence });
+        let clients: Vec<_> = self.clients.keys().copied().collect();
+        self.outputs.extend(clients.into_iter().map(Output::OpenGate));
+        self.outputs.push_back(Output::Done { moved: false });
+    }
+
+    /// Serves again once every client is here, or had its time.
+    fn arrived_if_all(&mut self, now: Instant) {
+        let State::Arriving { until, .. } = self.state else { return };
+        if now < until && self.clients.values().any(|arrived| !arrived) {
+            return;
+        }
+        self.state = State::Serving;
+        for (client, arrived) in &mut self.clients {
+            if !*arrived {
+                self.outputs.push_back(Output::OpenGate(*client));
+            }
+            *arrived = true;
+        }
+        self.outputs.push_back(Output::Done { moved: true });
+    }
+
+    fn send_all(&mut self, frame: &Frame) {
+        for client in self.clients.keys() {
+            self.outputs.push_back(Output::Send(*client, frame.clone()));
+        }
+    }
+
+    /// The name of the state, for tables and logs.
+    pub fn state(&self) -> &'static str {
+        match self.state {
+            State::Serving => "Serving",
+            State::Announced(..) => "Announced",
+            State::Parking(_) => "Parking",
+            State::Parked(_) => "Parked",
+            State::Resuming(None) => "Resuming (old address)",
+            State::Resuming(Some(_)) => "Resuming (new address)",
+            State::Arriving { .. } => "Arriving",
+        }
+    }
+}
