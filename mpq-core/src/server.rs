@@ -1,0 +1,509 @@
+//! The server's end: accepts connections, and moves with all of them.
+//!
+//! [`Server::relocate`] drives the [machine](crate::migration::server) through one move. The freeze
+//! itself is the caller's: a future that resolves once the process has woken, wherever that is.
+//! Each connection has a task that reads its migration stream and watches its paths.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+
+use crate::Gate;
+use crate::endpoint;
+use crate::h3_noq::{self, MigrationStream};
+use crate::migration::frame::{self, Decoder};
+use crate::migration::server::{Announcement, Input, Output};
+use crate::migration::{Frame, server::Server as Machine};
+use crate::path::probe;
+use crate::path::sockets::{Bind, Counters, Sockets, canonical};
+use crate::tls::{self, Identity, TlsError};
+
+/// How long a connection may be silent before it is closed, seconds of the server's own clock,
+/// which stands still while it is frozen.
+const IDLE: Duration = Duration::from_secs(60);
+/// The drain before a freeze ends after this, whatever is still in flight.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+/// How often the drain looks.
+const DRAIN_STEP: Duration = Duration::from_millis(2);
+/// How often the new address is tried, if it is not there yet.
+const REOPEN_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is in use, or not this host's.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The certificate or key is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// noq refused.
+    #[error("cannot start the endpoint: {0}")]
+    Endpoint(io::Error),
+}
+
+/// What became of a frozen server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thaw {
+    /// It woke, and is to listen here.
+    At(SocketAddr),
+    /// It was not frozen, and goes on where it was; why.
+    Failed(String),
+}
+
+/// Why a move did not take place. The server serves at its old address.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// One at a time.
+    #[error("a move is under way already")]
+    Busy,
+    /// The freeze failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A server and its connections; clones share them.
+#[derive(Debug, Clone)]
+pub struct Server {
+    endpoint: noq::Endpoint,
+    shared: Arc<Shared>,
+    /// What only a move in progress cares for.
+    moving: Arc<AsyncMutex<mpsc::UnboundedReceiver<Output>>>,
+}
+
+/// A connection with a client: its requests, and the gate that their bodies are to pass.
+pub struct Session {
+    /// Accepts the requests. It must be polled for migration to work.
+    pub h3: h3::server::Connection<h3_noq::Connection, Bytes>,
+    /// Closed while the server is parked.
+    pub gate: Gate,
+    /// The client's first address.
+    pub remote: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sockets: Sockets,
+    listen: Mutex<SocketAddr>,
+    machine: Mutex<Machine>,
+    clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+    outputs: mpsc::UnboundedSender<Output>,
+}
+
+#[derive(Debug)]
+struct Client {
+    connection: noq::WeakConnectionHandle,
+    gate: Gate,
+    frames: mpsc::UnboundedSender<Frame>,
+    paths: Mutex<Paths>,
+}
+
+#[derive(Debug, Default)]
+struct Paths {
+    open: BTreeMap<PathId, WeakPathHandle>,
+    /// Those from before the freeze, until the first one from after it is there.
+    old: Vec<PathId>,
+    /// Where the client was when the server was frozen.
+    known_at: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Listens on `listen`; an unspecified IPv6 address takes IPv4 as well.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(listen: SocketAddr, identity: &Identity) -> Result<Self, BindError> {
+        let mut config = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
+        config.transport_config(endpoint::server_transport());
+        let (sockets, _) = Sockets::open(&[Bind::from(listen)])
+            .map_err(|error| BindError::Listen(listen, error))?;
+        let listen = sockets.locals()[0];
+        let endpoint = noq::Endpoint::new_with_abstract_socket(
+            noq::EndpointConfig::default(),
+            Some(config),
+            sockets.for_endpoint(),
+            Arc::new(noq::TokioRuntime),
+        )
+        .map_err(BindError::Endpoint)?;
+        let (outputs, moving) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            sockets,
+            listen: Mutex::new(listen),
+            machine: Mutex::default(),
+            clients: Mutex::default(),
+            outputs,
+        });
+        Ok(Self { endpoint, shared, moving: Arc::new(AsyncMutex::new(moving)) })
+    }
+
+    /// Where the server listens.
+    pub fn listen(&self) -> SocketAddr {
+        *self.shared.listen.lock().unwrap()
+    }
+
+    /// Handshakes accepted since the start.
+    pub fn handshakes(&self) -> u64 {
+        self.endpoint.stats().accepted_handshakes
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// Datagrams lost below QUIC.
+    pub fn counters(&self) -> Counters {
+        self.shared.sockets.counters()
+    }
+
+    /// The number of the newest announcement; 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.shared.machine.lock().unwrap().sequence()
+    }
+
+    /// The next connection whose handshake is under way; `None` once the server is closed. The
+    /// future inside completes with the handshake, and is best awaited in a task of its own.
+    pub async fn accept(&self) -> Option<impl Future<Output = Option<Session>> + Send + use<>> {
+        let incoming = self.endpoint.accept().await?;
+        let shared = self.shared.clone();
+        Some(async move {
+            let connection = incoming.await.ok()?;
+            let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
+            let gate = Gate::default();
+            let (quic, stream) = h3_noq::Connection::new(connection.clone());
+            Shared::watch(&shared, connection, gate.clone(), stream);
+            let h3 = h3::server::builder().send_grease(false).build(quic).await.ok()?;
+            Some(Session { h3, gate, remote })
+        })
+    }
+
+    /// Stops accepting, closes all connections, and waits until the peers were told.
+    pub async fn close(&self) {
+        // H3_NO_ERROR (RFC 9114 §8.1).
+        self.endpoint.close(VarInt::from_u32(0x100), b"the server is leaving");
+        self.endpoint.wait_all_draining().await;
+    }
+
+    /// Moves: announces it, parks after the lead time, awaits `freeze` with nothing in flight and
+    /// no socket open, and goes on where it says, with the same connections. Returns the new
+    /// address once all clients are there, or after 30 s.
+    ///
+    /// # Errors
+    /// [`MoveError`]; the server then serves at its old address, and its clients know.
+    pub async fn relocate(
+        &self,
+        announcement: Announcement,
+        freeze: impl Future<Output = Thaw>,
+        on_reopened: impl FnOnce(SocketAddr),
+    ) -> Result<SocketAddr, MoveError> {
+        let mut outputs = self.moving.try_lock().map_err(|_| MoveError::Busy)?;
+        let shared = &self.shared;
+        let mut freeze = Some(freeze);
+        let mut on_reopened = Some(on_reopened);
+        let mut failure = String::new();
+        shared.input(Input::Announce(announcement));
+        loop {
+            let due = shared.machine.lock().unwrap().next_timeout();
+            let output = tokio::select! {
+                output = outputs.recv() => output.expect("the sender is in `self`"),
+                () = sleep_until(due) => {
+                    shared.timeout();
+                    continue;
+                }
+            };
+            match output {
+                Output::Drain => {
+                    shared.drain().await;
+                    shared.input(Input::Quiet);
+                }
+                Output::CloseSockets => {
+                    shared.remember_paths();
+                    shared.sockets.close().await;
+                    shared.input(Input::Closed);
+                }
+                Output::Dump => {
+                    let Some(freeze) = freeze.take() else { continue };
+                    shared.input(match freeze.await {
+                        Thaw::At(listen) => Input::Thawed(listen),
+                        Thaw::Failed(reason) => {
+                            failure = reason;
+                            Input::Failed
+                        }
+                    });
+                }
+                Output::Reopen(listen) => {
+                    let listen = listen.unwrap_or_else(|| self.listen());
+                    shared.reopen(listen).await;
+                    shared.input(Input::Reopened);
+                    if let Some(on_reopened) = on_reopened.take() {
+                        on_reopened(self.listen());
+                    }
+                }
+                Output::Knock(clients, token) => shared.knock(&clients, token),
+                Output::Done { moved } => {
+                    shared.each_client(|client| client.gate.open());
+                    let listen = self.listen();
+                    return if moved { Ok(listen) } else { Err(MoveError::Failed(failure)) };
+                }
+                Output::Send(..) | Output::OpenGate(_) | Output::CloseGates => {
+                    unreachable!("done by `Shared::perform`")
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn input(&self, input: Input) {
+        let mut machine = self.machine.lock().unwrap();
+        tracing::debug!(state = machine.state(), ?input, "migration");
+        machine.handle(Instant::now(), input);
+        self.perform(&mut machine);
+    }
+
+    fn timeout(&self) {
+        let mut machine = self.machine.lock().unwrap();
+        machine.handle_timeout(Instant::now());
+        self.perform(&mut machine);
+    }
+
+    /// Does at once what can be done at once; the rest is for [`Server::relocate`].
+    fn perform(&self, machine: &mut Machine) {
+        while let Some(output) = machine.poll() {
+            let clients = self.clients.lock().unwrap();
+            match output {
+                Output::Send(client, frame) => {
+                    if let Some(client) = clients.get(&client) {
+                        let _ = client.frames.send(frame);
+                    }
+                }
+                Output::OpenGate(client) => {
+                    if let Some(client) = clients.get(&client) {
+                        client.gate.open();
+                    }
+                }
+                Output::CloseGates => clients.values().for_each(|client| client.gate.close()),
+                later => {
+                    let _ = self.outputs.send(later);
+                }
+            }
+        }
+    }
+
+    fn each_client(&self, mut f: impl FnMut(&Client)) {
+        self.clients.lock().unwrap().values().for_each(|client| f(client));
+    }
+
+    /// Waits until nothing was sent or received for a probe timeout (RFC 9002 §6.2).
+    async fn drain(&self) {
+        let start = tokio::time::Instant::now();
+        let mut last = (self.datagrams(), start);
+        while last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
+            tokio::time::sleep(DRAIN_STEP).await;
+            let datagrams = self.datagrams();
+            if datagrams != last.0 {
+                last = (datagrams, tokio::time::Instant::now());
+            }
+        }
+    }
+
+    /// Sent and received by all connections so far.
+    fn datagrams(&self) -> u64 {
+        let mut sum = 0;
+        self.each_client(|client| {
+            if let Some(connection) = client.connection.upgrade() {
+                let stats = connection.stats();
+                sum += stats.udp_tx.datagrams + stats.udp_rx.datagrams;
+            }
+        });
+        sum
+    }
+
+    fn probe_timeout(&self) -> Duration {
+        /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
+        const ACK_DELAY: Duration = Duration::from_millis(25);
+        let mut rtt = Duration::ZERO;
+        self.each_client(|client| {
+            for path in client.paths.lock().unwrap().open.values() {
+                rtt = rtt.max(path.upgrade().map_or(Duration::ZERO, |path| path.stats().rtt));
+            }
+        });
+        rtt + rtt / 4 + ACK_DELAY
+    }
+
+    fn remember_paths(&self) {
+        self.each_client(|client| {
+            let mut paths = client.paths.lock().unwrap();
+            paths.old = paths.open.keys().copied().collect();
+            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
+            let known_at = open.filter_map(|path| path.remote_address().ok()).map(canonical);
+            paths.known_at = known_at.collect();
+        });
+    }
+
+    /// Opens the sockets at `listen`, as soon as this host has that address.
+    async fn reopen(&self, listen: SocketAddr) {
+        while let Err(error) = self.sockets.reopen(&[Bind::from(listen)]) {
+            tracing::warn!("cannot listen on {listen}: {error}; trying again");
+            tokio::time::sleep(REOPEN_RETRY).await;
+        }
+        *self.listen.lock().unwrap() = self.sockets.locals()[0];
+    }
+
+    fn knock(&self, clients: &[u64], token: probe::Token) {
+        let known = self.clients.lock().unwrap();
+        for client in clients.iter().filter_map(|id| known.get(id)) {
+            for remote in &client.paths.lock().unwrap().known_at {
+                self.sockets.send(None, *remote, &probe::knock(token));
+            }
+        }
+    }
+
+    /// Starts the tasks of a connection.
+    fn watch(
+        shared: &Arc<Self>,
+        connection: noq::Connection,
+        gate: Gate,
+        stream: oneshot::Receiver<MigrationStream>,
+    ) {
+        let id = connection.stable_id() as u64;
+        let (frames, to_send) = mpsc::unbounded_channel();
+        let path = connection.path(PathId::ZERO).map(|path| (PathId::ZERO, path.weak_handle()));
+        let paths = Paths { open: path.into_iter().collect(), ..Paths::default() };
+        let client = Arc::new(Client {
+            connection: connection.weak_handle(),
+            gate,
+            frames,
+            paths: Mutex::new(paths),
+        });
+        shared.clients.lock().unwrap().insert(id, client.clone());
+        let weak = connection.weak_handle();
+        let on_closed = connection.on_closed();
+        let events = connection.path_events();
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = on_closed => {}
+                () = watch_paths(&shared, id, &client, events) => {}
+                () = speak(&shared, id, stream, weak.clone(), to_send) => {}
+                () = close_when_idle(&shared, &weak) => {}
+            }
+            shared.clients.lock().unwrap().remove(&id);
+            shared.input(Input::Gone(id));
+        });
+    }
+}
+
+/// Keeps the list of paths; after a thaw, the first new one replaces the old ones.
+async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq::PathEvents) {
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(PathEvent::Established { id: path, .. }) => {
+                let Some(connection) = client.connection.upgrade() else { return };
+                let Some(handle) = connection.path(path) else { continue };
+                let old = {
+                    let mut paths = client.paths.lock().unwrap();
+                    paths.open.insert(path, handle.weak_handle());
+                    std::mem::take(&mut paths.old)
+                };
+                // What is sent on them from here never arrives: the client knows them by our old
+                // address.
+                for old in old.iter().filter_map(|old| connection.path(*old)) {
+                    let _ = old.close();
+                }
+                shared.input(Input::Established(id));
+            }
+            Ok(PathEvent::Abandoned { id: path, .. }) => {
+                client.paths.lock().unwrap().open.remove(&path);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Reads the client's migration stream and, once it said HELLO, writes ours.
+async fn speak(
+    shared: &Shared,
+    id: u64,
+    stream: oneshot::Receiver<MigrationStream>,
+    connection: noq::WeakConnectionHandle,
+    to_send: mpsc::UnboundedReceiver<Frame>,
+) {
+    if let Ok(mut stream) = stream.await {
+        let mut to_send = Some(to_send);
+        let mut decoder = Decoder::default();
+        while let Ok(Some(chunk)) = stream.read_chunk().await {
+            decoder.push(&chunk);
+            loop {
+                match decoder.frame() {
+                    Ok(Some(Frame::Hello { .. })) => {
+                        if let (Some(frames), Some(connection)) =
+                            (to_send.take(), connection.upgrade())
+                        {
+                            tokio::spawn(write_frames(connection, frames));
+                        }
+                        shared.input(Input::Hello(id));
+                    }
+                    Ok(Some(Frame::Ready { .. })) => shared.input(Input::Ready(id)),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::info!("a client's migration stream is given up: {error}");
+                        return std::future::pending().await;
+                    }
+                }
+            }
+        }
+    }
+    // Without the stream there is nothing to do here, but the connection goes on.
+    std::future::pending().await
+}
+
+/// Writes frames to the peer until the connection is over.
+pub(crate) async fn write_frames(
+    connection: noq::Connection,
+    mut frames: mpsc::UnboundedReceiver<Frame>,
+) {
+    let weak = connection.weak_handle();
+    let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else { return };
+    drop(connection);
+    let mut bytes = frame::preamble();
+    while let Some(frame) = frames.recv().await {
+        frame.encode(&mut bytes);
+        if !weak.is_alive() || stream.write_all(&bytes).await.is_err() {
+            return;
+        }
+        bytes.clear();
+    }
+}
+
+/// Closes a connection from which nothing came for a long time while the server was awake.
+async fn close_when_idle(shared: &Shared, connection: &noq::WeakConnectionHandle) {
+    let mut last = (0, tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(IDLE / 10).await;
+        let Some(connection) = connection.upgrade() else { return };
+        let received = connection.stats().udp_rx.datagrams;
+        if received != last.0 || !shared.machine.lock().unwrap().is_serving() {
+            last = (received, tokio::time::Instant::now());
+        } else if last.1.elapsed() >= IDLE {
+            connection.close(VarInt::from_u32(0x100), b"idle");
+            return;
+        }
+    }
+}
+
+pub(crate) async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
