@@ -141,7 +141,11 @@ impl Server {
             clients: Mutex::default(),
             outputs,
         });
-        Ok(Self { endpoint, shared, moving: Arc::new(AsyncMutex::new(moving)) })
+        Ok(Self {
+            endpoint,
+            shared,
+            moving: Arc::new(AsyncMutex::new(moving)),
+        })
     }
 
     /// Where the server listens.
@@ -180,7 +184,11 @@ impl Server {
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());
             Shared::watch(&shared, connection, gate.clone(), stream);
-            let h3 = h3::server::builder().send_grease(false).build(quic).await.ok()?;
+            let h3 = h3::server::builder()
+                .send_grease(false)
+                .build(quic)
+                .await
+                .ok()?;
             Some(Session { h3, gate, remote })
         })
     }
@@ -188,7 +196,8 @@ impl Server {
     /// Stops accepting, closes all connections, and waits until the peers were told.
     pub async fn close(&self) {
         // H3_NO_ERROR (RFC 9114 §8.1).
-        self.endpoint.close(VarInt::from_u32(0x100), b"the server is leaving");
+        self.endpoint
+            .close(VarInt::from_u32(0x100), b"the server is leaving");
         self.endpoint.wait_all_draining().await;
     }
 
@@ -230,7 +239,9 @@ impl Server {
                     shared.input(Input::Closed);
                 }
                 Output::Dump => {
-                    let Some(freeze) = freeze.take() else { continue };
+                    let Some(freeze) = freeze.take() else {
+                        continue;
+                    };
                     shared.input(match freeze.await {
                         Thaw::At(listen) => Input::Thawed(listen),
                         Thaw::Failed(reason) => {
@@ -251,7 +262,11 @@ impl Server {
                 Output::Done { moved } => {
                     shared.each_client(|client| client.gate.open());
                     let listen = self.listen();
-                    return if moved { Ok(listen) } else { Err(MoveError::Failed(failure)) };
+                    return if moved {
+                        Ok(listen)
+                    } else {
+                        Err(MoveError::Failed(failure))
+                    };
                 }
                 Output::Send(..) | Output::OpenGate(_) | Output::CloseGates => {
                     unreachable!("done by `Shared::perform`")
@@ -299,7 +314,11 @@ impl Shared {
     }
 
     fn each_client(&self, mut f: impl FnMut(&Client)) {
-        self.clients.lock().unwrap().values().for_each(|client| f(client));
+        self.clients
+            .lock()
+            .unwrap()
+            .values()
+            .for_each(|client| f(client));
     }
 
     /// Waits until nothing was sent or received for a probe timeout (RFC 9002 §6.2).
@@ -333,7 +352,10 @@ impl Shared {
         let mut rtt = Duration::ZERO;
         self.each_client(|client| {
             for path in client.paths.lock().unwrap().open.values() {
-                rtt = rtt.max(path.upgrade().map_or(Duration::ZERO, |path| path.stats().rtt));
+                rtt = rtt.max(
+                    path.upgrade()
+                        .map_or(Duration::ZERO, |path| path.stats().rtt),
+                );
             }
         });
         rtt + rtt / 4 + ACK_DELAY
@@ -344,7 +366,9 @@ impl Shared {
             let mut paths = client.paths.lock().unwrap();
             paths.old = paths.open.keys().copied().collect();
             let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
-            let known_at = open.filter_map(|path| path.remote_address().ok()).map(canonical);
+            let known_at = open
+                .filter_map(|path| path.remote_address().ok())
+                .map(canonical);
             paths.known_at = known_at.collect();
         });
     }
@@ -376,8 +400,13 @@ impl Shared {
     ) {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();
-        let path = connection.path(PathId::ZERO).map(|path| (PathId::ZERO, path.weak_handle()));
-        let paths = Paths { open: path.into_iter().collect(), ..Paths::default() };
+        let path = connection
+            .path(PathId::ZERO)
+            .map(|path| (PathId::ZERO, path.weak_handle()));
+        let paths = Paths {
+            open: path.into_iter().collect(),
+            ..Paths::default()
+        };
         let client = Arc::new(Client {
             connection: connection.weak_handle(),
             gate,
@@ -407,8 +436,12 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
     while let Some(event) = events.next().await {
         match event {
             Ok(PathEvent::Established { id: path, .. }) => {
-                let Some(connection) = client.connection.upgrade() else { return };
-                let Some(handle) = connection.path(path) else { continue };
+                let Some(connection) = client.connection.upgrade() else {
+                    return;
+                };
+                let Some(handle) = connection.path(path) else {
+                    continue;
+                };
                 let old = {
                     let mut paths = client.paths.lock().unwrap();
                     paths.open.insert(path, handle.weak_handle());
@@ -473,7 +506,9 @@ pub(crate) async fn write_frames(
     mut frames: mpsc::UnboundedReceiver<Frame>,
 ) {
     let weak = connection.weak_handle();
-    let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else { return };
+    let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else {
+        return;
+    };
     drop(connection);
     let mut bytes = frame::preamble();
     while let Some(frame) = frames.recv().await {
@@ -490,7 +525,9 @@ async fn close_when_idle(shared: &Shared, connection: &noq::WeakConnectionHandle
     let mut last = (0, tokio::time::Instant::now());
     loop {
         tokio::time::sleep(IDLE / 10).await;
-        let Some(connection) = connection.upgrade() else { return };
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
         let received = connection.stats().udp_rx.datagrams;
         if received != last.0 || !shared.machine.lock().unwrap().is_serving() {
             last = (received, tokio::time::Instant::now());

@@ -24,7 +24,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(300), capabilities: Frame::MULTIPATH }
+        Self {
+            deadline: Duration::from_secs(300),
+            capabilities: Frame::MULTIPATH,
+        }
     }
 }
 
@@ -226,13 +229,19 @@ struct Opening {
 impl Client {
     /// A machine for a connection to `remote`, whose first path is open from `local`.
     pub fn new(now: Instant, config: Config, local: IpAddr, remote: SocketAddr) -> Self {
-        let hello = Frame::Hello { capabilities: config.capabilities };
+        let hello = Frame::Hello {
+            capabilities: config.capabilities,
+        };
         Self {
             config,
             state: State::Settled,
             remote,
             locals: vec![local],
-            paths: vec![Path { id: 0, local, remote }],
+            paths: vec![Path {
+                id: 0,
+                local,
+                remote,
+            }],
             openings: Vec::new(),
             newest: 0,
             rtt: LEAST_SILENCE,
@@ -275,8 +284,16 @@ impl Client {
                 self.heard = now;
             }
             Input::Answer { remote, knock } => self.answer(remote, knock, now),
-            Input::PathOpen { path, local, remote } => self.path_open(path, local, remote),
-            Input::PathRefused { local, remote, retry } => {
+            Input::PathOpen {
+                path,
+                local,
+                remote,
+            } => self.path_open(path, local, remote),
+            Input::PathRefused {
+                local,
+                remote,
+                retry,
+            } => {
                 let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
                 if let Some(opening) = self.openings.iter_mut().find(same) {
                     // Without a time to try again it stays on the list, and is not opened again.
@@ -338,7 +355,11 @@ impl Client {
         let probe = mv.filter(|mv| mv.probes_left > 0).map(|mv| mv.probe_at);
         let announced = matches!(self.state, State::Announced(_)) && self.expecting;
         let silent = announced.then(|| self.heard + self.silence());
-        retries.chain(probe).chain(silence.map(|s| s.deadline)).chain(silent).min()
+        retries
+            .chain(probe)
+            .chain(silence.map(|s| s.deadline))
+            .chain(silent)
+            .min()
     }
 
     /// The next thing to do.
@@ -348,7 +369,13 @@ impl Client {
 
     fn frame(&mut self, now: Instant, frame: Frame) {
         match frame {
-            Frame::Migration { sequence, targets, outage, lead, token } => {
+            Frame::Migration {
+                sequence,
+                targets,
+                outage,
+                lead,
+                token,
+            } => {
                 if sequence <= self.newest {
                     return;
                 }
@@ -358,7 +385,9 @@ impl Client {
                 let mut targets = targets;
                 targets.retain(|target| policy::acceptable(current, *target));
                 if targets.is_empty() {
-                    return self.outputs.push_back(Output::Event(Event::Refused { sequence }));
+                    return self
+                        .outputs
+                        .push_back(Output::Event(Event::Refused { sequence }));
                 }
                 self.heard = now;
                 self.state = State::Announced(Move {
@@ -369,8 +398,14 @@ impl Client {
                     probes_left: MAX_PROBES,
                 });
                 self.outputs.push_back(Output::Listen(Some(token)));
-                self.outputs.push_back(Output::Send(Frame::Ready { sequence }));
-                let event = Event::Announced { sequence, targets, lead, outage };
+                self.outputs
+                    .push_back(Output::Send(Frame::Ready { sequence }));
+                let event = Event::Announced {
+                    sequence,
+                    targets,
+                    lead,
+                    outage,
+                };
                 self.outputs.push_back(Output::Event(event));
             }
             Frame::Parked { sequence } => {
@@ -378,14 +413,16 @@ impl Client {
                     && mv.sequence == sequence
                 {
                     let mv = mv.clone();
-                    self.outputs.push_back(Output::Event(Event::Parked { sequence }));
+                    self.outputs
+                        .push_back(Output::Event(Event::Parked { sequence }));
                     self.search(mv, true, now);
                 }
             }
             Frame::Cancelled { sequence } => {
                 if self.current().is_some_and(|mv| mv.sequence == sequence) {
                     self.settle();
-                    self.outputs.push_back(Output::Event(Event::Cancelled { sequence }));
+                    self.outputs
+                        .push_back(Output::Event(Event::Cancelled { sequence }));
                 }
             }
             // Only a confirmation: by then a path to the new address is validated.
@@ -408,21 +445,31 @@ impl Client {
             // PARKED may have been lost with the old paths; the knock says the same.
             State::Announced(mv) if knock => {
                 let deadline = now + self.config.deadline;
-                (mv, Silence { deadline, parked: true })
+                (
+                    mv,
+                    Silence {
+                        deadline,
+                        parked: true,
+                    },
+                )
             }
             _ => return,
         };
         if mv.targets.contains(&remote) {
             self.state = State::Arriving(mv.clone(), silence, remote);
-            self.outputs.push_back(Output::Event(Event::Detected { remote, knock }));
+            self.outputs
+                .push_back(Output::Event(Event::Detected { remote, knock }));
         }
     }
 
     fn path_open(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
-        self.openings.retain(|o| (o.local, o.remote) != (local, remote));
+        self.openings
+            .retain(|o| (o.local, o.remote) != (local, remote));
         self.paths.retain(|p| p.id != id);
         self.paths.push(Path { id, local, remote });
-        let State::Arriving(mv, _, target) = &self.state else { return };
+        let State::Arriving(mv, _, target) = &self.state else {
+            return;
+        };
         if *target != remote {
             return;
         }
@@ -434,7 +481,8 @@ impl Client {
         self.remote = remote;
         self.state = State::Settled;
         self.outputs.push_back(Output::Listen(None));
-        self.outputs.push_back(Output::Event(Event::Moved { sequence, remote }));
+        self.outputs
+            .push_back(Output::Event(Event::Moved { sequence, remote }));
     }
 
     /// Forgets the move that is under way, if any, and leaves no trace of it.
@@ -460,10 +508,21 @@ impl Client {
             State::Settled | State::Announced(_) => self.remote,
         };
         for &local in &self.locals {
-            let there = self.paths.iter().any(|p| (p.local, p.remote) == (local, remote))
-                || self.openings.iter().any(|o| (o.local, o.remote) == (local, remote));
+            let there = self
+                .paths
+                .iter()
+                .any(|p| (p.local, p.remote) == (local, remote))
+                || self
+                    .openings
+                    .iter()
+                    .any(|o| (o.local, o.remote) == (local, remote));
             if !there {
-                self.openings.push(Opening { local, remote, retry_at: None, backoff: FIRST_RETRY });
+                self.openings.push(Opening {
+                    local,
+                    remote,
+                    retry_at: None,
+                    backoff: FIRST_RETRY,
+                });
                 self.outputs.push_back(Output::Open { local, remote });
             }
         }

@@ -91,10 +91,18 @@ impl Frame {
                 put_varint(&mut body, *capabilities);
                 HELLO
             }
-            Self::Migration { sequence, targets, outage, lead, token } => {
+            Self::Migration {
+                sequence,
+                targets,
+                outage,
+                lead,
+                token,
+            } => {
                 put_varint(&mut body, *sequence);
                 put_varint(&mut body, targets.len() as u64);
-                targets.iter().for_each(|target| put_address(&mut body, *target));
+                targets
+                    .iter()
+                    .for_each(|target| put_address(&mut body, *target));
                 put_varint(&mut body, millis(*outage));
                 put_varint(&mut body, millis(*lead));
                 body.put_slice(token);
@@ -134,7 +142,9 @@ impl Frame {
     /// The outer `None` says that the body is malformed, the inner one that the type is unknown.
     fn read_body(kind: u64, body: &mut &[u8]) -> Option<Option<Self>> {
         Some(Some(match kind {
-            HELLO => Self::Hello { capabilities: varint(body)? },
+            HELLO => Self::Hello {
+                capabilities: varint(body)?,
+            },
             MIGRATION => {
                 let sequence = varint(body)?;
                 let count = usize::try_from(varint(body)?).ok()?;
@@ -146,12 +156,26 @@ impl Frame {
                 let lead = Duration::from_millis(varint(body)?);
                 let token = *body.first_chunk()?;
                 body.advance(size_of::<Token>());
-                Self::Migration { sequence, targets, outage, lead, token }
+                Self::Migration {
+                    sequence,
+                    targets,
+                    outage,
+                    lead,
+                    token,
+                }
             }
-            READY => Self::Ready { sequence: varint(body)? },
-            PARKED => Self::Parked { sequence: varint(body)? },
-            CANCELLED => Self::Cancelled { sequence: varint(body)? },
-            ARRIVED => Self::Arrived { sequence: varint(body)? },
+            READY => Self::Ready {
+                sequence: varint(body)?,
+            },
+            PARKED => Self::Parked {
+                sequence: varint(body)?,
+            },
+            CANCELLED => Self::Cancelled {
+                sequence: varint(body)?,
+            },
+            ARRIVED => Self::Arrived {
+                sequence: varint(body)?,
+            },
             _ => return Some(None),
         }))
     }
@@ -186,7 +210,9 @@ impl Decoder {
         loop {
             let mut rest = self.buffer.as_slice();
             if !self.version_seen {
-                let Some(version) = varint(&mut rest) else { return Ok(None) };
+                let Some(version) = varint(&mut rest) else {
+                    return Ok(None);
+                };
                 if version != VERSION {
                     return Err(FrameError::Version(version));
                 }
@@ -201,7 +227,9 @@ impl Decoder {
                 Ok(length) if length <= MAX_BODY => length,
                 _ => return Err(FrameError::TooLong(length)),
             };
-            let Some((body, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+            let Some((body, rest)) = rest.split_at_checked(length) else {
+                return Ok(None);
+            };
             let frame = Frame::decode(kind, body)?;
             let left = rest.len();
             self.consume_to(left);
@@ -218,7 +246,11 @@ impl Decoder {
 }
 
 fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(MAX_VARINT).min(MAX_VARINT)
+    duration
+        .as_millis()
+        .try_into()
+        .unwrap_or(MAX_VARINT)
+        .min(MAX_VARINT)
 }
 
 const MAX_VARINT: u64 = (1 << 62) - 1;
@@ -236,7 +268,9 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let length = 1 << (bytes.first()? >> 6);
     let (encoded, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
-    let value = encoded.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let value = encoded
+        .iter()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte));
     Some(value & (u64::MAX >> (66 - 8 * length as u32).min(64)))
 }
 
@@ -272,7 +306,9 @@ mod tests {
         let number = 0..=MAX_VARINT;
         let duration = (0..=MAX_VARINT).prop_map(Duration::from_millis);
         prop_oneof![
-            number.clone().prop_map(|capabilities| Frame::Hello { capabilities }),
+            number
+                .clone()
+                .prop_map(|capabilities| Frame::Hello { capabilities }),
             (
                 number.clone(),
                 prop::collection::vec(any::<SocketAddr>(), 1..=MAX_ADDRESSES),
@@ -284,11 +320,23 @@ mod tests {
                     // Neither flow label nor scope travels.
                     let plain = |a: SocketAddr| SocketAddr::new(a.ip(), a.port());
                     let targets = targets.into_iter().map(plain).collect();
-                    Frame::Migration { sequence, targets, outage, lead, token }
+                    Frame::Migration {
+                        sequence,
+                        targets,
+                        outage,
+                        lead,
+                        token,
+                    }
                 }),
-            number.clone().prop_map(|sequence| Frame::Ready { sequence }),
-            number.clone().prop_map(|sequence| Frame::Parked { sequence }),
-            number.clone().prop_map(|sequence| Frame::Cancelled { sequence }),
+            number
+                .clone()
+                .prop_map(|sequence| Frame::Ready { sequence }),
+            number
+                .clone()
+                .prop_map(|sequence| Frame::Parked { sequence }),
+            number
+                .clone()
+                .prop_map(|sequence| Frame::Cancelled { sequence }),
             number.prop_map(|sequence| Frame::Arrived { sequence }),
         ]
     }
@@ -331,12 +379,35 @@ mod tests {
         let decode = |bytes: &[u8]| decode_all(std::iter::once(bytes.to_vec()));
         assert_eq!(decode(&[2]), Err(FrameError::Version(2)));
         assert_eq!(decode(&[1, 4, 0x50, 1]), Err(FrameError::TooLong(4097)));
-        assert_eq!(decode(&[1, 4, 0]), Err(FrameError::Malformed(PARKED)), "no sequence");
-        assert_eq!(decode(&[1, 4, 2, 7, 0]), Err(FrameError::Malformed(PARKED)), "too long");
-        assert_eq!(decode(&[1, 2, 2, 7, 0]), Err(FrameError::Malformed(MIGRATION)), "no target");
-        assert_eq!(decode(&[1, 2, 2, 7, 9]), Err(FrameError::Malformed(MIGRATION)), "9 targets");
+        assert_eq!(
+            decode(&[1, 4, 0]),
+            Err(FrameError::Malformed(PARKED)),
+            "no sequence"
+        );
+        assert_eq!(
+            decode(&[1, 4, 2, 7, 0]),
+            Err(FrameError::Malformed(PARKED)),
+            "too long"
+        );
+        assert_eq!(
+            decode(&[1, 2, 2, 7, 0]),
+            Err(FrameError::Malformed(MIGRATION)),
+            "no target"
+        );
+        assert_eq!(
+            decode(&[1, 2, 2, 7, 9]),
+            Err(FrameError::Malformed(MIGRATION)),
+            "9 targets"
+        );
         let unknown_then_parked = [1, 0x21, 3, 1, 2, 3, 4, 1, 7];
-        assert_eq!(decode(&unknown_then_parked), Ok(vec![Frame::Parked { sequence: 7 }]));
-        assert_eq!(decode(&unknown_then_parked[..8]), Ok(vec![]), "not complete");
+        assert_eq!(
+            decode(&unknown_then_parked),
+            Ok(vec![Frame::Parked { sequence: 7 }])
+        );
+        assert_eq!(
+            decode(&unknown_then_parked[..8]),
+            Ok(vec![]),
+            "not complete"
+        );
     }
 }

@@ -68,9 +68,17 @@ mod tests {
 
     #[test]
     fn never_what_is_no_hosts_address() {
-        for target in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "10.0.0.1:0", "[ff02::1]:1"]
-        {
-            assert!(!acceptable("10.0.0.2".parse().unwrap(), target.parse().unwrap()), "{target}");
+        for target in [
+            "0.0.0.0:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "10.0.0.1:0",
+            "[ff02::1]:1",
+        ] {
+            assert!(
+                !acceptable("10.0.0.2".parse().unwrap(), target.parse().unwrap()),
+                "{target}"
+            );
         }
     }
 }

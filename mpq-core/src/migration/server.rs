@@ -99,7 +99,12 @@ enum State {
     /// Moved (a token to knock with) or not.
     Resuming(Option<Token>),
     /// At the new address, waiting for its clients.
-    Arriving { token: Token, knock_at: Instant, interval: Duration, until: Instant },
+    Arriving {
+        token: Token,
+        knock_at: Instant,
+        interval: Duration,
+        until: Instant,
+    },
 }
 
 impl Server {
@@ -110,7 +115,10 @@ impl Server {
                 self.clients.insert(client, true);
                 if let State::Announced(announcement, park_at) = &self.state {
                     let lead = park_at.saturating_duration_since(now);
-                    let frame = self.migration(&Announcement { lead, ..announcement.clone() });
+                    let frame = self.migration(&Announcement {
+                        lead,
+                        ..announcement.clone()
+                    });
                     self.outputs.push_back(Output::Send(client, frame));
                 }
             }
@@ -157,9 +165,16 @@ impl Server {
             Input::Reopened => match self.state {
                 State::Resuming(None) => self.cancel(),
                 State::Resuming(Some(token)) => {
-                    self.clients.values_mut().for_each(|arrived| *arrived = false);
+                    self.clients
+                        .values_mut()
+                        .for_each(|arrived| *arrived = false);
                     let (interval, until) = (FIRST_KNOCK, now + ARRIVAL);
-                    self.state = State::Arriving { token, knock_at: now, interval, until };
+                    self.state = State::Arriving {
+                        token,
+                        knock_at: now,
+                        interval,
+                        until,
+                    };
                     self.handle_timeout(now);
                     self.arrived_if_all(now);
                 }
@@ -170,7 +185,9 @@ impl Server {
                     && let Some(arrived @ false) = self.clients.get_mut(&client)
                 {
                     *arrived = true;
-                    let frame = Frame::Arrived { sequence: self.sequence };
+                    let frame = Frame::Arrived {
+                        sequence: self.sequence,
+                    };
                     self.outputs.push_back(Output::Send(client, frame));
                     self.outputs.push_back(Output::OpenGate(client));
                 }
@@ -185,10 +202,17 @@ impl Server {
             State::Announced(announcement, park_at) if *park_at <= now => {
                 self.state = State::Parking(announcement.clone());
                 self.outputs.push_back(Output::CloseGates);
-                self.send_all(&Frame::Parked { sequence: self.sequence });
+                self.send_all(&Frame::Parked {
+                    sequence: self.sequence,
+                });
                 self.outputs.push_back(Output::Drain);
             }
-            State::Arriving { token, knock_at, interval, .. } if *knock_at <= now => {
+            State::Arriving {
+                token,
+                knock_at,
+                interval,
+                ..
+            } if *knock_at <= now => {
                 *knock_at = now + *interval;
                 *interval *= 2;
                 let missing = self.clients.iter().filter(|(_, arrived)| !**arrived);
@@ -206,7 +230,9 @@ impl Server {
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Announced(_, park_at) => Some(*park_at),
-            State::Arriving { knock_at, until, .. } => Some(*knock_at.min(until)),
+            State::Arriving {
+                knock_at, until, ..
+            } => Some(*knock_at.min(until)),
             _ => None,
         }
     }
@@ -227,22 +253,38 @@ impl Server {
     }
 
     fn migration(&self, announcement: &Announcement) -> Frame {
-        let Announcement { targets, lead, outage, token } = announcement.clone();
-        Frame::Migration { sequence: self.sequence, targets, outage, lead, token }
+        let Announcement {
+            targets,
+            lead,
+            outage,
+            token,
+        } = announcement.clone();
+        Frame::Migration {
+            sequence: self.sequence,
+            targets,
+            outage,
+            lead,
+            token,
+        }
     }
 
     /// Goes on at the old address.
     fn cancel(&mut self) {
         self.state = State::Serving;
-        self.send_all(&Frame::Cancelled { sequence: self.sequence });
+        self.send_all(&Frame::Cancelled {
+            sequence: self.sequence,
+        });
         let clients: Vec<_> = self.clients.keys().copied().collect();
-        self.outputs.extend(clients.into_iter().map(Output::OpenGate));
+        self.outputs
+            .extend(clients.into_iter().map(Output::OpenGate));
         self.outputs.push_back(Output::Done { moved: false });
     }
 
     /// Serves again once every client is here, or had its time.
     fn arrived_if_all(&mut self, now: Instant) {
-        let State::Arriving { until, .. } = self.state else { return };
+        let State::Arriving { until, .. } = self.state else {
+            return;
+        };
         if now < until && self.clients.values().any(|arrived| !arrived) {
             return;
         }

@@ -1,0 +1,437 @@
+//! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
+//! the sockets report becomes its inputs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use noq::{FourTuple, PathEvent, PathId, PathStatus, WeakPathHandle};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::interfaces::Local;
+use super::probe::{self, Token};
+use super::sockets::{Answer, Sockets, canonical, mapped};
+use crate::client::{ClientError, ClientEvent, PathInfo, PathState};
+use crate::h3_noq::MigrationStream;
+use crate::migration::Frame;
+use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
+use crate::migration::frame::Decoder;
+use crate::server::{sleep_until, write_frames};
+
+/// How often counters are looked at for signs of life.
+const TICK: Duration = Duration::from_millis(20);
+
+/// All paths of a connection, also those that are closed; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PathTable(Arc<Mutex<BTreeMap<u32, Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    info: PathInfo,
+    handle: Option<WeakPathHandle>,
+}
+
+impl PathTable {
+    pub(crate) fn all(&self) -> Vec<PathInfo> {
+        let mut entries = self.0.lock().unwrap();
+        entries
+            .values_mut()
+            .map(|entry| entry.refresh().clone())
+            .collect()
+    }
+
+    /// Changes a path's state; `None` if it is unknown or was in that state.
+    fn set(&self, id: u32, state: PathState) -> Option<PathInfo> {
+        let mut entries = self.0.lock().unwrap();
+        let entry = entries
+            .get_mut(&id)
+            .filter(|entry| entry.info.state != state)?;
+        entry.refresh();
+        entry.info.state = state;
+        Some(entry.info.clone())
+    }
+
+    fn insert(&self, info: PathInfo, handle: Option<WeakPathHandle>) {
+        self.0
+            .lock()
+            .unwrap()
+            .insert(info.id, Entry { info, handle });
+    }
+}
+
+impl Entry {
+    fn refresh(&mut self) -> &PathInfo {
+        if let Some(path) = self.handle.as_ref().and_then(WeakPathHandle::upgrade) {
+            let stats = path.stats();
+            self.info.rtt = stats.rtt;
+            self.info.received = stats.udp_rx.bytes;
+            self.info.sent = stats.udp_tx.bytes;
+            self.info.lost = stats.lost_packets;
+        }
+        &self.info
+    }
+}
+
+pub(crate) struct Manager {
+    connection: noq::WeakConnectionHandle,
+    sockets: Sockets,
+    locals: Vec<Local>,
+    machine: Machine,
+    table: PathTable,
+    events: broadcast::Sender<(Instant, ClientEvent)>,
+    frames: mpsc::UnboundedSender<Frame>,
+    /// What our probes carry, and the knock that is awaited.
+    token: Token,
+    knock: Option<Token>,
+    idle_timeout: Duration,
+    expecting: bool,
+    /// Datagrams received, and when the last one came.
+    received: (u64, Instant),
+    /// A move whose paths are not all open yet.
+    settling: bool,
+    failure: Option<ClientError>,
+}
+
+impl Manager {
+    #[allow(clippy::too_many_arguments, reason = "made in one place")]
+    pub(crate) fn new(
+        connection: &noq::Connection,
+        sockets: Sockets,
+        locals: Vec<Local>,
+        remote: SocketAddr,
+        table: PathTable,
+        events: broadcast::Sender<(Instant, ClientEvent)>,
+        migration_timeout: Duration,
+        idle_timeout: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        let multipath = connection.is_multipath_enabled();
+        let capabilities = if multipath { Frame::MULTIPATH } else { 0 };
+        let config = Config {
+            deadline: migration_timeout,
+            capabilities,
+        };
+        let mut machine = Machine::new(now, config, locals[0].ip, remote);
+        if multipath {
+            machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
+        }
+        let (frames, to_send) = mpsc::unbounded_channel();
+        tokio::spawn(write_frames(connection.clone(), to_send));
+        let manager = Self {
+            connection: connection.weak_handle(),
+            sockets,
+            locals,
+            machine,
+            table,
+            events,
+            frames,
+            token: rand_token(connection),
+            knock: None,
+            idle_timeout,
+            expecting: false,
+            received: (0, now),
+            settling: false,
+            failure: None,
+        };
+        let local = manager.locals[0].ip;
+        manager.opening(PathId::ZERO, local, remote);
+        manager.event(
+            manager
+                .table
+                .set(0, PathState::Validated)
+                .map(ClientEvent::PathValidated),
+        );
+        manager
+    }
+
+    /// Runs until the connection is over, and then says why.
+    pub(crate) async fn run(
+        mut self,
+        mut answers: mpsc::Receiver<Answer>,
+        stream: oneshot::Receiver<MigrationStream>,
+        mut commands: mpsc::UnboundedReceiver<bool>,
+        failed: watch::Sender<Option<ClientError>>,
+    ) {
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let mut path_events = connection.path_events();
+        let mut closed = connection.on_closed();
+        drop(connection);
+        let (frame_sender, mut frames) = mpsc::channel(16);
+        let reader = tokio::spawn(read_frames(stream, frame_sender));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let reason = loop {
+            while let Some(output) = self.machine.poll() {
+                self.perform(output);
+            }
+            if let Some(failure) = self.failure.take() {
+                break failure;
+            }
+            let due = self.machine.next_timeout();
+            tokio::select! {
+                closed = &mut closed => break ClientError::from(&closed.reason),
+                Some(frame) = frames.recv() => self.input(Input::Frame(frame)),
+                Some(answer) = answers.recv() => self.answer(answer),
+                Some(event) = path_events.next() => {
+                    if let Ok(event) = event {
+                        self.path_event(event);
+                    }
+                }
+                Some(expecting) = commands.recv() => {
+                    self.expecting = expecting;
+                    self.received.1 = Instant::now();
+                    self.input(Input::Expecting(expecting));
+                }
+                _ = tick.tick() => self.look(),
+                () = sleep_until(due) => self.machine.handle_timeout(Instant::now()),
+            }
+        };
+        reader.abort();
+        failed.send_replace(Some(reason));
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(state = self.machine.state(), ?input, "migration");
+        self.machine.handle(Instant::now(), input);
+    }
+
+    fn event(&self, event: impl Into<Option<ClientEvent>>) {
+        if let Some(event) = event.into() {
+            let _ = self.events.send((Instant::now(), event));
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        tracing::debug!(?output, "migration");
+        match output {
+            Output::Send(frame) => {
+                let _ = self.frames.send(frame);
+            }
+            Output::Listen(knock) => {
+                self.knock = knock;
+                let tokens: Vec<_> = knock.into_iter().chain([self.token]).collect();
+                self.sockets.listen_for(&tokens);
+            }
+            Output::Probe(targets) => {
+                let probe = probe::probe(self.token);
+                for target in targets {
+                    self.locals
+                        .iter()
+                        .for_each(|l| self.sockets.send(Some(l.ip), target, &probe));
+                }
+            }
+            Output::Open { local, remote } => self.open(local, remote),
+            Output::Abandon(remote) => {
+                for path in self.table.all() {
+                    if path.remote == remote && path.state == PathState::Opening {
+                        self.close(path.id);
+                    }
+                }
+            }
+            Output::Close { path } => self.close(path),
+            Output::Event(event) => self.announce(event),
+        }
+    }
+
+    fn announce(&mut self, event: Event) {
+        let event = match event {
+            Event::Announced {
+                sequence,
+                targets,
+                lead,
+                outage,
+            } => ClientEvent::Announced {
+                sequence,
+                targets,
+                lead,
+                outage,
+            },
+            Event::Refused { .. } => ClientEvent::Failed {
+                reason: "the announced address is not one that this server may send us to".into(),
+            },
+            Event::Parked { sequence } => ClientEvent::Parked { sequence },
+            Event::Silent => ClientEvent::Silent,
+            Event::Detected { remote, knock } => ClientEvent::Detected {
+                remote,
+                by: if knock { "knock" } else { "probe" },
+            },
+            Event::Moved { sequence, remote } => {
+                self.settling = true;
+                ClientEvent::Moved { sequence, remote }
+            }
+            Event::Cancelled { sequence } => ClientEvent::Cancelled { sequence },
+            Event::Failed => {
+                let reason = "no answer at the new address before the deadline".to_owned();
+                self.failure = Some(ClientError::Migration(reason.clone()));
+                ClientEvent::Failed { reason }
+            }
+        };
+        self.event(event);
+    }
+
+    /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
+    fn open(&mut self, local: IpAddr, remote: SocketAddr) {
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let tuple = FourTuple::new(mapped(remote), Some(local));
+        match connection.open_path(tuple, PathStatus::Available).path_id() {
+            Some(id) => self.opening(id, local, remote),
+            None => self.input(Input::PathRefused {
+                local,
+                remote,
+                retry: true,
+            }),
+        }
+    }
+
+    fn opening(&self, id: PathId, local: IpAddr, remote: SocketAddr) {
+        let path = self
+            .connection
+            .upgrade()
+            .and_then(|connection| connection.path(id));
+        let info = PathInfo {
+            id: number(id),
+            interface: self.interface(local),
+            local,
+            remote,
+            state: PathState::Opening,
+            rtt: Duration::ZERO,
+            received: 0,
+            sent: 0,
+            lost: 0,
+        };
+        self.table
+            .insert(info.clone(), path.map(|path| path.weak_handle()));
+        self.event(ClientEvent::PathOpened(info));
+    }
+
+    fn close(&mut self, id: u32) {
+        let path = self
+            .connection
+            .upgrade()
+            .and_then(|c| c.path(PathId::from(id)));
+        if let Some(path) = path {
+            let _ = path.close();
+        }
+    }
+
+    fn path_event(&mut self, event: PathEvent) {
+        match event {
+            PathEvent::Established { id, .. } => {
+                let Some(info) = self.table.set(number(id), PathState::Validated) else {
+                    return;
+                };
+                let (path, local, remote) = (info.id, info.local, info.remote);
+                self.event(ClientEvent::PathValidated(info));
+                self.input(Input::PathOpen {
+                    path,
+                    local,
+                    remote,
+                });
+            }
+            PathEvent::Abandoned { id, .. } => {
+                let id = number(id);
+                let validated = |p: &PathInfo| p.id == id && p.state == PathState::Validated;
+                let validated = self.table.all().iter().any(validated);
+                let Some(info) = self.table.set(id, PathState::Closed) else {
+                    return;
+                };
+                let (local, remote) = (info.local, info.remote);
+                self.event(ClientEvent::PathClosed(info));
+                self.input(match validated {
+                    true => Input::PathGone { path: id },
+                    false => Input::PathRefused {
+                        local,
+                        remote,
+                        retry: true,
+                    },
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let knock = self.knock == Some(answer.token);
+        let remote = canonical(answer.remote);
+        self.input(Input::Answer { remote, knock });
+    }
+
+    /// Looks for signs of life, and for their absence.
+    fn look(&mut self) {
+        let paths = self.table.all();
+        let open: Vec<_> = paths
+            .iter()
+            .filter(|p| p.state == PathState::Validated)
+            .collect();
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let received = connection.stats().udp_rx.datagrams;
+        let now = Instant::now();
+        if received != self.received.0 {
+            self.received = (received, now);
+            self.machine.handle(now, Input::Heard);
+        } else if self.expecting
+            && !self.machine.is_moving()
+            && now.duration_since(self.received.1) >= self.idle_timeout
+        {
+            self.failure = Some(ClientError::Idle);
+        }
+        if let Some(rtt) = open.iter().map(|p| p.rtt).max() {
+            self.machine.handle(now, Input::Rtt(rtt));
+        }
+        let remote = self.machine.remote();
+        let there = open.iter().filter(|p| p.remote == remote).count();
+        if self.settling && there == open.len() && there == self.locals.len() {
+            self.settling = false;
+            self.event(ClientEvent::Settled { remote });
+        }
+    }
+
+    fn interface(&self, local: IpAddr) -> String {
+        let names: HashMap<_, _> = self.locals.iter().map(|l| (l.ip, &l.interface)).collect();
+        names
+            .get(&local)
+            .map_or_else(|| local.to_string(), |name| (*name).clone())
+    }
+}
+
+/// noq shows the number of a path, but does not give it.
+fn number(id: PathId) -> u32 {
+    id.to_string().parse().unwrap_or(u32::MAX)
+}
+
+/// Unguessable off the path, as the connection's own secrets are.
+fn rand_token(connection: &noq::Connection) -> Token {
+    let mut token = Token::default();
+    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
+    let _ = connection.export_keying_material(&mut token, b"EXPORTER-mpq-probe", b"");
+    token
+}
+
+async fn read_frames(stream: oneshot::Receiver<MigrationStream>, frames: mpsc::Sender<Frame>) {
+    let Ok(mut stream) = stream.await else { return };
+    let mut decoder = Decoder::default();
+    while let Ok(Some(chunk)) = stream.read_chunk().await {
+        decoder.push(&chunk);
+        loop {
+            match decoder.frame() {
+                Ok(Some(frame)) => {
+                    if frames.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    return tracing::warn!("the server's migration stream is given up: {error}");
+                }
+            }
+        }
+    }
+}
