@@ -96,6 +96,14 @@ pub struct Request {
 }
 
 impl Args {
+    /// Whether standard output is for the body.
+    pub fn body_on_stdout(&self) -> bool {
+        match &self.output {
+            Some(path) => path.as_os_str() == "-",
+            None => !self.remote_name,
+        }
+    }
+
     /// Resolves what was typed.
     ///
     /// # Errors
@@ -110,7 +118,7 @@ impl Args {
             None if std::io::stdout().is_terminal() => Destination::Terminal,
             None => Destination::Stdout,
         };
-        if self.json && !matches!(destination, Destination::File(_)) {
+        if self.json && self.body_on_stdout() {
             return Err(Error::Usage(
                 "--json and the body cannot share standard output: add -o FILE or -O".to_owned(),
             ));
@@ -153,7 +161,10 @@ impl Request {
 }
 
 fn parse_url(given: &str) -> Result<Url, Error> {
-    let bad = |reason: String| Error::Url { url: given.to_owned(), reason };
+    let bad = |reason: String| Error::Url {
+        url: given.to_owned(),
+        reason,
+    };
     // `host:8443/x` would parse as the scheme `host`.
     let mut url = if given.contains("://") {
         Url::parse(given)
@@ -208,11 +219,15 @@ mod tests {
     use super::*;
 
     fn resolve(line: &[&str]) -> Result<Request, Error> {
-        Args::try_parse_from([&["mpq-get"], line].concat()).expect("parses").resolve()
+        Args::try_parse_from([&["mpq-get"], line].concat())
+            .expect("parses")
+            .resolve()
     }
 
     fn url(given: &str) -> Result<String, u8> {
-        parse_url(given).map(String::from).map_err(|error| error.code())
+        parse_url(given)
+            .map(String::from)
+            .map_err(|error| error.code())
     }
 
     #[test]
@@ -237,7 +252,10 @@ mod tests {
         let request = resolve(&["https://[::1]/a"]).unwrap();
         assert_eq!((request.host().as_str(), request.port()), ("::1", 443));
         let request = resolve(&["Example.org:8443"]).unwrap();
-        assert_eq!((request.host().as_str(), request.port()), ("example.org", 8443));
+        assert_eq!(
+            (request.host().as_str(), request.port()),
+            ("example.org", 8443)
+        );
     }
 
     #[test]
@@ -253,7 +271,10 @@ mod tests {
 
     #[test]
     fn json_and_the_body_cannot_share_stdout() {
-        assert_eq!(resolve(&["--json", "-o", "-", "h/a"]).unwrap_err().code(), 2);
+        assert_eq!(
+            resolve(&["--json", "-o", "-", "h/a"]).unwrap_err().code(),
+            2
+        );
         assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
         let request = resolve(&["--json", "-O", "h/a"]).unwrap();
         assert_eq!(request.destination, Destination::File("a".into()));
@@ -274,6 +295,10 @@ mod tests {
         assert!(checksum(&"ab".repeat(32)).is_err());
         assert!(checksum("sha256:ab").is_err());
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
-        assert!(["0", "-1", "nan", "inf", "1s"].into_iter().all(|bad| seconds(bad).is_err()));
+        assert!(
+            ["0", "-1", "nan", "inf", "1s"]
+                .into_iter()
+                .all(|bad| seconds(bad).is_err())
+        );
     }
 }

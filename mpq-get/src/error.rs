@@ -197,14 +197,16 @@ impl Error {
         match error {
             ConnectError::Interface { name, reason } => Error::Interface { name, reason },
             ConnectError::NoInterface { family } => Error::NoInterface(family),
-            ConnectError::Socket(source) => {
-                Error::Unreachable { remote, reason: source.to_string() }
-            }
+            ConnectError::Socket(source) => Error::Unreachable {
+                remote,
+                reason: source.to_string(),
+            },
             ConnectError::Refused => Error::Refused(remote),
             ConnectError::Timeout => Error::Timeout(remote),
-            ConnectError::Certificate(reason) => {
-                Error::Certificate { host: host.to_owned(), reason }
-            }
+            ConnectError::Certificate(reason) => Error::Certificate {
+                host: host.to_owned(),
+                reason,
+            },
             ConnectError::CaFile(reason) => Error::CaFile(reason),
             ConnectError::Tls(reason) => Error::Tls { remote, reason },
             ConnectError::NotHttp3(reason) => Error::NotHttp3 { remote, reason },
@@ -225,7 +227,10 @@ impl From<ClientError> for Error {
 
 /// A failure to write `path`.
 pub(crate) fn cannot_write(path: &std::path::Path, source: io::Error) -> Error {
-    Error::Write { target: PathBuf::from(path).display().to_string(), source }
+    Error::Write {
+        target: PathBuf::from(path).display().to_string(),
+        source,
+    }
 }
 
 fn advice(status: &StatusCode, location: &Option<String>) -> String {
@@ -259,9 +264,20 @@ mod tests {
         let remote = "127.0.0.1:1".parse().unwrap();
         let text = String::new;
         let code = |error| Error::connecting(error, remote, "host").code();
-        assert_eq!(code(ConnectError::Interface { name: text(), reason: text() }), 45);
+        assert_eq!(
+            code(ConnectError::Interface {
+                name: text(),
+                reason: text()
+            }),
+            45
+        );
         assert_eq!(code(ConnectError::NoInterface { family: "IPv4" }), 45);
-        assert_eq!(code(ConnectError::Socket(io::ErrorKind::NetworkUnreachable.into())), 7);
+        assert_eq!(
+            code(ConnectError::Socket(
+                io::ErrorKind::NetworkUnreachable.into()
+            )),
+            7
+        );
         assert_eq!(code(ConnectError::Refused), 7);
         assert_eq!(code(ConnectError::Timeout), 28);
         assert_eq!(code(ConnectError::Certificate(text())), 60);
@@ -274,7 +290,10 @@ mod tests {
     #[test]
     fn lost_connections_are_told_apart() {
         assert_eq!(Error::from(ClientError::Idle).code(), 28);
-        assert_eq!(Error::from(ClientError::Migration(String::new())).code(), 91);
+        assert_eq!(
+            Error::from(ClientError::Migration(String::new())).code(),
+            91
+        );
         assert_eq!(Error::from(ClientError::Closed(String::new())).code(), 96);
     }
 

@@ -147,9 +147,16 @@ impl From<ClientEvent> for Event {
             ClientEvent::PathOpened(info) => Event::PathOpened(info.into()),
             ClientEvent::PathValidated(info) => Event::PathValidated(info.into()),
             ClientEvent::PathClosed(info) => Event::PathClosed(info.into()),
-            ClientEvent::Announced { sequence, targets, lead, .. } => {
-                Event::MigrationAnnounced { sequence, targets, lead: lead.as_secs_f64() }
-            }
+            ClientEvent::Announced {
+                sequence,
+                targets,
+                lead,
+                ..
+            } => Event::MigrationAnnounced {
+                sequence,
+                targets,
+                lead: lead.as_secs_f64(),
+            },
             ClientEvent::Parked { sequence } => Event::Parked { sequence },
             ClientEvent::Silent => Event::Silent,
             ClientEvent::Detected { remote, by } => Event::Detected { remote, by },
@@ -187,7 +194,10 @@ impl Event {
             #[serde(flatten)]
             event: &'a Event,
         }
-        let line = Line { t: (t * 1e6).round() / 1e6, event: self };
+        let line = Line {
+            t: (t * 1e6).round() / 1e6,
+            event: self,
+        };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
         out.flush()
     }
@@ -195,7 +205,13 @@ impl Event {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Path { path, interface, local, remote, .. } = self;
+        let Path {
+            path,
+            interface,
+            local,
+            remote,
+            ..
+        } = self;
         write!(f, "path {path}: {interface} ({local}) to {remote}")
     }
 }
@@ -203,8 +219,14 @@ impl fmt::Display for Path {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Connected { remote, multipath, .. } => {
-                let kind = if *multipath { "Multipath QUIC" } else { "QUIC over one path" };
+            Event::Connected {
+                remote, multipath, ..
+            } => {
+                let kind = if *multipath {
+                    "Multipath QUIC"
+                } else {
+                    "QUIC over one path"
+                };
                 write!(f, "connected to {remote} by {kind}")
             }
             Event::PathOpened(path) => write!(f, "{path}: opened"),
@@ -269,7 +291,10 @@ mod tests {
                 "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7,
             })
         );
-        assert_eq!(json(Event::Silent), serde_json::json!({ "t": 1.234568, "event": "silent" }));
+        assert_eq!(
+            json(Event::Silent),
+            serde_json::json!({ "t": 1.234568, "event": "silent" })
+        );
         let announced = Event::from(ClientEvent::Announced {
             sequence: 3,
             targets: vec!["10.1.0.3:443".parse().unwrap()],
@@ -304,7 +329,10 @@ mod tests {
     fn people_read_every_target() {
         let event = Event::MigrationAnnounced {
             sequence: 1,
-            targets: vec!["10.1.0.3:443".parse().unwrap(), "[fd00::3]:443".parse().unwrap()],
+            targets: vec![
+                "10.1.0.3:443".parse().unwrap(),
+                "[fd00::3]:443".parse().unwrap(),
+            ],
             lead: 2.0,
         };
         assert_eq!(

@@ -35,7 +35,10 @@ impl Gap {
 
     /// There will be no move.
     pub(crate) fn cancel(&mut self) {
-        *self = Gap { last: self.last, ..Gap::default() };
+        *self = Gap {
+            last: self.last,
+            ..Gap::default()
+        };
     }
 
     /// The server is now at `remote`.
@@ -50,7 +53,10 @@ impl Gap {
         if !self.watching {
             return None;
         }
-        let pause = Pause { length: now - last, end: now };
+        let pause = Pause {
+            length: now - last,
+            end: now,
+        };
         let longest = match self.longest {
             Some(longest) if longest.length >= pause.length => longest,
             _ => pause,

@@ -55,6 +55,16 @@ pub struct Written {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kept(Option<(PathBuf, u64)>);
 
+impl Destination {
+    /// How to call it in a report: the path, or `-` as the tools that read checksums do.
+    pub fn name(&self) -> std::borrow::Cow<'_, str> {
+        match self {
+            Destination::File(path) => path.to_string_lossy(),
+            Destination::Stdout | Destination::Terminal => "-".into(),
+        }
+    }
+}
+
 impl Output {
     /// Opens the destination. An existing `.part` is overwritten, so call this only when the
     /// server has answered with the body.
@@ -81,8 +91,16 @@ impl Output {
                 // Nobody waits for the result any more if the download was given up.
                 let _ = done.send(write_all(sink, &target, rename, incoming));
             })
-            .map_err(|source| Error::Write { target: "from a new thread".to_owned(), source })?;
+            .map_err(|source| Error::Write {
+                target: "from a new thread".to_owned(),
+                source,
+            })?;
         Ok(Output { chunks, result })
+    }
+
+    /// Whether [`write`](Output::write) would return at once.
+    pub fn has_room(&self) -> bool {
+        self.chunks.capacity() > 0
     }
 
     /// Queues a chunk; waits while the writer is behind. False if the writer has failed: then
@@ -106,12 +124,14 @@ impl Written {
     ///
     /// # Errors
     /// [`Error::Write`] if it cannot be renamed, and what is on the disk.
-    pub fn publish(self) -> Result<(), (Error, Kept)> {
-        match &self.rename {
-            Some((part, path)) => std::fs::rename(part, path)
-                .map_err(|source| (cannot_write(path, source), self.keep())),
-            None => Ok(()),
+    pub fn publish(mut self) -> Result<Written, (Error, Kept)> {
+        if let Some((part, path)) = &self.rename {
+            if let Err(source) = std::fs::rename(part, path) {
+                return Err((cannot_write(path, source), self.keep()));
+            }
+            self.rename = None;
         }
+        Ok(self)
     }
 
     /// Leaves it as it is.
@@ -126,7 +146,9 @@ impl Kept {
 
     /// The file's path and its size in bytes.
     pub fn part(&self) -> Option<(&Path, u64)> {
-        self.0.as_ref().map(|(part, bytes)| (part.as_path(), *bytes))
+        self.0
+            .as_ref()
+            .map(|(part, bytes)| (part.as_path(), *bytes))
     }
 }
 
@@ -152,7 +174,11 @@ fn write_all(
         result = result.and_then(|()| sink.flush());
     }
     match result {
-        Ok(()) => Ok(Written { bytes, sha256: hex(&hash.finalize()), rename }),
+        Ok(()) => Ok(Written {
+            bytes,
+            sha256: hex(&hash.finalize()),
+            rename,
+        }),
         Err(source) => {
             // Dropped as it is, a buffer would try again to write what has just failed.
             let _ = sink.into_parts();
@@ -162,7 +188,10 @@ fn write_all(
             });
             let error = match source.get_ref().and_then(|inner| inner.downcast_ref()) {
                 Some(NotText) => Error::Terminal,
-                None => Error::Write { target: target.display().to_string(), source },
+                None => Error::Write {
+                    target: target.display().to_string(),
+                    source,
+                },
             };
             Err((error, Kept(kept)))
         }

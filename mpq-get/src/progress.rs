@@ -54,7 +54,10 @@ pub struct Live {
 impl Progress {
     /// Plain lines, the first of them after a second.
     pub fn plain(now: Instant) -> Progress {
-        Progress::Plain(Plain { rate: Meter::default(), due: now + PLAIN_INTERVAL })
+        Progress::Plain(Plain {
+            rate: Meter::default(),
+            due: now + PLAIN_INTERVAL,
+        })
     }
 
     /// Live lines.
@@ -135,7 +138,10 @@ impl Plain {
         };
         let paths = live_paths(&snapshot.paths).count();
         let plural = if paths == 1 { "" } else { "s" };
-        Some(format!("{amount}, {}, {paths} path{plural}", speed(snapshot, rate)))
+        Some(format!(
+            "{amount}, {}, {paths} path{plural}",
+            speed(snapshot, rate)
+        ))
     }
 }
 
@@ -143,7 +149,9 @@ impl Live {
     fn update(&mut self, now: Instant, snapshot: &Snapshot) {
         if let (None, Some(total)) = (self.whole.length(), snapshot.total) {
             self.whole.set_length(total);
-            self.whole.set_style(style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {msg}"));
+            self.whole.set_style(style(
+                "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {msg}",
+            ));
         }
         let rate = self.rate.update(now, snapshot.bytes);
         self.whole.set_position(snapshot.bytes);
@@ -152,7 +160,10 @@ impl Live {
         for path in live_paths(&snapshot.paths) {
             let (line, meter) = self.paths.entry(path.id).or_insert_with(|| {
                 let line = ProgressBar::no_length().with_style(style("{msg}"));
-                (self.lines.insert_before(&self.migration, line), Meter::default())
+                (
+                    self.lines.insert_before(&self.migration, line),
+                    Meter::default(),
+                )
             });
             let rate = meter.update(now, path.received);
             line.set_message(path_line(path, rate));
@@ -226,7 +237,9 @@ fn speed(snapshot: &Snapshot, rate: f64) -> String {
 
 /// Rounded down, so that 100 means complete.
 fn percent(bytes: u64, total: u64) -> u64 {
-    (u128::from(bytes) * 100).checked_div(u128::from(total)).map_or(100, |value| value as u64)
+    (u128::from(bytes) * 100)
+        .checked_div(u128::from(total))
+        .map_or(100, |value| value as u64)
 }
 
 #[cfg(test)]
@@ -245,16 +258,24 @@ mod tests {
     #[test]
     fn a_plain_line_a_second() {
         let start = Instant::now();
-        let Progress::Plain(mut plain) = Progress::plain(start) else { unreachable!() };
-        let snapshot =
-            |bytes| Snapshot { bytes, total: Some(10_000_000), paths: Vec::new() };
+        let Progress::Plain(mut plain) = Progress::plain(start) else {
+            unreachable!()
+        };
+        let snapshot = |bytes| Snapshot {
+            bytes,
+            total: Some(10_000_000),
+            paths: Vec::new(),
+        };
         assert_eq!(plain.update(start, &snapshot(0)), None);
         let line = plain.update(start + PLAIN_INTERVAL, &snapshot(2_500_000));
         assert_eq!(
             line.as_deref(),
             Some("2.5 of 10.0 MB (25%), 20.0 Mbit/s, ETA 3 s, 0 paths")
         );
-        assert_eq!(plain.update(start + PLAIN_INTERVAL * 3 / 2, &snapshot(3_000_000)), None);
+        assert_eq!(
+            plain.update(start + PLAIN_INTERVAL * 3 / 2, &snapshot(3_000_000)),
+            None
+        );
     }
 
     #[test]

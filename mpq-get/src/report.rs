@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::events::Event;
+use crate::events::{Event, Summary};
 use crate::output::Kept;
 use crate::progress::{Progress, Snapshot};
 
@@ -25,7 +25,9 @@ impl Reporter {
     /// A reporter as the command line wants it; the clock of the events starts now.
     pub fn new(args: &Args) -> Reporter {
         let start = Instant::now();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |t| t.as_secs_f64());
         // On a terminal the body would be mixed up with the display.
         let hidden = args.silent || (args.body_on_stdout() && io::stdout().is_terminal());
         let progress = if hidden {
@@ -72,15 +74,20 @@ impl Reporter {
     /// Tells how far the download is.
     pub fn progress(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
-        self.write_json(now, &Event::Progress { bytes: snapshot.bytes });
+        self.write_json(
+            now,
+            &Event::Progress {
+                bytes: snapshot.bytes,
+            },
+        );
         self.progress.update(now, snapshot);
     }
 
     /// The download is complete; `name` is where the body is.
-    pub fn done(&mut self, name: &str, done: crate::events::Summary) {
+    pub fn done(&mut self, name: &str, summary: Summary) {
         self.progress.finish();
-        let digest = format!("sha256 {}  {name}", done.sha256);
-        let event = Event::Done(done);
+        let digest = format!("sha256 {}  {name}", summary.sha256);
+        let event = Event::Done(summary);
         self.write_json(Instant::now(), &event);
         if !self.silent {
             eprintln!("{event}");
@@ -96,7 +103,13 @@ impl Reporter {
             message += &format!("; {bytes} bytes are kept in {}", part.display());
         }
         eprintln!("mpq-get: {message}");
-        self.write_json(Instant::now(), &Event::Error { code: error.code(), message });
+        self.write_json(
+            Instant::now(),
+            &Event::Error {
+                code: error.code(),
+                message,
+            },
+        );
     }
 
     fn write_json(&self, at: Instant, event: &Event) {
