@@ -40,9 +40,8 @@ pub struct Output {
     result: oneshot::Receiver<Result<Written, (Error, Kept)>>,
 }
 
-/// A body that has been written completely.
+/// A body that has been written completely; until it is published, its file is called `.part`.
 #[derive(Debug)]
-#[must_use = "without publish() the file keeps the name .part"]
 pub struct Written {
     /// Bytes written.
     pub bytes: u64,

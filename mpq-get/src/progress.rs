@@ -63,7 +63,7 @@ impl Progress {
     /// Live lines.
     pub fn live() -> Progress {
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let whole = lines.add(ProgressBar::no_length().with_style(style("{bytes}  {msg}")));
+        let whole = lines.add(ProgressBar::no_length().with_style(style("{decimal_bytes}  {msg}")));
         let migration = lines.add(ProgressBar::no_length().with_style(style("{msg}")));
         Progress::Live(Box::new(Live {
             lines,
@@ -150,7 +150,7 @@ impl Live {
         if let (None, Some(total)) = (self.whole.length(), snapshot.total) {
             self.whole.set_length(total);
             self.whole.set_style(style(
-                "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {msg}",
+                "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {msg}",
             ));
         }
         let rate = self.rate.update(now, snapshot.bytes);
