@@ -1,1 +1,376 @@
-//! TLS configuration.
+//! TLS 1.3 configurations for HTTP/3 over noq, by rustls with the ring provider.
+//!
+//! A client says whom it trusts ([`Trust`]), a server who it is ([`Identity`]); [`client_config`]
+//! and [`server_config`] turn that into what noq wants. Both offer the one protocol `h3`
+//! (RFC 9114 §3.1), and QUIC allows nothing older than TLS 1.3 (RFC 9001 §4.2).
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use noq::ConnectionError;
+use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_platform_verifier::BuilderVerifierExt;
+use sha2::{Digest, Sha256};
+
+/// Why a TLS configuration could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A certificate or key file cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not well-formed PEM.
+    #[error("{} is not valid PEM: {source}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// A PEM file holds nothing of the wanted kind.
+    #[error("{} holds no {wanted} in PEM form", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// `certificate` or `private key`.
+        wanted: &'static str,
+    },
+    /// A certificate in a file cannot be a root of trust.
+    #[error("a certificate in {} cannot be used: {source}", path.display())]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// A certificate file and a key file do not make an identity, mostly since they do not match.
+    #[error("{} and {} do not go together: {source}", cert.display(), key.display())]
+    Pair {
+        /// The certificate file.
+        cert: PathBuf,
+        /// The key file.
+        key: PathBuf,
+        /// What is wrong with the pair.
+        source: rustls::Error,
+    },
+    /// A certificate chain and key given as values cannot be used.
+    #[error("the certificate and its key cannot be used: {0}")]
+    Identity(#[source] rustls::Error),
+    /// No certificate can be made for the names.
+    #[error("cannot make a certificate: {0}")]
+    SelfSigned(#[from] rcgen::Error),
+    /// The system's roots of trust are not available.
+    #[error("cannot use the system's certificates: {0}")]
+    System(#[source] rustls::Error),
+}
+
+/// Which servers a client trusts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Those the operating system trusts.
+    System,
+    /// Those with a certificate issued by one in this PEM file (or being one of them).
+    CaFile(PathBuf),
+    /// All. The server must still prove that it holds the key of the certificate it shows.
+    Insecure,
+}
+
+/// A client's TLS configuration.
+///
+/// # Errors
+/// A [`TlsError`] naming the CA file if it cannot be used, or [`TlsError::System`].
+pub fn client_config(trust: &Trust) -> Result<QuicClientConfig, TlsError> {
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has cipher suites for TLS 1.3");
+    let builder = match trust {
+        Trust::System => builder.with_platform_verifier().map_err(TlsError::System)?,
+        Trust::CaFile(path) => builder.with_root_certificates(read_roots(path)?),
+        Trust::Insecure => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config.try_into().expect(INITIAL_SUITE))
+}
+
+/// Who a server is: a certificate chain, its own certificate first, and that one's key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The server's certificate, followed by those that issued it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key of the first certificate.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// A fresh key with a certificate for `names` (DNS names and IP addresses), signed by itself.
+    ///
+    /// # Errors
+    /// [`TlsError::SelfSigned`] if a name is neither.
+    pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
+        let made = rcgen::generate_simple_self_signed(names)?;
+        Ok(Self {
+            chain: vec![made.cert.der().clone()],
+            key: PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into(),
+        })
+    }
+
+    /// Reads a certificate chain and a private key from PEM files; it may be twice the same file.
+    ///
+    /// # Errors
+    /// A [`TlsError`] that names the file which cannot be used, or both if they do not match.
+    pub fn from_pem(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let identity = Self {
+            chain: read_certificates(cert)?,
+            key: PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| pem_error(key, "private key", error))?,
+        };
+        match identity.certified_key() {
+            Ok(_) => Ok(identity),
+            Err(source) => Err(TlsError::Pair {
+                cert: cert.into(),
+                key: key.into(),
+                source,
+            }),
+        }
+    }
+
+    /// The SHA-256 of the server's own certificate in hexadecimal, for people to compare. Empty
+    /// chains have the digest of nothing.
+    pub fn fingerprint(&self) -> String {
+        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf);
+        Sha256::digest(leaf)
+            .iter()
+            .fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("writing to a String does not fail");
+                hex
+            })
+    }
+
+    /// The pair as rustls wants it, once found to match.
+    fn certified_key(&self) -> Result<CertifiedKey, rustls::Error> {
+        CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider())
+    }
+}
+
+/// A server's TLS configuration.
+///
+/// # Errors
+/// [`TlsError::Identity`] if the chain is empty or malformed, or the key is not the certificate's.
+pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has cipher suites for TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(TlsError::Identity)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config.try_into().expect(INITIAL_SUITE))
+}
+
+/// Whether a connection failed since one end did not accept the other's certificate.
+///
+/// A failure found at this end carries rustls' own error; one found by the peer only the TLS alert
+/// it sent (RFC 9001 §4.8: the alert is the low byte of the error code 0x0100 to 0x01ff).
+pub fn is_certificate_error(error: &ConnectionError) -> bool {
+    // RFC 8446 §6.2: bad, unsupported, revoked, expired and unknown certificate, unknown CA.
+    const ALERTS: [u8; 6] = [42, 43, 44, 45, 46, 48];
+    let code = match error {
+        ConnectionError::TransportError(error) => {
+            let cause = error
+                .crypto
+                .as_deref()
+                .and_then(|e| e.downcast_ref::<rustls::Error>());
+            if matches!(cause, Some(rustls::Error::InvalidCertificate(_))) {
+                return true;
+            }
+            u64::from(error.code)
+        }
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => return false,
+    };
+    ALERTS.iter().any(|alert| code == 0x100 + u64::from(*alert))
+}
+
+/// HTTP/3's name in ALPN (RFC 9114 §3.1).
+const ALPN: &[u8] = b"h3";
+/// QUIC protects its first packets with this one suite (RFC 9001 §5.2).
+const INITIAL_SUITE: &str = "ring has TLS_AES_128_GCM_SHA256";
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|source| TlsError::Root {
+            path: path.into(),
+            source,
+        })?;
+    }
+    Ok(roots)
+}
+
+/// All certificates of a PEM file, at least one.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(|sections| sections.collect())
+        .map_err(|error| pem_error(path, "certificate", error))?;
+    match chain.is_empty() {
+        true => Err(pem_error(path, "certificate", pem::Error::NoItemsFound)),
+        false => Ok(chain),
+    }
+}
+
+fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TlsError {
+    let path = path.into();
+    match error {
+        pem::Error::Io(source) => TlsError::Read { path, source },
+        pem::Error::NoItemsFound => TlsError::Missing { path, wanted },
+        source => TlsError::Pem { path, source },
+    }
+}
+
+/// Takes every certificate, but not a handshake signed by another key than the certificate's.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &tempfile::TempDir, name: &str, content: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    #[test]
+    fn an_identity_is_read_back_from_its_pem_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &made.cert.pem());
+        let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
+        let both = write(
+            &dir,
+            "both.pem",
+            &(made.signing_key.serialize_pem() + &made.cert.pem()),
+        );
+
+        let identity = Identity::from_pem(&cert, &key).unwrap();
+        assert_eq!(identity.chain, [made.cert.der().clone()]);
+        let digest = Sha256::digest(made.cert.der());
+        let bytes: Vec<u8> = (0..64)
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&identity.fingerprint()[i..i + 2], 16).unwrap())
+            .collect();
+        assert_eq!(bytes, digest[..]);
+        assert_eq!(Identity::from_pem(&both, &both).unwrap().key, identity.key);
+        server_config(&identity).unwrap();
+        client_config(&Trust::CaFile(cert)).unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = write(&dir, "cert.pem", &made.cert.pem());
+        let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
+        let text = write(&dir, "text.pem", "hello\n");
+        let cut = write(&dir, "cut.pem", &made.cert.pem()[..200]);
+        let absent = dir.path().join("absent.pem");
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let other = write(&dir, "other.pem", &other.signing_key.serialize_pem());
+        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let junk = write(&dir, "junk.pem", junk);
+
+        let identity = |cert: &Path, key: &Path| Identity::from_pem(cert, key).unwrap_err();
+        let trust = |path: &Path| client_config(&Trust::CaFile(path.into())).err().unwrap();
+        for (error, file, what) in [
+            (identity(&absent, &key), "absent.pem", "cannot read"),
+            (identity(&cert, &absent), "absent.pem", "cannot read"),
+            (identity(&text, &key), "text.pem", "no certificate"),
+            (identity(&cert, &cert), "cert.pem", "no private key"),
+            (identity(&cut, &key), "cut.pem", "not valid PEM"),
+            (identity(&cert, &other), "other.pem", "do not go together"),
+            (trust(&absent), "absent.pem", "cannot read"),
+            (trust(&key), "key.pem", "no certificate"),
+            (trust(&junk), "junk.pem", "cannot be used"),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(file) && text.contains(what), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_needs_a_certificate_and_its_own_key() {
+        let identity = || Identity::self_signed(&["localhost".to_owned()]).unwrap();
+        let empty = Identity {
+            chain: Vec::new(),
+            ..identity()
+        };
+        assert!(matches!(server_config(&empty), Err(TlsError::Identity(_))));
+        let mixed = Identity {
+            key: identity().key,
+            ..identity()
+        };
+        assert!(matches!(server_config(&mixed), Err(TlsError::Identity(_))));
+    }
+}

@@ -1,0 +1,237 @@
+//! Which local addresses a client uses: one for each interface that is up and can reach the
+//! server's address family, or those that the user named.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use if_addrs::{IfOperStatus, Interface};
+
+use super::sockets::Bind;
+
+/// The name of the loopback interface, on which every address of 127.0.0.0/8 is local.
+const LOOPBACK: &str = "lo";
+
+/// A local address to open paths from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Interface name, such as `eth0`.
+    pub interface: String,
+    /// The address that datagrams leave from.
+    pub ip: IpAddr,
+}
+
+impl Local {
+    /// The socket for this address: any free port, bound to the interface so that it leaves by
+    /// it whatever the routing table prefers.
+    pub fn bind(&self) -> Bind {
+        Bind {
+            address: SocketAddr::new(self.ip, 0),
+            device: Some(self.interface.clone()),
+        }
+    }
+}
+
+/// Why there is no usable interface.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// An interface or address that was asked for cannot be used.
+    #[error("interface {name}: {reason}")]
+    Unusable {
+        /// What the user named.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing is up that has an address of the server's family.
+    #[error("no interface is up that has an {family} address")]
+    None {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// The operating system would not list its interfaces.
+    #[error("cannot list the network interfaces: {0}")]
+    List(#[from] io::Error),
+}
+
+/// The local addresses to reach `server` from: all usable ones, or those in `wanted` (interface
+/// names or IP addresses), in that order. The first one carries the handshake.
+///
+/// # Errors
+/// A wanted interface that is unknown, down, or without an address of the family; or none at all.
+pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, InterfaceError> {
+    choose(&if_addrs::get_if_addrs()?, server, wanted)
+}
+
+fn choose(
+    all: &[Interface],
+    server: IpAddr,
+    wanted: &[String],
+) -> Result<Vec<Local>, InterfaceError> {
+    if !wanted.is_empty() {
+        return wanted.iter().map(|name| named(all, server, name)).collect();
+    }
+    let mut locals: Vec<Local> = Vec::new();
+    for interface in all.iter().filter(|i| suits(i, server)) {
+        // One path an interface: a second address of the same link adds nothing.
+        if !locals.iter().any(|l| l.interface == interface.name) {
+            locals.push(Local {
+                interface: interface.name.clone(),
+                ip: interface.ip(),
+            });
+        }
+    }
+    if locals.is_empty() {
+        return Err(InterfaceError::None {
+            family: family(server),
+        });
+    }
+    Ok(locals)
+}
+
+fn named(all: &[Interface], server: IpAddr, name: &str) -> Result<Local, InterfaceError> {
+    let unusable = |reason: String| InterfaceError::Unusable {
+        name: name.to_owned(),
+        reason,
+    };
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        if ip.is_ipv4() != server.is_ipv4() {
+            return Err(unusable(format!(
+                "the server's address {server} is not of its family"
+            )));
+        }
+        let interface = all.iter().find(|i| i.ip() == ip).map(|i| i.name.clone());
+        let interface = interface.or_else(|| ip.is_loopback().then(|| LOOPBACK.to_owned()));
+        return interface
+            .map(|interface| Local { interface, ip })
+            .ok_or_else(|| unusable("no interface has this address".into()));
+    }
+    let mut of_that_name = all.iter().filter(|i| i.name == name).peekable();
+    if of_that_name.peek().is_none() {
+        let mut names: Vec<_> = all.iter().map(|i| i.name.as_str()).collect();
+        names.dedup();
+        return Err(unusable(format!(
+            "there is none of this name; there are {}",
+            names.join(", ")
+        )));
+    }
+    of_that_name
+        .find(|i| is_up(i) && i.ip().is_ipv4() == server.is_ipv4() && !i.is_link_local())
+        .map(|i| Local {
+            interface: i.name.clone(),
+            ip: i.ip(),
+        })
+        .ok_or_else(|| unusable(format!("it is down or has no {} address", family(server))))
+}
+
+/// Whether an interface nobody named is worth a path to this server.
+fn suits(interface: &Interface, server: IpAddr) -> bool {
+    is_up(interface)
+        && interface.ip().is_ipv4() == server.is_ipv4()
+        && interface.is_loopback() == server.is_loopback()
+        && !interface.is_link_local()
+}
+
+/// Loopback and some virtual interfaces report `Unknown` while they work.
+fn is_up(interface: &Interface) -> bool {
+    matches!(
+        interface.oper_status,
+        IfOperStatus::Up | IfOperStatus::Unknown
+    )
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use if_addrs::{IfAddr, Ifv4Addr, Ifv6Addr};
+
+    fn interface(name: &str, ip: &str, oper_status: IfOperStatus) -> Interface {
+        let addr = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => IfAddr::V4(Ifv4Addr {
+                ip,
+                netmask: [255, 255, 255, 0].into(),
+                prefixlen: 24,
+                broadcast: None,
+            }),
+            IpAddr::V6(ip) => IfAddr::V6(Ifv6Addr {
+                ip,
+                netmask: ip,
+                prefixlen: 64,
+                broadcast: None,
+            }),
+        };
+        Interface {
+            name: name.into(),
+            addr,
+            index: None,
+            oper_status,
+            is_p2p: false,
+        }
+    }
+
+    fn host() -> Vec<Interface> {
+        vec![
+            interface("lo", "127.0.0.1", IfOperStatus::Unknown),
+            interface("eth0", "10.0.0.2", IfOperStatus::Up),
+            interface("eth0", "10.0.0.3", IfOperStatus::Up),
+            interface("eth0", "fe80::1", IfOperStatus::Up),
+            interface("eth1", "10.0.1.2", IfOperStatus::Up),
+            interface("eth1", "2001:db8::2", IfOperStatus::Up),
+            interface("wlan0", "10.0.2.2", IfOperStatus::Down),
+        ]
+    }
+
+    fn ips(locals: Result<Vec<Local>, InterfaceError>) -> Result<Vec<String>, String> {
+        locals
+            .map(|l| l.iter().map(|l| l.ip.to_string()).collect())
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn all_that_are_up_one_address_each_of_the_servers_family() {
+        let host = host();
+        let of = |server: &str| ips(choose(&host, server.parse().unwrap(), &[]));
+        assert_eq!(of("10.1.0.2").unwrap(), ["10.0.0.2", "10.0.1.2"]);
+        assert_eq!(of("2001:db8::9").unwrap(), ["2001:db8::2"]);
+        assert_eq!(of("127.0.0.2").unwrap(), ["127.0.0.1"]);
+        assert_eq!(
+            of("::1").unwrap_err(),
+            "no interface is up that has an IPv6 address"
+        );
+    }
+
+    #[test]
+    fn named_ones_by_name_or_address() {
+        let host = host();
+        let of = |server: &str, name: &str| {
+            ips(choose(&host, server.parse().unwrap(), &[name.to_owned()]))
+        };
+        assert_eq!(of("10.1.0.2", "eth1").unwrap(), ["10.0.1.2"]);
+        assert_eq!(of("10.1.0.2", "10.0.0.3").unwrap(), ["10.0.0.3"]);
+        assert_eq!(of("127.0.0.1", "127.0.0.3").unwrap(), ["127.0.0.3"]);
+        assert!(of("10.1.0.2", "wlan0").unwrap_err().contains("down"));
+        assert!(
+            of("10.1.0.2", "ppp0")
+                .unwrap_err()
+                .contains("there are lo, eth0, eth1, wlan0")
+        );
+        assert!(
+            of("10.1.0.2", "10.9.9.9")
+                .unwrap_err()
+                .contains("no interface has")
+        );
+        assert!(
+            of("10.1.0.2", "2001:db8::2")
+                .unwrap_err()
+                .contains("family")
+        );
+        assert!(
+            of("2001:db8::9", "eth0")
+                .unwrap_err()
+                .contains("no IPv6 address")
+        );
+    }
+}

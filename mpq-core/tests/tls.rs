@@ -1,0 +1,81 @@
+//! Whom a client trusts, seen in real handshakes on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use mpq_core::tls::{self, Identity, Trust};
+use noq::ConnectionError;
+
+/// The outcome of a handshake at the client and at the server.
+async fn handshake(
+    identity: &Identity,
+    trust: &Trust,
+    name: &str,
+) -> [Result<(), ConnectionError>; 2] {
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let crypto = tls::server_config(identity).unwrap();
+    let config = noq::ServerConfig::with_crypto(Arc::new(crypto));
+    let server = noq::Endpoint::server(config, loopback).unwrap();
+    let client = noq::Endpoint::client(loopback).unwrap();
+    let crypto = tls::client_config(trust).unwrap();
+    client.set_default_client_config(noq::ClientConfig::new(Arc::new(crypto)));
+    let connecting = client.connect(server.local_addr().unwrap(), name).unwrap();
+    let accepting = async { server.accept().await.unwrap().await };
+    let (connected, accepted) = tokio::join!(connecting, accepting);
+    [connected.map(drop), accepted.map(drop)]
+}
+
+/// An identity for `localhost` and 127.0.0.1, and a file with its certificate.
+fn identity(dir: &tempfile::TempDir, name: &str) -> (Identity, Trust) {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let file = |kind| dir.path().join(format!("{name}.{kind}.pem"));
+    let (cert, key) = (file("cert"), file("key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (
+        Identity::from_pem(&cert, &key).unwrap(),
+        Trust::CaFile(cert),
+    )
+}
+
+#[tokio::test]
+async fn a_known_certificate_is_trusted_for_its_names_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, trust) = identity(&dir, "server");
+    let (_, other) = identity(&dir, "other");
+    for name in ["localhost", "127.0.0.1"] {
+        assert_eq!(handshake(&server, &trust, name).await, [Ok(()), Ok(())]);
+    }
+    for (trust, name) in [(&trust, "example.org"), (&other, "localhost")] {
+        let [client, server] = handshake(&server, trust, name).await;
+        let client = client.unwrap_err();
+        assert!(tls::is_certificate_error(&client), "{client:?}");
+        assert!(server.is_err());
+    }
+}
+
+#[tokio::test]
+async fn the_system_does_not_trust_a_self_signed_certificate_but_insecure_does() {
+    let server = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    assert_eq!(
+        handshake(&server, &Trust::Insecure, "example.org").await,
+        [Ok(()), Ok(())]
+    );
+    let [client, at_server] = handshake(&server, &Trust::System, "localhost").await;
+    assert!(tls::is_certificate_error(&client.unwrap_err()));
+    // The server learns of it by the alert.
+    let at_server = at_server.unwrap_err();
+    assert!(tls::is_certificate_error(&at_server), "{at_server:?}");
+}
+
+#[test]
+fn other_failures_are_not_the_certificates() {
+    for error in [
+        ConnectionError::TimedOut,
+        ConnectionError::Reset,
+        ConnectionError::LocallyClosed,
+    ] {
+        assert!(!tls::is_certificate_error(&error));
+    }
+}

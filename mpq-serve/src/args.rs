@@ -1,0 +1,443 @@
+//! The command line.
+//!
+//! Quantities are written as a decimal number and a unit (`100M`, `1.5Gi`, `500ms`), read exactly:
+//! a value that is no whole number of bytes, bit/s or nanoseconds is refused.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Signals of a running server:
+  SIGUSR1          Announce the move, park, and be checkpointed
+  SIGTERM, SIGINT  Finish what is running within --grace, then leave
+
+Exit codes:
+  0  Success
+  1  Failure without a code of its own
+  2  Wrong use of the command line
+  3  The images are missing, or of another program
+  4  No CRIU, or one that is too old
+  5  Not permitted
+  6  The server is not there
+  7  The address is in use, or not one of this host
+  8  The dump failed; the server goes on where it was
+  9  The restore failed";
+
+/// What `mpq-serve` is asked to do.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "mpq-serve",
+    version,
+    about = "Serves files over HTTP/3, and moves to another address or host under its downloads",
+    after_help = EXIT_CODES,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Args {
+    /// A command on a server; without one, `serve` applies.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// The options of the server itself.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Serve {
+    /// Address and UDP port to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433")]
+    pub listen: SocketAddr,
+
+    /// Serve the files in this directory; nothing outside it can be reached
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Length of /random, in bytes; with k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024)
+    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = size)]
+    pub random: u64,
+
+    /// What the bytes of /random are made from; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Limit each response to this rate, in bit/s; with k, M or G (powers of 1000)
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate: Option<NonZeroU64>,
+
+    /// Certificate chain, PEM; without it a self-signed one is made at start, and its fingerprint
+    /// printed
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+
+    /// Address to move to on SIGUSR1; may be given once for IPv4 and once for IPv6
+    #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
+    pub migrate_to: Vec<SocketAddr>,
+
+    /// Time between the announcement of a move and parking; in s, or with ms, s, m or h
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub lead: Duration,
+
+    /// Directory for the images of a checkpoint; they hold every session key
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+
+    /// Append the log to this file instead of writing it to the standard error stream
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Move without CRIU: on SIGUSR1 park, be silent for this long, and go on at --migrate-to in
+    /// the same process; in s, or with ms, s, m or h
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration,
+        requires = "migrate_to",
+        conflicts_with = "images"
+    )]
+    pub move_in_process: Option<Duration>,
+
+    /// How long running downloads may take to finish after SIGTERM or SIGINT; in s, or with ms, s,
+    /// m or h
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub grace: Duration,
+}
+
+/// A command on a server.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Announce the move of a running server, checkpoint it, and return when its images are complete
+    #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
+    Checkpoint {
+        /// Process id of the server
+        #[arg(long, value_name = "PID", group = "server", value_parser = pid())]
+        pid: Option<i32>,
+
+        /// File that holds the process id of the server
+        #[arg(long, value_name = "FILE", group = "server")]
+        pid_file: Option<PathBuf>,
+
+        /// Directory for the images instead of the one the server was started with
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
+
+        /// Address to move to instead of those the server was started with; may be repeated
+        #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
+        migrate_to: Vec<SocketAddr>,
+    },
+
+    /// Bring a checkpointed server back, here, with its connections
+    #[command(after_help = EXIT_CODES)]
+    Restore {
+        /// Directory that holds the images
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+
+        /// Address and port to listen on instead of the one that was announced
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+
+        /// Write the process id of the restored server to this file
+        #[arg(long, value_name = "FILE")]
+        pid_file: Option<PathBuf>,
+    },
+
+    /// Dump a parked server. Started by the server itself.
+    #[command(hide = true)]
+    Dump {
+        /// Process id of the server
+        #[arg(long, value_name = "PID", value_parser = pid())]
+        pid: i32,
+
+        /// Directory for the images
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+
+        /// Directory through which the server and its helper talk
+        #[arg(long, value_name = "DIR")]
+        control: PathBuf,
+    },
+}
+
+fn pid() -> clap::builder::RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(1..)
+}
+
+/// An address that clients can be sent to.
+fn target(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "expected ADDR:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433")?;
+    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
+        return Err(
+            "clients cannot be sent there: one host's address and a port are needed".into(),
+        );
+    }
+    Ok(address)
+}
+
+/// Reads a size in bytes: a number, with `k`, `M`, `G`, `T` (powers of 1000) or `Ki`, `Mi`, `Gi`,
+/// `Ti` (powers of 1024).
+///
+/// # Errors
+/// What is wrong with the text, if it is no such size or larger than 2^64 - 1 bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    quantity(
+        text,
+        &[
+            ("", 1),
+            ("k", 1_000),
+            ("M", 1_000_000),
+            ("G", 1_000_000_000),
+            ("T", 1_000_000_000_000),
+            ("Ki", 1 << 10),
+            ("Mi", 1 << 20),
+            ("Gi", 1 << 30),
+            ("Ti", 1 << 40),
+        ],
+    )
+}
+
+/// Reads a rate in bit/s: a number above zero, with `k`, `M` or `G` (powers of 1000).
+///
+/// # Errors
+/// What is wrong with the text, if it is no such rate.
+pub fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let units = [
+        ("", 1),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+    ];
+    NonZeroU64::new(quantity(text, &units)?).ok_or_else(|| "must be more than 0".into())
+}
+
+/// Reads a duration: a number in seconds, or with `ms`, `s`, `m` or `h`.
+///
+/// # Errors
+/// What is wrong with the text, if it is no such duration.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const SECOND: u64 = 1_000_000_000;
+    let units = [
+        ("", SECOND),
+        ("ms", SECOND / 1000),
+        ("s", SECOND),
+        ("m", 60 * SECOND),
+        ("h", 3600 * SECOND),
+    ];
+    quantity(text, &units).map(Duration::from_nanos)
+}
+
+/// Reads a decimal number and one of the units, which say how many of the result they are worth.
+fn quantity(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let Some(&(_, worth)) = units.iter().find(|(name, _)| *name == unit) else {
+        let names: Vec<_> = units.iter().map(|(name, _)| *name).collect();
+        let names = names.join(" ");
+        return Err(format!(
+            "expected a number and one of these units, or none: {}",
+            names.trim()
+        ));
+    };
+
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = [whole, fraction].concat();
+    if whole.is_empty() || (fraction.is_empty() && number.contains('.')) || fraction.contains('.') {
+        return Err("expected a number, as in 2 or 1.5".into());
+    }
+    let too_large = || "the number is too large or too long".to_owned();
+    let scale = u32::try_from(fraction.len())
+        .ok()
+        .and_then(|places| 10_u128.checked_pow(places))
+        .ok_or_else(too_large)?;
+    let scaled = digits
+        .parse::<u128>()
+        .ok()
+        .and_then(|digits| digits.checked_mul(worth.into()))
+        .ok_or_else(too_large)?;
+    if scaled % scale != 0 {
+        return Err("the number is finer than what can be kept".into());
+    }
+    u64::try_from(scaled / scale).map_err(|_| too_large())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Args, ErrorKind> {
+        Args::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1", 1),
+            ("100M", 100_000_000),
+            ("1.5k", 1500),
+            ("1.5Ki", 1536),
+            ("2Gi", 2 << 30),
+            ("1T", 1_000_000_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            ".5M",
+            "5.M",
+            "1.2.3",
+            "-1",
+            "+1",
+            "1 M",
+            "1m",
+            "1K",
+            "1MB",
+            "0.5",
+            "1e3",
+            "1.0001k",
+            "18446744073709551616",
+            "20000000Ti",
+            "0.00000000000000000000000000000000000000000000001M",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("8k").unwrap().get(), 8000);
+        assert_eq!(rate("2.5M").unwrap().get(), 2_500_000);
+        for text in ["0", "0G", "1Ki", "fast"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("0s", 0),
+            ("500ms", 500),
+            ("2s", 2000),
+            ("2", 2000),
+            ("1.5s", 1500),
+            ("0.25", 250),
+            ("3m", 180_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "1d", "-1s", "1us", "0.0000000001s", "99999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn serving_by_default() {
+        let args = parse("mpq-serve").unwrap();
+        assert!(args.command.is_none());
+        let serve = args.serve;
+        assert_eq!(serve.listen, "[::]:4433".parse().unwrap());
+        assert_eq!((serve.random, serve.seed), (100_000_000, 0));
+        assert_eq!(serve.lead, Duration::ZERO);
+        assert_eq!(serve.grace, Duration::from_secs(10));
+        assert_eq!(serve.limit_rate, None);
+        assert!(serve.migrate_to.is_empty());
+
+        let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:1 --migrate-to [::1]:1 \
+                    --lead 500ms --move-in-process 2s";
+        let serve = parse(line).unwrap().serve;
+        assert_eq!(serve.migrate_to.len(), 2);
+        assert_eq!(serve.move_in_process, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn commands() {
+        let line = "mpq-serve checkpoint --pid 7 --images d --migrate-to 192.0.2.1:443";
+        let Some(Command::Checkpoint {
+            pid, migrate_to, ..
+        }) = parse(line).unwrap().command
+        else {
+            panic!("no checkpoint");
+        };
+        assert_eq!((pid, migrate_to.len()), (Some(7), 1));
+
+        let line = "mpq-serve restore --images d --listen 192.0.2.1:443 --pid-file f";
+        assert!(matches!(
+            parse(line).unwrap().command,
+            Some(Command::Restore {
+                listen: Some(_),
+                ..
+            })
+        ));
+        let line = "mpq-serve dump --pid 7 --images d --control c";
+        assert!(matches!(
+            parse(line).unwrap().command,
+            Some(Command::Dump { pid: 7, .. })
+        ));
+    }
+
+    #[test]
+    fn wrong_use_is_refused() {
+        for (line, kind) in [
+            ("--cert c", ErrorKind::MissingRequiredArgument),
+            ("--key k", ErrorKind::MissingRequiredArgument),
+            ("--move-in-process 1s", ErrorKind::MissingRequiredArgument),
+            ("checkpoint", ErrorKind::MissingRequiredArgument),
+            (
+                "checkpoint --pid 1 --pid-file f",
+                ErrorKind::ArgumentConflict,
+            ),
+            ("checkpoint --pid 0", ErrorKind::ValueValidation),
+            ("restore", ErrorKind::MissingRequiredArgument),
+            ("--migrate-to 0.0.0.0:4433", ErrorKind::ValueValidation),
+            ("--migrate-to 192.0.2.1:0", ErrorKind::ValueValidation),
+            ("--migrate-to [ff02::1]:4433", ErrorKind::ValueValidation),
+            ("--migrate-to example.org:4433", ErrorKind::ValueValidation),
+            ("--listen 4433", ErrorKind::ValueValidation),
+            ("--seed 1 restore --images d", ErrorKind::ArgumentConflict),
+            ("file", ErrorKind::InvalidSubcommand),
+        ] {
+            assert_eq!(
+                parse(&format!("mpq-serve {line}")).err(),
+                Some(kind),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code_and_hides_the_helper() {
+        let help = Args::command().render_long_help().to_string();
+        for code in 0..=9 {
+            assert!(help.contains(&format!("\n  {code}  ")), "{code}");
+        }
+        assert!(
+            !help.contains("dump\n") && !help.contains("  dump "),
+            "{help}"
+        );
+    }
+}

@@ -1,0 +1,471 @@
+//! What the server answers, asked over real connections by an independent QUIC stack.
+
+use std::fs::{self, File};
+use std::future::poll_fn;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, Bytes};
+use h3::client::SendRequest;
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+};
+use http::{HeaderMap, Method, Request, StatusCode};
+use mpq_core::Gate;
+use mpq_serve::files::Root;
+use mpq_serve::http::{Served, Site, respond};
+use mpq_serve::random::Random;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const SIZE: u64 = 3_000_001;
+
+/// Flow-control window and send buffer of the tests' connections, in bytes: no more than these can
+/// be under way at once, so a larger body is always caught in the middle.
+const WINDOW: u32 = 128 << 10;
+
+/// Only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Stream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+
+/// A site, its server and one client.
+struct Lab {
+    dir: tempfile::TempDir,
+    random: Random,
+    gate: Gate,
+    log: mpsc::UnboundedReceiver<Served>,
+    client: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    _endpoints: [quinn::Endpoint; 2],
+}
+
+struct Answer {
+    status: StatusCode,
+    header: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn field(&self, name: HeaderName) -> &str {
+        self.header.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+impl Lab {
+    async fn new() -> Self {
+        Self::limited(None).await
+    }
+
+    async fn limited(rate: Option<u64>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        let random = Random::new(SIZE, 42);
+        let site = Site {
+            random,
+            root: Some(Root::new(&dir.path().join("root")).unwrap()),
+            limit_rate: rate.and_then(NonZeroU64::new),
+        };
+        let gate = Gate::default();
+        let (log_writer, log) = mpsc::unbounded_channel();
+        let (server, client) = endpoints();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(serve(
+            server.clone(),
+            Arc::new(site),
+            gate.clone(),
+            log_writer,
+        ));
+
+        let connection = client.connect(address, "localhost").unwrap().await.unwrap();
+        let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(connection))
+            .await
+            .unwrap();
+        tokio::spawn(async move { poll_fn(|cx| driver.poll_close(cx)).await });
+        Self {
+            dir,
+            random,
+            gate,
+            log,
+            client: requests,
+            _endpoints: [server, client],
+        }
+    }
+
+    /// Path of a file in the root.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root").join(name)
+    }
+
+    async fn open(&mut self, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> Stream {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("https://localhost{path}"));
+        for (name, value) in fields {
+            request = request.header(name, *value);
+        }
+        let request = request.body(()).unwrap();
+        let mut stream = self.client.send_request(request).await.unwrap();
+        stream.finish().await.unwrap();
+        stream
+    }
+
+    async fn ask(&mut self, method: Method, path: &str, fields: &[(HeaderName, &str)]) -> Answer {
+        let mut stream = self.open(method, path, fields).await;
+        timeout(PATIENCE, async {
+            let (head, ()) = stream.recv_response().await.unwrap().into_parts();
+            let mut body = Vec::new();
+            while let Some(data) = stream.recv_data().await.unwrap() {
+                body.extend_from_slice(data.chunk());
+            }
+            Answer {
+                status: head.status,
+                header: head.headers,
+                body,
+            }
+        })
+        .await
+        .expect("the answer does not end")
+    }
+
+    async fn get(&mut self, path: &str, fields: &[(HeaderName, &str)]) -> Answer {
+        self.ask(Method::GET, path, fields).await
+    }
+
+    fn random_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut buffer = vec![0; len];
+        self.random.fill(offset, &mut buffer);
+        buffer
+    }
+}
+
+/// A server's and a client's endpoint on loopback.
+fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = made.cert.der().clone();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = &[&rustls::version::TLS13];
+
+    let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    server.alpn_protocols = vec![b"h3".to_vec()];
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"h3".to_vec()];
+
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .stream_receive_window(WINDOW.into())
+        .send_window(WINDOW.into());
+    let transport = Arc::new(transport);
+    let mut server =
+        quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server).unwrap()));
+    server.transport_config(transport.clone());
+    let mut client =
+        quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
+    client.transport_config(transport);
+
+    let local = (Ipv4Addr::LOCALHOST, 0).into();
+    let server = quinn::Endpoint::server(server, local).unwrap();
+    let mut endpoint = quinn::Endpoint::client(local).unwrap();
+    endpoint.set_default_client_config(client);
+    (server, endpoint)
+}
+
+async fn serve(
+    endpoint: quinn::Endpoint,
+    site: Arc<Site>,
+    gate: Gate,
+    log: mpsc::UnboundedSender<Served>,
+) {
+    let connection = endpoint.accept().await.unwrap().await.unwrap();
+    let mut connection = h3::server::builder()
+        .send_grease(false)
+        .build(h3_quinn::Connection::new(connection))
+        .await
+        .unwrap();
+    while let Ok(Some(resolver)) = connection.accept().await {
+        let (site, gate, log) = (site.clone(), gate.clone(), log.clone());
+        tokio::spawn(async move {
+            let (request, mut stream) = resolver.resolve_request().await.unwrap();
+            let served = respond(&site, &gate, &request, &mut stream).await;
+            let _ = log.send(served);
+        });
+    }
+}
+
+/// Writes `content` and dates it an hour back, so that a change cannot fall into the same second.
+fn write_old(path: &Path, content: &[u8]) {
+    fs::write(path, content).unwrap();
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(SystemTime::now() - Duration::from_secs(3600))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn random_is_byte_exact_and_head_is_its_head() {
+    let mut lab = Lab::new().await;
+    let get = lab.get("/random", &[]).await;
+    assert_eq!(get.status, StatusCode::OK);
+    assert!(get.body == lab.random_bytes(0, SIZE as usize));
+    assert_eq!(get.field(CONTENT_LENGTH), SIZE.to_string());
+    assert_eq!(get.field(ACCEPT_RANGES), "bytes");
+    assert_eq!(get.field(CONTENT_TYPE), "application/octet-stream");
+    assert_eq!(get.field(ETAG), lab.random.etag());
+
+    let head = lab.ask(Method::HEAD, "/random", &[]).await;
+    assert_eq!((head.status, head.header), (get.status, get.header));
+    assert!(head.body.is_empty());
+
+    for bytes in [SIZE, 0] {
+        let served = Served {
+            status: StatusCode::OK,
+            bytes,
+            complete: true,
+        };
+        assert_eq!(lab.log.recv().await, Some(served));
+    }
+}
+
+#[tokio::test]
+async fn ranges_of_random_are_byte_exact_at_odd_offsets() {
+    let mut lab = Lab::new().await;
+    for (first, last) in [
+        (0, 0),
+        (1, 1),
+        (3, 6),
+        (131_071, 131_073),
+        (262_143, 700_002),
+        (SIZE - 1, SIZE - 1),
+    ] {
+        let answer = lab
+            .get("/random", &[(RANGE, &format!("bytes={first}-{last}"))])
+            .await;
+        let len = (last - first + 1) as usize;
+        assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+        assert_eq!(
+            answer.field(CONTENT_RANGE),
+            format!("bytes {first}-{last}/{SIZE}")
+        );
+        assert_eq!(answer.field(CONTENT_LENGTH), len.to_string());
+        assert!(
+            answer.body == lab.random_bytes(first, len),
+            "{first}-{last}"
+        );
+    }
+    let tail = lab.get("/random", &[(RANGE, "bytes=-5")]).await;
+    assert_eq!(tail.body, lab.random_bytes(SIZE - 5, 5));
+
+    let behind = lab.get("/random", &[(RANGE, "bytes=3000001-")]).await;
+    assert_eq!(behind.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(behind.field(CONTENT_RANGE), format!("bytes */{SIZE}"));
+}
+
+#[tokio::test]
+async fn a_file_with_its_conditions() {
+    let mut lab = Lab::new().await;
+    write_old(&lab.path("a b.txt"), b"0123456789");
+    let whole = lab.get("/a%20b.txt?query", &[]).await;
+    assert_eq!(whole.status, StatusCode::OK);
+    assert_eq!(whole.body, b"0123456789");
+    assert_eq!(whole.field(CONTENT_TYPE), "text/plain");
+    let (etag, modified) = (whole.field(ETAG), whole.field(LAST_MODIFIED));
+    assert!(etag.starts_with('"') && !modified.is_empty());
+
+    for condition in [(IF_NONE_MATCH, etag), (IF_MODIFIED_SINCE, modified)] {
+        let answer = lab.get("/a%20b.txt", &[condition]).await;
+        assert_eq!(answer.status, StatusCode::NOT_MODIFIED);
+        assert_eq!(answer.field(ETAG), etag);
+        assert!(answer.body.is_empty());
+    }
+    for condition in [etag, modified] {
+        let fields = [(RANGE, "bytes=4-"), (IF_RANGE, condition)];
+        let answer = lab.get("/a%20b.txt", &fields).await;
+        assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+        assert_eq!(answer.body, b"456789");
+    }
+
+    fs::write(lab.path("a b.txt"), "abcdefghij").unwrap();
+    for condition in [etag, modified] {
+        let fields = [(RANGE, "bytes=4-"), (IF_RANGE, condition)];
+        let answer = lab.get("/a%20b.txt", &fields).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.body, b"abcdefghij");
+    }
+    let answer = lab.get("/a%20b.txt", &[(IF_NONE_MATCH, etag)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_file_of_many_chunks_is_byte_exact() {
+    let mut lab = Lab::new().await;
+    let content = lab.random_bytes(0, SIZE as usize);
+    fs::write(lab.path("big"), &content).unwrap();
+    assert!(lab.get("/big", &[]).await.body == content);
+    let part = lab.get("/big", &[(RANGE, "bytes=131071-1000002")]).await;
+    assert!(part.body == content[131_071..=1_000_002]);
+}
+
+#[tokio::test]
+async fn an_empty_file() {
+    let mut lab = Lab::new().await;
+    fs::write(lab.path("empty"), "").unwrap();
+    let answer = lab.get("/empty", &[]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.field(CONTENT_LENGTH), "0");
+    assert!(answer.body.is_empty());
+    let answer = lab.get("/empty", &[(RANGE, "bytes=0-")]).await;
+    assert_eq!(answer.status, StatusCode::RANGE_NOT_SATISFIABLE);
+}
+
+#[tokio::test]
+async fn nothing_outside_the_root_is_served() {
+    let mut lab = Lab::new().await;
+    let secret = lab.dir.path().join("x");
+    fs::write(&secret, "secret").unwrap();
+    symlink("../x", lab.path("relative")).unwrap();
+    symlink(&secret, lab.path("absolute")).unwrap();
+    fs::write(lab.path("random"), "not this one").unwrap();
+    for path in [
+        "/../x",
+        "/%2e%2e/x",
+        "/%2e%2e%2fx",
+        "/..%2fx",
+        "/relative",
+        "/absolute",
+        "/missing",
+        "/",
+        "//etc/hostname",
+    ] {
+        let answer = lab.get(path, &[]).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(answer.field(CONTENT_LENGTH), answer.body.len().to_string());
+    }
+    for path in ["/%00", "/a%00b", "/%ff"] {
+        let answer = lab.get(path, &[]).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+    }
+    let head = lab.ask(Method::HEAD, "/missing", &[]).await;
+    assert_eq!(head.status, StatusCode::NOT_FOUND);
+    assert!(head.body.is_empty());
+    // A file of that name does not hide it.
+    let random = lab.get("/random", &[(RANGE, "bytes=0-9")]).await;
+    assert_eq!(random.body, lab.random_bytes(0, 10));
+}
+
+#[tokio::test]
+async fn other_methods_are_refused() {
+    let mut lab = Lab::new().await;
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+        let answer = lab.ask(method, "/random", &[]).await;
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.field(ALLOW), "GET, HEAD");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_under_way_is_reset() {
+    let mut lab = Lab::new().await;
+    let content = lab.random_bytes(0, SIZE as usize);
+    write_old(&lab.path("big"), &content);
+
+    let mut stream = lab.open(Method::GET, "/big", &[]).await;
+    let head = stream.recv_response().await.unwrap();
+    assert_eq!(head.headers()[CONTENT_LENGTH], SIZE.to_string().as_str());
+    let mut received = stream.recv_data().await.unwrap().unwrap().remaining();
+    fs::write(lab.path("big"), &content).unwrap();
+    let error = timeout(PATIENCE, async {
+        loop {
+            match stream.recv_data().await {
+                Ok(Some(data)) => received += data.remaining(),
+                Ok(None) => panic!("finished after {received} of {SIZE} bytes"),
+                Err(error) => break error,
+            }
+        }
+    })
+    .await
+    .expect("neither data nor a reset");
+    assert!(
+        matches!(
+            error,
+            h3::error::StreamError::RemoteTerminate { code, .. }
+                if code == h3::error::Code::H3_INTERNAL_ERROR
+        ),
+        "{error:?}"
+    );
+    let served = lab.log.recv().await.unwrap();
+    assert!(!served.complete && served.bytes < SIZE, "{served:?}");
+
+    // That was that one stream's end, not the connection's.
+    assert!(lab.get("/big", &[]).await.body == content);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_response_only() {
+    let mut lab = Lab::new().await;
+    let mut stream = lab.open(Method::GET, "/random", &[]).await;
+    stream.recv_response().await.unwrap();
+    stream.stop_sending(h3::error::Code::H3_REQUEST_CANCELLED);
+    let served = timeout(PATIENCE, lab.log.recv()).await.unwrap().unwrap();
+    assert!(!served.complete && served.bytes < SIZE, "{served:?}");
+    let answer = lab.get("/random", &[(RANGE, "bytes=7-7")]).await;
+    assert_eq!(answer.body, lab.random_bytes(7, 1));
+}
+
+#[tokio::test]
+async fn a_closed_gate_stops_the_body_and_an_open_one_lets_it_go_on() {
+    let mut lab = Lab::new().await;
+    let mut stream = lab.open(Method::GET, "/random", &[]).await;
+    stream.recv_response().await.unwrap();
+    let mut body = Vec::new();
+    body.extend_from_slice(stream.recv_data().await.unwrap().unwrap().chunk());
+
+    lab.gate.close();
+    // Reads until it has been quiet for a while; an open gate would let all of it through.
+    while let Ok(data) = timeout(Duration::from_millis(300), stream.recv_data()).await {
+        body.extend_from_slice(data.unwrap().expect("the body ended").chunk());
+    }
+    let before = body.len() as u64;
+    assert!(before < SIZE / 2, "{before} bytes went through");
+    assert!(lab.log.try_recv().is_err());
+
+    lab.gate.open();
+    timeout(PATIENCE, async {
+        while let Some(data) = stream.recv_data().await.unwrap() {
+            body.extend_from_slice(data.chunk());
+        }
+    })
+    .await
+    .expect("the body does not go on");
+    assert!(body == lab.random_bytes(0, SIZE as usize));
+    assert!(lab.log.recv().await.unwrap().complete);
+}
+
+#[tokio::test]
+async fn a_limited_rate_is_kept() {
+    let mut lab = Lab::limited(Some(8_000_000)).await; // 1 MB/s
+    let start = std::time::Instant::now();
+    let answer = lab.get("/random", &[(RANGE, "bytes=0-499999")]).await;
+    let took = start.elapsed();
+    assert!(answer.body == lab.random_bytes(0, 500_000));
+    // All but the first two chunks, which the bucket holds, are paid for in time.
+    assert!(took >= Duration::from_millis(390), "{took:?}");
+}
