@@ -1,0 +1,304 @@
+//! The command line: [`Args`] is what was typed, [`Request`] what is to be done.
+//!
+//! Everything that can be found wrong without the network is found here, before any file or
+//! connection exists.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use mpq_core::client::ClientConfig;
+use mpq_core::tls::Trust;
+use url::{Host, Url};
+
+use crate::error::Error;
+use crate::output::Destination;
+
+const EXIT_CODES: &str = "\
+Exit codes (curl's where it has one):
+    0  done                            28  timeout, or the server fell silent
+    1  the URL is not https            35  TLS handshake failed
+    2  wrong usage                     45  interface unknown or unusable
+    3  malformed URL                   60  certificate not trusted
+    6  unknown host                    77  CA file unusable
+    7  refused or unreachable          90  SHA-256 differs from --checksum
+   18  body shorter than announced     91  the server moved and was not found again
+   22  HTTP status not a success       95  HTTP/3 error, or no HTTP/3 server
+   23  output cannot be written        96  QUIC error
+  130  stopped by SIGINT              143  stopped by SIGTERM
+
+While a file is received it is called FILE.part; after an error it keeps that name.";
+
+/// Download over HTTP/3, through every network interface at once, and through server moves.
+#[derive(Debug, Parser)]
+#[command(name = "mpq-get", version, after_help = EXIT_CODES)]
+pub struct Args {
+    /// What to get; https:// may be left out
+    pub url: String,
+
+    /// Write to FILE; `-` is standard output
+    #[arg(short, long, value_name = "FILE", conflicts_with = "remote_name")]
+    pub output: Option<PathBuf>,
+
+    /// Write to a file named as the URL's last part
+    #[arg(short = 'O', long)]
+    pub remote_name: bool,
+
+    /// Use this interface, by name or address; may be repeated [default: all usable]
+    #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
+    pub interface: Vec<String>,
+
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub cacert: Option<PathBuf>,
+
+    /// Accept any certificate (for tests)
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+
+    /// Fail unless the body has this SHA-256
+    #[arg(long, value_name = "sha256:HEX", value_parser = checksum)]
+    pub checksum: Option<String>,
+
+    /// Write one JSON object a line to standard output for each event
+    #[arg(long)]
+    pub json: bool,
+
+    /// No progress and no SHA-256; errors are still printed
+    #[arg(short, long)]
+    pub silent: bool,
+
+    /// Print each event as a line
+    #[arg(short, long, conflicts_with = "silent")]
+    pub verbose: bool,
+
+    /// Longest wait for the connection
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub connect_timeout: Duration,
+
+    /// Longest wait for a server that moves
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub migration_timeout: Duration,
+}
+
+/// A download, checked as far as it can be without the network.
+#[derive(Debug)]
+pub struct Request {
+    /// What to get: an https URL with a host and without a fragment.
+    pub url: Url,
+    /// Where the body goes.
+    pub destination: Destination,
+    /// SHA-256 the body must have, in lower-case hexadecimal.
+    pub checksum: Option<String>,
+    /// How to connect.
+    pub client: ClientConfig,
+}
+
+impl Args {
+    /// Whether standard output is for the body.
+    pub fn body_on_stdout(&self) -> bool {
+        match &self.output {
+            Some(path) => path.as_os_str() == "-",
+            None => !self.remote_name,
+        }
+    }
+
+    /// Resolves what was typed.
+    ///
+    /// # Errors
+    /// [`Error::Scheme`], [`Error::Url`], [`Error::NoName`], and [`Error::Usage`] if the body and
+    /// the JSON lines would both go to standard output.
+    pub fn resolve(&self) -> Result<Request, Error> {
+        let url = parse_url(&self.url)?;
+        let destination = match &self.output {
+            Some(path) if path.as_os_str() == "-" => Destination::Stdout,
+            Some(path) => Destination::File(path.clone()),
+            None if self.remote_name => Destination::File(remote_name(&url)?.into()),
+            None if std::io::stdout().is_terminal() => Destination::Terminal,
+            None => Destination::Stdout,
+        };
+        if self.json && self.body_on_stdout() {
+            return Err(Error::Usage(
+                "--json and the body cannot share standard output: add -o FILE or -O".to_owned(),
+            ));
+        }
+        let trust = match &self.cacert {
+            Some(file) => Trust::CaFile(file.clone()),
+            None if self.insecure => Trust::Insecure,
+            None => Trust::System,
+        };
+        Ok(Request {
+            url,
+            destination,
+            checksum: self.checksum.clone(),
+            client: ClientConfig {
+                trust,
+                interfaces: self.interface.clone(),
+                connect_timeout: self.connect_timeout,
+                migration_timeout: self.migration_timeout,
+                ..ClientConfig::default()
+            },
+        })
+    }
+}
+
+impl Request {
+    /// The host to resolve and to check the certificate for; an IPv6 address without brackets.
+    pub fn host(&self) -> String {
+        match self.url.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(ip)) => ip.to_string(),
+            Some(Host::Ipv6(ip)) => ip.to_string(),
+            None => unreachable!("an https URL has a host"),
+        }
+    }
+
+    /// The UDP port to connect to.
+    pub fn port(&self) -> u16 {
+        self.url.port().unwrap_or(443)
+    }
+}
+
+fn parse_url(given: &str) -> Result<Url, Error> {
+    let bad = |reason: String| Error::Url {
+        url: given.to_owned(),
+        reason,
+    };
+    // `host:8443/x` would parse as the scheme `host`.
+    let mut url = if given.contains("://") {
+        Url::parse(given)
+    } else {
+        Url::parse(&format!("https://{given}"))
+    }
+    .map_err(|error| bad(error.to_string()))?;
+    if url.scheme() != "https" {
+        return Err(Error::Scheme(url.scheme().to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(bad("user names and passwords are not supported".to_owned()));
+    }
+    if url.port() == Some(0) {
+        return Err(bad("no server can listen on port 0".to_owned()));
+    }
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// The last part of the path as it stands in the URL. `Url` has resolved dot segments and turned
+/// backslashes into slashes, so the name cannot lead into another folder.
+fn remote_name(url: &Url) -> Result<String, Error> {
+    match url.path().rsplit('/').next() {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(Error::NoName(url.to_string())),
+    }
+}
+
+fn checksum(given: &str) -> Result<String, String> {
+    match given.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Ok(hex.to_ascii_lowercase())
+        }
+        _ => Err("must be sha256: and 64 hexadecimal digits".to_owned()),
+    }
+}
+
+fn seconds(given: &str) -> Result<Duration, String> {
+    given
+        .parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must be a number of seconds above zero".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn resolve(line: &[&str]) -> Result<Request, Error> {
+        Args::try_parse_from([&["mpq-get"], line].concat())
+            .expect("parses")
+            .resolve()
+    }
+
+    fn url(given: &str) -> Result<String, u8> {
+        parse_url(given)
+            .map(String::from)
+            .map_err(|error| error.code())
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn https_is_guessed_and_insisted_on() {
+        assert_eq!(url("host/a").unwrap(), "https://host/a");
+        assert_eq!(url("host:8443/a?b#c").unwrap(), "https://host:8443/a?b");
+        assert_eq!(url("http://host/a"), Err(1));
+        assert_eq!(url("ftp://host/a"), Err(1));
+        assert_eq!(url("https://"), Err(3));
+        assert_eq!(url("https://host:0/"), Err(3));
+        assert_eq!(url("https://host:99999/"), Err(3));
+        assert_eq!(url("https://user:pass@host/"), Err(3));
+    }
+
+    #[test]
+    fn ports_and_hosts() {
+        let request = resolve(&["https://[::1]/a"]).unwrap();
+        assert_eq!((request.host().as_str(), request.port()), ("::1", 443));
+        let request = resolve(&["Example.org:8443"]).unwrap();
+        assert_eq!(
+            (request.host().as_str(), request.port()),
+            ("example.org", 8443)
+        );
+    }
+
+    #[test]
+    fn the_remote_name_stays_in_this_folder() {
+        let name = |given| remote_name(&parse_url(given).unwrap()).map_err(|error| error.code());
+        assert_eq!(name("https://h/a/b.iso?x=/y").unwrap(), "b.iso");
+        assert_eq!(name("https://h/a/..%2f..%2fb").unwrap(), "..%2f..%2fb");
+        assert_eq!(name("https://h/a/..\\b").unwrap(), "b");
+        assert_eq!(name("https://h/a/%2e%2e"), Err(23));
+        assert_eq!(name("https://h/a/"), Err(23));
+        assert_eq!(name("https://h"), Err(23));
+    }
+
+    #[test]
+    fn json_and_the_body_cannot_share_stdout() {
+        assert_eq!(
+            resolve(&["--json", "-o", "-", "h/a"]).unwrap_err().code(),
+            2
+        );
+        assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
+        let request = resolve(&["--json", "-O", "h/a"]).unwrap();
+        assert_eq!(request.destination, Destination::File("a".into()));
+    }
+
+    #[test]
+    fn options_that_exclude_each_other() {
+        for line in [["-k", "--cacert=f"], ["-O", "-of"], ["-s", "-v"]] {
+            let error = Args::try_parse_from(["mpq-get", line[0], line[1], "h"]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn checksums_and_seconds() {
+        let upper = format!("sha256:{}", "AB".repeat(32));
+        assert_eq!(checksum(&upper).unwrap(), "ab".repeat(32));
+        assert!(checksum(&"ab".repeat(32)).is_err());
+        assert!(checksum("sha256:ab").is_err());
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert!(
+            ["0", "-1", "nan", "inf", "1s"]
+                .into_iter()
+                .all(|bad| seconds(bad).is_err())
+        );
+    }
+}

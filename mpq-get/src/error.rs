@@ -1,0 +1,316 @@
+//! What can go wrong, as one line for the reader and one number for scripts.
+//!
+//! Every error is printed as `mpq-get: what: what to do`. The exit code is curl's where curl has
+//! one for the same thing, so that scripts written around curl keep working:
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 1 | the URL's scheme is not https |
+//! | 2 | wrong usage of the command line |
+//! | 3 | malformed URL |
+//! | 6 | unknown host |
+//! | 7 | refused or unreachable |
+//! | 18 | the body ended before its announced length |
+//! | 22 | HTTP status other than success; no file is created |
+//! | 23 | the output cannot be written |
+//! | 28 | timeout: no connection in time, or silence on it |
+//! | 35 | TLS handshake failed |
+//! | 45 | network interface unknown or unusable |
+//! | 60 | the server's certificate is not trusted |
+//! | 77 | the CA file cannot be used |
+//! | 90 | SHA-256 differs from `--checksum` (ours) |
+//! | 91 | the server moved and was not found again in time (ours) |
+//! | 95 | HTTP/3 error, or no HTTP/3 server |
+//! | 96 | QUIC error |
+//! | 130, 143 | stopped by SIGINT, SIGTERM |
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use http::StatusCode;
+use mpq_core::client::{ClientError, ConnectError};
+
+/// Why a download did not succeed. The text says what happened and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL asks for a protocol other than https.
+    #[error("{0}:// is not supported: use an https:// URL")]
+    Scheme(String),
+    /// Options that do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// The URL cannot be parsed.
+    #[error("bad URL {url}: {reason}")]
+    Url {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host name has no address.
+    #[error("cannot resolve {host} ({source}): check the name and the network's DNS")]
+    Host {
+        /// The name asked for.
+        host: String,
+        /// The resolver's answer.
+        source: io::Error,
+    },
+    /// Nothing listens there.
+    #[error("{0} refused the connection: check that an HTTP/3 server listens on that UDP port")]
+    Refused(SocketAddr),
+    /// No datagram can be sent there.
+    #[error("cannot reach {remote} ({reason}): check the network")]
+    Unreachable {
+        /// The address tried.
+        remote: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The body is shorter than Content-Length.
+    #[error("the body ended at {received} of {expected} bytes: try again")]
+    Short {
+        /// Bytes received.
+        received: u64,
+        /// Bytes announced.
+        expected: u64,
+    },
+    /// The server answered with something other than success.
+    #[error("the server answered {status}: {}", advice(.status, .location))]
+    Status {
+        /// The answer's status.
+        status: StatusCode,
+        /// Its Location, where it redirects.
+        location: Option<String>,
+    },
+    /// The output cannot be written.
+    #[error("cannot write {target} ({source}): {}", remedy(.source))]
+    Write {
+        /// A path, or `standard output`.
+        target: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The URL's path gives no name for `-O`.
+    #[error("{0} ends in no file name: use -o FILE")]
+    NoName(String),
+    /// Standard output is a terminal and the body is not text.
+    #[error(
+        "standard output is a terminal and the body is binary: use -o FILE, or -o - to see it anyway"
+    )]
+    Terminal,
+    /// No answer within `--connect-timeout`.
+    #[error(
+        "no answer from {0} in time: check address and firewall (UDP), or raise --connect-timeout"
+    )]
+    Timeout(SocketAddr),
+    /// The server fell silent and nothing had announced a move.
+    #[error("the server fell silent: check the network and try again")]
+    Idle,
+    /// TLS failed for a reason other than the certificate.
+    #[error("TLS handshake with {remote} failed ({reason}): check that the server speaks TLS 1.3")]
+    Tls {
+        /// The address tried.
+        remote: SocketAddr,
+        /// What TLS said.
+        reason: String,
+    },
+    /// An interface is unknown or cannot be used.
+    #[error("interface {name}: {reason}: see the names and addresses that `ip address` lists")]
+    Interface {
+        /// The name or address as given.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No interface has an address of the server's family.
+    #[error("no usable {0} interface: bring one up, or name one with --interface")]
+    NoInterface(&'static str),
+    /// The certificate is not trusted.
+    #[error("certificate of {host} not accepted ({reason}): use --cacert FILE, or -k for tests")]
+    Certificate {
+        /// The name the certificate was checked for.
+        host: String,
+        /// Why it was rejected.
+        reason: String,
+    },
+    /// The CA file cannot be used.
+    #[error("CA file: {0}: give --cacert a readable PEM file with certificates")]
+    CaFile(String),
+    /// The body is not the one asked for.
+    #[error("SHA-256 is {actual}, not {expected}: the file is another one or damaged")]
+    Checksum {
+        /// Hexadecimal digest asked for.
+        expected: String,
+        /// Hexadecimal digest of the body.
+        actual: String,
+    },
+    /// The server moved and was not found again.
+    #[error("the server moved and was lost ({0}): raise --migration-timeout, or try again")]
+    Migration(String),
+    /// HTTP/3 failed on a working connection.
+    #[error("HTTP/3 error ({0}): try again, or ask who runs the server")]
+    Http3(String),
+    /// The other side does not offer HTTP/3.
+    #[error("{remote} is no HTTP/3 server ({reason}): check host and port")]
+    NotHttp3 {
+        /// The address tried.
+        remote: SocketAddr,
+        /// How it shows.
+        reason: String,
+    },
+    /// The QUIC connection failed.
+    #[error("QUIC error ({0}): try again")]
+    Quic(String),
+    /// A signal ended the download.
+    #[error("stopped by {}: run it again to start over", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
+    Signal(u8),
+}
+
+impl Error {
+    /// The process's exit code, see the [module](self)'s table.
+    pub fn code(&self) -> u8 {
+        match self {
+            Error::Scheme(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Url { .. } => 3,
+            Error::Host { .. } => 6,
+            Error::Refused(_) | Error::Unreachable { .. } => 7,
+            Error::Short { .. } => 18,
+            Error::Status { .. } => 22,
+            Error::Write { .. } | Error::NoName(_) | Error::Terminal => 23,
+            Error::Timeout(_) | Error::Idle => 28,
+            Error::Tls { .. } => 35,
+            Error::Interface { .. } | Error::NoInterface(_) => 45,
+            Error::Certificate { .. } => 60,
+            Error::CaFile(_) => 77,
+            Error::Checksum { .. } => 90,
+            Error::Migration(_) => 91,
+            Error::Http3(_) | Error::NotHttp3 { .. } => 95,
+            Error::Quic(_) => 96,
+            Error::Signal(number) => 128 + number,
+        }
+    }
+
+    /// A failure to connect to `remote`, whose certificate was checked for `host`.
+    pub fn connecting(error: ConnectError, remote: SocketAddr, host: &str) -> Error {
+        match error {
+            ConnectError::Interface { name, reason } => Error::Interface { name, reason },
+            ConnectError::NoInterface { family } => Error::NoInterface(family),
+            ConnectError::Socket(source) => Error::Unreachable {
+                remote,
+                reason: source.to_string(),
+            },
+            ConnectError::Refused => Error::Refused(remote),
+            ConnectError::Timeout => Error::Timeout(remote),
+            ConnectError::Certificate(reason) => Error::Certificate {
+                host: host.to_owned(),
+                reason,
+            },
+            ConnectError::CaFile(reason) => Error::CaFile(reason),
+            ConnectError::Tls(reason) => Error::Tls { remote, reason },
+            ConnectError::NotHttp3(reason) => Error::NotHttp3 { remote, reason },
+            ConnectError::Connection(reason) => Error::Quic(reason),
+        }
+    }
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Error {
+        match error {
+            ClientError::Idle => Error::Idle,
+            ClientError::Migration(reason) => Error::Migration(reason),
+            ClientError::Closed(reason) => Error::Quic(reason),
+        }
+    }
+}
+
+/// A failure to write `path`.
+pub(crate) fn cannot_write(path: &std::path::Path, source: io::Error) -> Error {
+    Error::Write {
+        target: PathBuf::from(path).display().to_string(),
+        source,
+    }
+}
+
+fn advice(status: &StatusCode, location: &Option<String>) -> String {
+    match location {
+        Some(location) if status.is_redirection() => format!("redirected, ask for {location}"),
+        _ if status.is_server_error() => "try again later".to_owned(),
+        _ => "check the URL".to_owned(),
+    }
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space or choose another disk with -o"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "choose a writable place with -o"
+        }
+        io::ErrorKind::NotFound => "create the folder first",
+        io::ErrorKind::BrokenPipe => "the reader has gone",
+        _ => "choose another file with -o",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connect_errors_have_curls_numbers() {
+        let remote = "127.0.0.1:1".parse().unwrap();
+        let text = String::new;
+        let code = |error| Error::connecting(error, remote, "host").code();
+        assert_eq!(
+            code(ConnectError::Interface {
+                name: text(),
+                reason: text()
+            }),
+            45
+        );
+        assert_eq!(code(ConnectError::NoInterface { family: "IPv4" }), 45);
+        assert_eq!(
+            code(ConnectError::Socket(
+                io::ErrorKind::NetworkUnreachable.into()
+            )),
+            7
+        );
+        assert_eq!(code(ConnectError::Refused), 7);
+        assert_eq!(code(ConnectError::Timeout), 28);
+        assert_eq!(code(ConnectError::Certificate(text())), 60);
+        assert_eq!(code(ConnectError::CaFile(text())), 77);
+        assert_eq!(code(ConnectError::Tls(text())), 35);
+        assert_eq!(code(ConnectError::NotHttp3(text())), 95);
+        assert_eq!(code(ConnectError::Connection(text())), 96);
+    }
+
+    #[test]
+    fn lost_connections_are_told_apart() {
+        assert_eq!(Error::from(ClientError::Idle).code(), 28);
+        assert_eq!(
+            Error::from(ClientError::Migration(String::new())).code(),
+            91
+        );
+        assert_eq!(Error::from(ClientError::Closed(String::new())).code(), 96);
+    }
+
+    #[test]
+    fn signals_count_from_128() {
+        assert_eq!(Error::Signal(2).code(), 130);
+        assert_eq!(Error::Signal(15).code(), 143);
+    }
+
+    #[test]
+    fn a_full_disk_and_a_redirect_say_what_to_do() {
+        let full = cannot_write("f".as_ref(), io::ErrorKind::StorageFull.into());
+        assert!(full.to_string().contains("free some space"), "{full}");
+        let moved = Error::Status {
+            status: StatusCode::MOVED_PERMANENTLY,
+            location: Some("https://b/".to_owned()),
+        };
+        assert!(moved.to_string().ends_with("ask for https://b/"), "{moved}");
+    }
+}

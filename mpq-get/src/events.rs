@@ -1,0 +1,343 @@
+//! What happens during a download: a line of JSON for programs (`--json`), of text for people (`-v`).
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+
+use mpq_core::client::{ClientEvent, PathInfo};
+use serde::Serialize;
+
+/// One event. Its JSON object has the variant's name in snake case as `event`, beside the fields.
+/// Times are in seconds, sizes in bytes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The handshake is complete.
+    Connected {
+        /// The server's address.
+        remote: SocketAddr,
+        /// Whether the server speaks Multipath QUIC.
+        multipath: bool,
+        /// Handshakes completed so far.
+        handshakes: u64,
+        /// Unix time at which `t` is 0.
+        unix: f64,
+    },
+    /// A path is being validated.
+    PathOpened(Path),
+    /// A path is ready for data.
+    PathValidated(Path),
+    /// A path is no longer used.
+    PathClosed(Path),
+    /// The server has said that it will move.
+    MigrationAnnounced {
+        /// The move's number.
+        sequence: u64,
+        /// Where it will be.
+        targets: Vec<SocketAddr>,
+        /// Time until it parks.
+        lead: f64,
+    },
+    /// The server has stopped sending in order to move.
+    Parked {
+        /// The move's number.
+        sequence: u64,
+    },
+    /// Nothing comes from the server any more.
+    Silent,
+    /// The server answers at its new address.
+    Detected {
+        /// The new address.
+        remote: SocketAddr,
+        /// `probe` or `knock`: who spoke first.
+        by: &'static str,
+    },
+    /// The connection goes on at the new address.
+    Resumed {
+        /// The move's number.
+        sequence: u64,
+        /// The new address.
+        remote: SocketAddr,
+    },
+    /// The paths to the old address are closed.
+    Settled {
+        /// The new address.
+        remote: SocketAddr,
+    },
+    /// The body goes on.
+    FirstByteAfterMove {
+        /// The new address.
+        remote: SocketAddr,
+        /// Between the last body byte before and the first after.
+        gap: f64,
+    },
+    /// The server stays where it is.
+    Cancelled {
+        /// The move's number.
+        sequence: u64,
+    },
+    /// The server was not found again.
+    MigrationFailed {
+        /// Why it was given up.
+        reason: String,
+    },
+    /// About ten times a second.
+    Progress {
+        /// Body bytes so far.
+        bytes: u64,
+    },
+    /// The last event of a download that failed.
+    Error {
+        /// The exit code.
+        code: u8,
+        /// What happened and what to do.
+        message: String,
+    },
+    /// The last event of a download that succeeded.
+    Done(Summary),
+}
+
+/// A path in an event.
+#[derive(Debug, Clone, Serialize)]
+pub struct Path {
+    /// Its number in this connection.
+    pub path: u32,
+    /// The local interface.
+    pub interface: String,
+    /// The local address.
+    pub local: IpAddr,
+    /// The server's address.
+    pub remote: SocketAddr,
+    /// UDP payload bytes received over it.
+    pub bytes: u64,
+}
+
+/// The whole download in numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Body bytes.
+    pub bytes: u64,
+    /// Seconds from the program's start to the last byte in the file.
+    pub seconds: f64,
+    /// The body's SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// Requests sent.
+    pub requests: u64,
+    /// Every path there was.
+    pub paths: Vec<Path>,
+}
+
+impl From<PathInfo> for Path {
+    fn from(info: PathInfo) -> Path {
+        Path {
+            path: info.id,
+            interface: info.interface,
+            local: info.local,
+            remote: info.remote,
+            bytes: info.received,
+        }
+    }
+}
+
+impl From<ClientEvent> for Event {
+    fn from(event: ClientEvent) -> Event {
+        match event {
+            ClientEvent::PathOpened(info) => Event::PathOpened(info.into()),
+            ClientEvent::PathValidated(info) => Event::PathValidated(info.into()),
+            ClientEvent::PathClosed(info) => Event::PathClosed(info.into()),
+            ClientEvent::Announced {
+                sequence,
+                targets,
+                lead,
+                ..
+            } => Event::MigrationAnnounced {
+                sequence,
+                targets,
+                lead: lead.as_secs_f64(),
+            },
+            ClientEvent::Parked { sequence } => Event::Parked { sequence },
+            ClientEvent::Silent => Event::Silent,
+            ClientEvent::Detected { remote, by } => Event::Detected { remote, by },
+            ClientEvent::Moved { sequence, remote } => Event::Resumed { sequence, remote },
+            ClientEvent::Settled { remote } => Event::Settled { remote },
+            ClientEvent::Cancelled { sequence } => Event::Cancelled { sequence },
+            ClientEvent::Failed { reason } => Event::MigrationFailed { reason },
+        }
+    }
+}
+
+impl Event {
+    /// Whether it tells of a move.
+    pub fn is_migration(&self) -> bool {
+        !matches!(
+            self,
+            Event::Connected { .. }
+                | Event::PathOpened(_)
+                | Event::PathValidated(_)
+                | Event::PathClosed(_)
+                | Event::Progress { .. }
+                | Event::Error { .. }
+                | Event::Done(_)
+        )
+    }
+
+    /// Writes the event as a line of JSON; `t` is in seconds since the start.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn write_json(&self, t: f64, mut out: impl Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            t: f64,
+            #[serde(flatten)]
+            event: &'a Event,
+        }
+        let line = Line {
+            t: (t * 1e6).round() / 1e6,
+            event: self,
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        out.flush()
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Path {
+            path,
+            interface,
+            local,
+            remote,
+            ..
+        } = self;
+        write!(f, "path {path}: {interface} ({local}) to {remote}")
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Connected {
+                remote, multipath, ..
+            } => {
+                let kind = if *multipath {
+                    "Multipath QUIC"
+                } else {
+                    "QUIC over one path"
+                };
+                write!(f, "connected to {remote} by {kind}")
+            }
+            Event::PathOpened(path) => write!(f, "{path}: opened"),
+            Event::PathValidated(path) => write!(f, "{path}: validated"),
+            Event::PathClosed(path) => write!(f, "{path}: closed, {} bytes received", path.bytes),
+            Event::MigrationAnnounced { targets, lead, .. } => {
+                write!(f, "server will move to ")?;
+                for (index, target) in targets.iter().enumerate() {
+                    write!(f, "{}{target}", if index == 0 { "" } else { " or " })?;
+                }
+                write!(f, " in {lead:.1} s")
+            }
+            Event::Parked { .. } => write!(f, "server parked, searching"),
+            Event::Silent => write!(f, "server silent, searching"),
+            Event::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
+            Event::Resumed { remote, .. } => write!(f, "connection goes on at {remote}"),
+            Event::Settled { remote } => write!(f, "server settled at {remote}, old paths closed"),
+            Event::FirstByteAfterMove { remote, gap } => {
+                write!(f, "download resumed from {remote} after {gap:.3} s")
+            }
+            Event::Cancelled { .. } => write!(f, "server stays where it is"),
+            Event::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
+            Event::Progress { bytes } => write!(f, "{bytes} bytes"),
+            Event::Error { message, .. } => write!(f, "{message}"),
+            Event::Done(summary) => {
+                let Summary { bytes, seconds, .. } = summary;
+                let rate = *bytes as f64 * 8e-6 / seconds;
+                write!(f, "{bytes} bytes in {seconds:.3} s ({rate:.1} Mbit/s)")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(event: Event) -> serde_json::Value {
+        let mut line = Vec::new();
+        event.write_json(1.234_567_89, &mut line).unwrap();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(line.last(), Some(&b'\n'));
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    fn path() -> Path {
+        Path {
+            path: 1,
+            interface: "eth1".to_owned(),
+            local: "10.0.1.2".parse().unwrap(),
+            remote: "10.1.0.2:443".parse().unwrap(),
+            bytes: 7,
+        }
+    }
+
+    #[test]
+    fn objects_are_flat() {
+        assert_eq!(
+            json(Event::PathClosed(path())),
+            serde_json::json!({
+                "t": 1.234568, "event": "path_closed", "path": 1, "interface": "eth1",
+                "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7,
+            })
+        );
+        assert_eq!(
+            json(Event::Silent),
+            serde_json::json!({ "t": 1.234568, "event": "silent" })
+        );
+        let announced = Event::from(ClientEvent::Announced {
+            sequence: 3,
+            targets: vec!["10.1.0.3:443".parse().unwrap()],
+            lead: std::time::Duration::from_millis(1500),
+            outage: std::time::Duration::ZERO,
+        });
+        assert_eq!(
+            json(announced),
+            serde_json::json!({
+                "t": 1.234568, "event": "migration_announced", "sequence": 3,
+                "targets": ["10.1.0.3:443"], "lead": 1.5,
+            })
+        );
+    }
+
+    #[test]
+    fn done_lists_the_paths() {
+        let done = json(Event::Done(Summary {
+            bytes: 5,
+            seconds: 0.5,
+            sha256: "ab".to_owned(),
+            handshakes: 1,
+            requests: 1,
+            paths: vec![path()],
+        }));
+        assert_eq!(done["event"], "done");
+        assert_eq!(done["sha256"], "ab");
+        assert_eq!(done["paths"][0]["interface"], "eth1");
+    }
+
+    #[test]
+    fn people_read_every_target() {
+        let event = Event::MigrationAnnounced {
+            sequence: 1,
+            targets: vec![
+                "10.1.0.3:443".parse().unwrap(),
+                "[fd00::3]:443".parse().unwrap(),
+            ],
+            lead: 2.0,
+        };
+        assert_eq!(
+            event.to_string(),
+            "server will move to 10.1.0.3:443 or [fd00::3]:443 in 2.0 s"
+        );
+    }
+}

@@ -1,0 +1,454 @@
+//! The program itself against servers of an independent stack: quinn and h3-quinn, which know
+//! nothing of multipath or moves.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h3::server::RequestStream;
+use http::{Response, StatusCode};
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Not a multiple of anything that a packet or buffer could be.
+const SIZE: usize = 3_000_017;
+
+/// A server that lives as long as this value, and the CA file that clients need.
+struct Server {
+    address: SocketAddr,
+    folder: TempDir,
+    _runtime: Runtime,
+}
+
+/// What a finished mpq-get has left.
+struct Outcome {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Server {
+    fn start() -> Server {
+        Server::with_alpn(b"h3")
+    }
+
+    fn with_alpn(alpn: &[u8]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(folder.path().join("ca.pem"), certified.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let crypto = QuicServerConfig::try_from(tls).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let runtime = Runtime::new().unwrap();
+        let endpoint = {
+            let _guard = runtime.enter();
+            quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap()
+        };
+        let address = endpoint.local_addr().unwrap();
+        runtime.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                tokio::spawn(async move {
+                    if let Ok(connection) = incoming.await {
+                        serve(connection).await;
+                    }
+                });
+            }
+        });
+        Server {
+            address,
+            folder,
+            _runtime: runtime,
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}/{path}", self.address.port())
+    }
+
+    /// Runs mpq-get in the server's folder, trusting its certificate.
+    fn get(&self, options: &[&str], path: &str) -> Outcome {
+        let url = self.url(path);
+        run(
+            self.folder.path(),
+            &[&["--cacert", "ca.pem"], options, &[url.as_str()]].concat(),
+        )
+    }
+}
+
+/// Answers until the client has gone: `/file` is whole, `/short` promises more than it sends,
+/// `/stuck` stops half-way, `/moved` is elsewhere, and all else is missing.
+async fn serve(connection: quinn::Connection) {
+    let mut server = h3::server::builder()
+        .send_grease(false)
+        .build::<_, Bytes>(h3_quinn::Connection::new(connection))
+        .await
+        .unwrap();
+    while let Ok(Some(resolver)) = server.accept().await {
+        tokio::spawn(async move {
+            let (request, stream) = resolver.resolve_request().await.unwrap();
+            // A client that goes away in the middle is part of some tests.
+            let _ = answer(request.uri().path(), stream).await;
+        });
+    }
+}
+
+async fn answer(
+    path: &str,
+    mut stream: RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>,
+) -> Result<(), h3::error::StreamError> {
+    let (status, length) = match path {
+        "/file" | "/stuck" => (StatusCode::OK, SIZE),
+        "/short" => (StatusCode::OK, SIZE + 1),
+        "/moved" => (StatusCode::FOUND, 0),
+        _ => (StatusCode::NOT_FOUND, 0),
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header("content-length", length);
+    if status.is_redirection() {
+        response = response.header("location", "https://localhost/file");
+    }
+    stream.send_response(response.body(()).unwrap()).await?;
+    if path == "/stuck" {
+        stream.send_data(body().slice(..SIZE / 2)).await?;
+        std::future::pending::<()>().await;
+    }
+    if status == StatusCode::OK {
+        stream.send_data(body()).await?;
+    }
+    stream.finish().await
+}
+
+/// The same bytes each time, with zeros among them and no short period.
+fn body() -> Bytes {
+    let mut state = 1u64;
+    let next = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..SIZE).map(next).collect()
+}
+
+fn digest() -> String {
+    Sha256::digest(body())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn command(folder: &Path, line: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mpq-get"));
+    command.current_dir(folder).args(line).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, line: &[&str]) -> Outcome {
+    let output = command(folder, line).output().unwrap();
+    Outcome {
+        status: output.status,
+        stdout: output.stdout,
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Outcome {
+    /// Failed with this code and exactly one line that contains `text`.
+    #[track_caller]
+    fn fails(&self, code: i32, text: &str) {
+        assert_eq!(self.status.code(), Some(code), "{}", self.stderr);
+        let mut lines = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("mpq-get: "));
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("no error line: {}", self.stderr));
+        assert!(line.contains(text), "{line}");
+        assert_eq!(lines.next(), None);
+    }
+}
+
+#[test]
+fn a_file_arrives_byte_for_byte() {
+    let server = Server::start();
+    let outcome = server.get(&["-O"], "file");
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    assert!(fs::read(server.path("file")).unwrap() == body());
+    assert!(!server.path("file.part").exists());
+    let line = format!("sha256 {}  file", digest());
+    assert!(
+        outcome.stderr.lines().any(|known| known == line),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stdout.is_empty());
+}
+
+#[test]
+fn stdout_gets_the_body_and_nothing_else() {
+    let server = Server::start();
+    let outcome = server.get(&["-s"], "file");
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    assert!(outcome.stdout == body());
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn any_certificate_will_do_with_k() {
+    let server = Server::start();
+    let outcome = run(
+        server.folder.path(),
+        &["-k", "-o", "copy", &server.url("file")],
+    );
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    assert!(fs::read(server.path("copy")).unwrap() == body());
+}
+
+#[test]
+fn json_tells_the_download() {
+    let server = Server::start();
+    let outcome = server.get(&["--json", "-o", "copy"], "file");
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    let events: Vec<serde_json::Value> = outcome
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let connected = &events[0];
+    assert_eq!(connected["event"], "connected");
+    assert_eq!(connected["remote"], server.address.to_string());
+    assert_eq!(connected["multipath"], false, "quinn has one path");
+    assert!(connected["unix"].as_f64().unwrap() > 1e9);
+    let done = events.last().unwrap();
+    assert_eq!(done["event"], "done");
+    assert_eq!(done["bytes"], SIZE);
+    assert_eq!(done["sha256"], digest());
+    assert_eq!(done["handshakes"], 1);
+    assert_eq!(done["requests"], 1);
+    assert!(
+        done["paths"][0]["bytes"].as_u64().unwrap() > SIZE as u64,
+        "{done}"
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event["t"].as_f64().is_some_and(|t| t >= 0.0))
+    );
+}
+
+#[test]
+fn the_right_checksum_passes() {
+    let server = Server::start();
+    let right = format!("sha256:{}", digest());
+    assert!(
+        server
+            .get(&["-O", "--checksum", &right], "file")
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn a_wrong_checksum_keeps_the_part() {
+    let server = Server::start();
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let outcome = server.get(&["-O", "--checksum", &wrong], "file");
+    outcome.fails(90, &format!("{SIZE} bytes are kept in file.part"));
+    assert!(fs::read(server.path("file.part")).unwrap() == body());
+    assert!(!server.path("file").exists());
+}
+
+#[test]
+fn a_short_body_keeps_the_part() {
+    let server = Server::start();
+    server
+        .get(&["-O"], "short")
+        .fails(18, "try again; 3000017 bytes are kept in short.part");
+    assert!(!server.path("short").exists());
+}
+
+#[test]
+fn not_found_touches_no_file() {
+    let server = Server::start();
+    fs::write(server.path("gone.part"), "earlier").unwrap();
+    server.get(&["-O"], "gone").fails(22, "404 Not Found");
+    assert!(!server.path("gone").exists());
+    assert_eq!(fs::read(server.path("gone.part")).unwrap(), b"earlier");
+}
+
+#[test]
+fn a_redirect_names_the_new_place() {
+    let server = Server::start();
+    server
+        .get(&["-O"], "moved")
+        .fails(22, "ask for https://localhost/file");
+}
+
+#[test]
+fn signals_keep_the_part() {
+    let server = Server::start();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut child = command(
+            server.folder.path(),
+            &["-k", "-o", "cut", &server.url("stuck")],
+        )
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let part = server.path("cut.part");
+        let half = SIZE as u64 / 2;
+        let mut polls = 0;
+        while part.metadata().map_or(0, |known| known.len()) < half {
+            polls += 1;
+            assert!(polls < 3000, "half of the body never came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = child.wait().unwrap();
+        let stderr = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        let outcome = Outcome {
+            status,
+            stdout: Vec::new(),
+            stderr,
+        };
+        outcome.fails(code, &format!("{half} bytes are kept in cut.part"));
+        assert!(fs::read(&part).unwrap() == body()[..SIZE / 2]);
+        assert!(!server.path("cut").exists());
+        fs::remove_file(part).unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    Server::start()
+        .get(&["-o", "/dev/full"], "file")
+        .fails(23, "free some space");
+}
+
+#[test]
+fn a_missing_folder_is_an_error() {
+    Server::start()
+        .get(&["-o", "none/file"], "file")
+        .fails(23, "create the folder");
+}
+
+#[test]
+fn an_unknown_certificate_is_refused() {
+    let server = Server::start();
+    let outcome = run(server.folder.path(), &["-O", &server.url("file")]);
+    outcome.fails(60, "-k");
+    assert!(!server.path("file.part").exists());
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let server = Server::start();
+    let url = format!("https://{}/file", server.address);
+    run(server.folder.path(), &["--cacert", "ca.pem", "-O", &url]).fails(60, "127.0.0.1");
+}
+
+#[test]
+fn an_unusable_ca_file_is_named() {
+    let server = Server::start();
+    let url = server.url("file");
+    fs::write(server.path("empty.pem"), "nothing").unwrap();
+    for name in ["none.pem", "empty.pem"] {
+        run(server.folder.path(), &["--cacert", name, "-O", &url]).fails(77, name);
+    }
+}
+
+#[test]
+fn an_unknown_interface_is_named() {
+    Server::start()
+        .get(&["--interface", "none0"], "file")
+        .fails(45, "none0");
+}
+
+#[test]
+fn an_unknown_host_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["https://host.invalid/file"]).fails(6, "host.invalid");
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    // Bound and given up again, so that nobody else has it.
+    let address = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("https://{address}/file");
+    run(folder.path(), &["-k", &url]).fails(7, "refused");
+}
+
+#[test]
+fn silence_is_a_timeout() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("https://{}/file", silent.local_addr().unwrap());
+    run(folder.path(), &["-k", "--connect-timeout", "0.5", &url]).fails(28, "--connect-timeout");
+}
+
+#[test]
+fn what_echoes_datagrams_is_no_server() {
+    let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = echo.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        while let Ok((length, from)) = echo.recv_from(&mut datagram) {
+            // The client may have gone.
+            let _ = echo.send_to(&datagram[..length], from);
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("https://{address}/file");
+    let outcome = run(folder.path(), &["-k", "--connect-timeout", "0.5", &url]);
+    outcome.fails(28, "no answer");
+}
+
+#[test]
+fn another_protocol_is_told() {
+    let server = Server::with_alpn(b"doq");
+    server.get(&["-O"], "file").fails(95, "no HTTP/3 server");
+}
+
+#[test]
+fn usage_and_urls_are_checked_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = |line: &[&str], code, text| run(folder.path(), line).fails(code, text);
+    fails(&["http://localhost/"], 1, "https://");
+    fails(&["--json", "https://localhost/"], 2, "-o FILE");
+    fails(&["https://local host/"], 3, "bad URL");
+    fails(&["-O", "https://localhost/"], 23, "-o FILE");
+    assert_eq!(run(folder.path(), &["--nonsense"]).status.code(), Some(2));
+}
