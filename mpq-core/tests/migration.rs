@@ -143,10 +143,7 @@ fn the_clients_transitions_are_those_in_its_documentation() {
             "MIGRATION to an unacceptable address",
             I::Frame(migration(2, vec!["127.0.0.1:1".parse().unwrap()])),
         ),
-        (
-            "MIGRATION of sequence 1",
-            I::Frame(migration(1, vec![b()])),
-        ),
+        ("MIGRATION of sequence 1", I::Frame(migration(1, vec![b()]))),
         ("PARKED", parked),
         ("CANCELLED", I::Frame(Frame::Cancelled { sequence: 1 })),
         (
