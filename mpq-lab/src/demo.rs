@@ -100,7 +100,7 @@ pub async fn on_loopback() -> Result<Report> {
         // Loopback would be over too soon.
         .args(["--limit-rate", "150M"])
         .args(content_options(CONTENT));
-    let server = start_server(command).await?;
+    let server = start_server(command, &scratch.path().join("server.log")).await?;
     let pid = server.id().context("mpq-serve has ended")?;
 
     let mut command = Command::new(built("mpq-get")?);
