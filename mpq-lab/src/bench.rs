@@ -20,6 +20,9 @@ use crate::topology::{Host, Topology};
 
 const PORT: u16 = 4433;
 
+/// How much of a log of CRIU is worth showing.
+const CRIU_LINES: usize = 20;
+
 /// How often a starting server's log is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -103,12 +106,11 @@ impl Bench {
         SocketAddrV4::new(host.address(), PORT).into()
     }
 
-    /// Starts a server on host A and returns when it serves. The handle is not that of a server
-    /// that has been moved.
+    /// Starts a server on host A and returns when it serves.
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn serve(&self, content: Content) -> Result<Child> {
+    pub async fn serve(&self, content: Content) -> Result<()> {
         let mut command = self.mpq_serve(Host::ServerA)?;
         command
             .arg("--listen")
@@ -120,7 +122,11 @@ impl Bench {
             .arg("--pid-file")
             .arg(self.pid_file())
             .args(content_options(content));
-        start_server(command, &self.log_file()).await
+        let mut server = start_server(command, &self.log_file()).await?;
+        // Once it is dumped somebody must collect it: a zombie would keep the process id that the
+        // restored server needs.
+        tokio::spawn(async move { server.wait().await });
+        Ok(())
     }
 
     /// Starts a download from host A over both of the client's interfaces.
@@ -170,9 +176,18 @@ impl Bench {
         json(&output(command).await?)
     }
 
-    /// What the server has logged so far, for the message of a failure.
-    pub fn server_log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
+    /// What the server has logged so far, and the end of what CRIU has, for the message of a failure.
+    pub fn logs(&self) -> String {
+        let mut text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        for name in ["dump.log", "restore.log"] {
+            let log = fs::read_to_string(self.images().join(name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(CRIU_LINES)..];
+            if !tail.is_empty() {
+                text += &format!("{name}:\n{}\n", tail.join("\n"));
+            }
+        }
+        text
     }
 
     fn mpq_serve(&self, host: Host) -> Result<Command> {
