@@ -1,16 +1,17 @@
 //! A server and a download on a [`Topology`], and the server's moves between its hosts.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Seek};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::download::Download;
@@ -18,6 +19,12 @@ use crate::host::built;
 use crate::topology::{Host, Topology};
 
 const PORT: u16 = 4433;
+
+/// How much of a log of CRIU is worth showing.
+const CRIU_LINES: usize = 20;
+
+/// How often a starting server's log is looked at.
+const POLL: Duration = Duration::from_millis(10);
 
 /// The content a server is to serve as `/random`.
 #[derive(Debug, Clone, Copy)]
@@ -99,12 +106,11 @@ impl Bench {
         SocketAddrV4::new(host.address(), PORT).into()
     }
 
-    /// Starts a server on host A and returns when it serves. The handle is not that of a server
-    /// that has been moved.
+    /// Starts a server on host A and returns when it serves.
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn serve(&self, content: Content) -> Result<Child> {
+    pub async fn serve(&self, content: Content) -> Result<()> {
         let mut command = self.mpq_serve(Host::ServerA)?;
         command
             .arg("--listen")
@@ -115,10 +121,12 @@ impl Bench {
             .arg(self.images())
             .arg("--pid-file")
             .arg(self.pid_file())
-            .arg("--log-file")
-            .arg(self.log_file())
             .args(content_options(content));
-        start_server(command).await
+        let mut server = start_server(command, &self.log_file()).await?;
+        // Once it is dumped somebody must collect it: a zombie would keep the process id that the
+        // restored server needs.
+        tokio::spawn(async move { server.wait().await });
+        Ok(())
     }
 
     /// Starts a download from host A over both of the client's interfaces.
@@ -168,9 +176,18 @@ impl Bench {
         json(&output(command).await?)
     }
 
-    /// What the server has logged so far, for the message of a failure.
-    pub fn server_log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
+    /// What the server has logged so far, and the end of what CRIU has, for the message of a failure.
+    pub fn logs(&self) -> String {
+        let mut text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        for name in ["dump.log", "restore.log"] {
+            let log = fs::read_to_string(self.images().join(name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(CRIU_LINES)..];
+            if !tail.is_empty() {
+                text += &format!("{name}:\n{}\n", tail.join("\n"));
+            }
+        }
+        text
     }
 
     fn mpq_serve(&self, host: Host) -> Result<Command> {
@@ -199,44 +216,53 @@ pub fn content_options(content: Content) -> [String; 4] {
     ]
 }
 
-/// Starts a server and returns when it says that it listens.
+/// Starts a server that logs to a file, and returns when it says there that it listens.
 ///
 /// # Errors
 /// What it says instead.
-pub async fn start_server(mut command: Command) -> Result<Child> {
+pub async fn start_server(mut command: Command, log: &Path) -> Result<Child> {
+    // What it says before it has a log goes there too.
+    let file = File::options().create(true).append(true).open(log)?;
     let mut child = command
+        .arg("--log-file")
+        .arg(log)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(file)
         .kill_on_drop(true)
         .spawn()
         .context("cannot start mpq-serve")?;
-    let stderr = child.stderr.take().context("mpq-serve has no output")?;
-    let mut lines = BufReader::new(stderr).lines();
-    let mut said = String::new();
-    while let Some(line) = lines.next_line().await? {
-        if line.contains("listening on") {
-            // Read on, so that the server never writes into a full or broken pipe.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    loop {
+        let ended = child.try_wait()?;
+        let said = fs::read_to_string(log)?;
+        if said.contains("listening on") {
             return Ok(child);
         }
-        said.push_str(&line);
-        said.push('\n');
+        if let Some(status) = ended {
+            bail!("mpq-serve did not start: {status}: {}", said.trim());
+        }
+        tokio::time::sleep(POLL).await;
     }
-    bail!("mpq-serve did not start: {}", said.trim())
 }
 
-/// Runs a command to its end; what it writes to standard error becomes the error.
+/// Runs a command to its end and returns what it wrote to standard output; what it wrote to
+/// standard error becomes the error.
 async fn output(mut command: Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{}: {}",
-        output.status,
-        said.trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    // Files, not pipes: a restored server takes them over, so that a pipe would never end.
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(err.try_clone()?)
+        .status()
+        .await?;
+    let read = |file: &mut File| {
+        file.rewind()?;
+        io::read_to_string(file)
+    };
+    let said = read(&mut err)?;
+    ensure!(status.success(), "{status}: {}", said.trim());
+    Ok(read(&mut out)?)
 }
 
 fn json<T: DeserializeOwned>(line: &str) -> Result<T> {

@@ -66,7 +66,7 @@ pub async fn demo() -> Result<()> {
 
 async fn between_hosts(criu: &Path) -> Result<Report> {
     let bench = Bench::new(criu)?;
-    let _server = bench.serve(CONTENT).await?;
+    bench.serve(CONTENT).await?;
     let mut download = bench.download(|_| ())?;
     let (outage, entries) = async {
         download.wait_for_bytes(CONTENT.size / 2).await?;
@@ -80,7 +80,7 @@ async fn between_hosts(criu: &Path) -> Result<Report> {
         anyhow::Ok((outage, download.finish().await?))
     }
     .await
-    .with_context(|| format!("the server's log:\n{}", bench.server_log()))?;
+    .with_context(|| format!("the logs:\n{}", bench.logs()))?;
     let target = Bench::address(Host::ServerB);
     Report::new(&entries, CONTENT.sha256(), target, Some(outage))
 }
@@ -100,7 +100,7 @@ pub async fn on_loopback() -> Result<Report> {
         // Loopback would be over too soon.
         .args(["--limit-rate", "150M"])
         .args(content_options(CONTENT));
-    let server = start_server(command).await?;
+    let server = start_server(command, &scratch.path().join("server.log")).await?;
     let pid = server.id().context("mpq-serve has ended")?;
 
     let mut command = Command::new(built("mpq-get")?);

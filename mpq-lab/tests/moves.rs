@@ -20,14 +20,14 @@ async fn download(
     during: impl AsyncFnOnce(&mut Download) -> Result<()>,
 ) -> Vec<Entry> {
     let run = async {
-        let _server = bench.serve(content).await?;
+        bench.serve(content).await?;
         let mut download = bench.download(|_| ())?;
         during(&mut download).await?;
         download.finish().await
     };
     let result = run.await;
     result
-        .with_context(|| format!("{content:?}; the server's log:\n{}", bench.server_log()))
+        .with_context(|| format!("{content:?}; the logs:\n{}", bench.logs()))
         .unwrap()
 }
 
