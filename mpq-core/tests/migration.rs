@@ -326,7 +326,7 @@ impl World {
             .loss
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407);
-        (self.loss >> 33) % 4 != 0
+        !(self.loss >> 33).is_multiple_of(4)
     }
 
     fn server(&mut self, input: server::Input) {
