@@ -23,7 +23,7 @@ const PORT: u16 = 4433;
 /// How much of a log of CRIU is worth showing.
 const CRIU_LINES: usize = 20;
 
-/// How often a starting server's log is looked at.
+/// How often a log or a process is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The content a server is to serve as `/random`.
@@ -45,6 +45,8 @@ impl Content {
 /// When a server was stopped, as its images tell; unix times in seconds.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Dump {
+    /// The server's process.
+    pub pid: i32,
     /// The server's process was frozen.
     pub dump_started: f64,
     /// Its images were complete.
@@ -123,8 +125,7 @@ impl Bench {
             .arg(self.pid_file())
             .args(content_options(content));
         let mut server = start_server(command, &self.log_file()).await?;
-        // Once it is dumped somebody must collect it: a zombie would keep the process id that the
-        // restored server needs.
+        // Once it is dumped somebody must collect it; see checkpoint.
         tokio::spawn(async move { server.wait().await });
         Ok(())
     }
@@ -158,7 +159,13 @@ impl Bench {
             .arg(Self::address(to).to_string());
         output(command).await?;
         let manifest = fs::read(self.images().join("manifest.json"))?;
-        serde_json::from_slice(&manifest).context("the images' manifest cannot be read")
+        let dump: Dump = serde_json::from_slice(&manifest).context("a manifest of another kind")?;
+        // All hosts share this machine's process ids, and the restored server needs its own again:
+        // the dumped process must be gone, not a zombie that its parent has yet to collect.
+        while Path::new("/proc").join(dump.pid.to_string()).exists() {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(dump)
     }
 
     /// Brings the dumped server back on this host and returns when it serves.
