@@ -113,12 +113,22 @@ impl Server {
         match input {
             Input::Hello(client) => {
                 self.clients.insert(client, true);
-                if let State::Announced(announcement, park_at) = &self.state {
-                    let lead = park_at.saturating_duration_since(now);
-                    let frame = self.migration(&Announcement {
-                        lead,
-                        ..announcement.clone()
-                    });
+                let (announcement, lead) = match &self.state {
+                    State::Announced(announcement, park_at) => {
+                        (announcement, park_at.saturating_duration_since(now))
+                    }
+                    State::Parking(announcement) => (announcement, Duration::ZERO),
+                    _ => return,
+                };
+                let announcement = Announcement {
+                    lead,
+                    ..announcement.clone()
+                };
+                let frame = self.migration(&announcement);
+                self.outputs.push_back(Output::Send(client, frame));
+                if let State::Parking(_) = self.state {
+                    let sequence = self.sequence;
+                    let frame = Frame::Parked { sequence };
                     self.outputs.push_back(Output::Send(client, frame));
                 }
             }
