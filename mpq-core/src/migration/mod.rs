@@ -26,6 +26,7 @@
 #![doc = include_str!("client_transitions.md")]
 //! # The server's transitions
 #![doc = include_str!("server_transitions.md")]
+#![deny(clippy::disallowed_methods)]
 
 pub mod client;
 pub mod frame;
