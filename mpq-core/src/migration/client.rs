@@ -162,6 +162,12 @@ const LAST_PROBES: Duration = Duration::from_millis(250);
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(300);
+/// How long whoever answers may take to become a path, in RTT and at the least, before the search
+/// goes on; and how often a probe's answer is followed up in one move, since each time may cost path
+/// ids that a frozen server cannot grant again. A knock is the server's own and always followed up.
+const ATTEMPT_RTTS: u32 = 8;
+const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
+const MAX_ATTEMPTS: u32 = 3;
 /// Before an opening is tried again: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -192,7 +198,7 @@ enum State {
     /// The server is silent: since it parked, or for no known reason.
     Searching(Move, Silence),
     /// Somebody answers at a target; paths to it are being validated.
-    Arriving(Move, Silence, SocketAddr),
+    Arriving(Move, Silence, Attempt),
 }
 
 #[derive(Debug, Clone)]
@@ -202,6 +208,13 @@ struct Move {
     probe_at: Instant,
     interval: Duration,
     probes_left: u32,
+    attempts_left: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    target: SocketAddr,
+    until: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -333,6 +346,14 @@ impl Client {
             self.settle();
             self.outputs.push_back(Output::Event(event));
         }
+        if let State::Arriving(mv, silence, attempt) = &self.state
+            && now >= attempt.until
+        {
+            let (mut mv, silence) = (mv.clone(), *silence);
+            mv.probe_at = now;
+            self.abandon_attempt();
+            self.state = State::Searching(mv, silence);
+        }
         if self.probe_at().is_some_and(|at| now >= at) {
             self.probe(now);
         }
@@ -355,7 +376,8 @@ impl Client {
         let deadline = match &self.state {
             State::Settled => None,
             State::Announced(_) => self.expecting.then(|| self.heard + self.silence()),
-            State::Searching(_, silence) | State::Arriving(_, silence, _) => Some(silence.deadline),
+            State::Searching(_, silence) => Some(silence.deadline),
+            State::Arriving(_, silence, attempt) => Some(silence.deadline.min(attempt.until)),
         };
         retries
             .filter_map(|o| o.retry_at)
@@ -385,7 +407,9 @@ impl Client {
                 self.settle();
                 let current = self.remote.ip();
                 let mut targets = targets;
-                targets.retain(|target| policy::acceptable(current, *target));
+                targets.retain(|target| {
+                    policy::acceptable(current, *target) && *target != self.remote
+                });
                 if targets.is_empty() {
                     return self
                         .outputs
@@ -398,6 +422,7 @@ impl Client {
                     probe_at: now + self.slow_interval(),
                     interval: self.slow_interval(),
                     probes_left: MAX_PROBES,
+                    attempts_left: MAX_ATTEMPTS,
                 });
                 self.outputs.push_back(Output::Listen(Some(token)));
                 self.outputs
@@ -444,24 +469,32 @@ impl Client {
     fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
         let (mv, silence) = match &self.state {
             State::Searching(mv, silence) => (mv, *silence),
+            // Another one's answer led us astray.
+            State::Arriving(mv, silence, attempt) if knock && attempt.target != remote => {
+                (mv, *silence)
+            }
             // PARKED may have been lost with the old paths; the knock says the same.
             State::Announced(mv) if knock => {
                 let deadline = now + self.config.deadline;
-                (
-                    mv,
-                    Silence {
-                        deadline,
-                        parked: true,
-                    },
-                )
+                let parked = true;
+                (mv, Silence { deadline, parked })
             }
             _ => return,
         };
-        if mv.targets.contains(&remote) {
-            self.state = State::Arriving(mv.clone(), silence, remote);
-            self.outputs
-                .push_back(Output::Event(Event::Detected { remote, knock }));
+        if !mv.targets.contains(&remote) || !(knock || mv.attempts_left > 0) {
+            return;
         }
+        let mut mv = mv.clone();
+        mv.attempts_left = mv.attempts_left.saturating_sub(1);
+        self.abandon_attempt();
+        let until = now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS);
+        let attempt = Attempt {
+            target: remote,
+            until,
+        };
+        self.state = State::Arriving(mv, silence, attempt);
+        self.outputs
+            .push_back(Output::Event(Event::Detected { remote, knock }));
     }
 
     fn path_open(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
@@ -474,8 +507,8 @@ impl Client {
             remote,
             closing: false,
         });
-        if let State::Arriving(Move { sequence, .. }, _, target) = self.state
-            && target == remote
+        if let State::Arriving(Move { sequence, .. }, _, attempt) = self.state
+            && attempt.target == remote
         {
             let old = std::mem::replace(&mut self.remote, remote);
             if self.openings.iter().any(|o| o.remote == old) {
@@ -552,14 +585,16 @@ impl Client {
         SLOW_PROBES.max(self.rtt * 4)
     }
 
-    /// Forgets the move that is under way, if any, and leaves no trace of it.
-    fn settle(&mut self) {
-        if let State::Arriving(_, _, target) = self.state
-            && target != self.remote
-        {
+    fn abandon_attempt(&mut self) {
+        if let State::Arriving(_, _, Attempt { target, .. }) = self.state {
             self.openings.retain(|o| o.remote != target);
             self.outputs.push_back(Output::Abandon(target));
         }
+    }
+
+    /// Forgets the move that is under way, if any, and leaves no trace of it.
+    fn settle(&mut self) {
+        self.abandon_attempt();
         if self.is_moving() {
             self.outputs.push_back(Output::Listen(None));
         }
@@ -591,7 +626,7 @@ impl Client {
     /// Where paths may be opened to; nowhere while the server is silent, since it cannot answer.
     fn destination(&self) -> Option<SocketAddr> {
         match self.state {
-            State::Arriving(_, _, target) => Some(target),
+            State::Arriving(_, _, attempt) => Some(attempt.target),
             State::Searching(..) => None,
             State::Settled | State::Announced(_) => Some(self.remote),
         }

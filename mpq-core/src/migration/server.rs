@@ -67,7 +67,8 @@ pub enum Output {
     Reopen(Option<SocketAddr>),
     /// Knock at every address that these clients were known at, with this token.
     Knock(Vec<u64>, Token),
-    /// The move is over: the server is elsewhere, or stays where it was.
+    /// The move is over: the server is elsewhere, or stays where it was. Gates that are still
+    /// closed, of connections that do not speak the protocol, are to be opened.
     Done {
         /// Whether it moved.
         moved: bool,
