@@ -543,8 +543,8 @@ impl World {
                     return;
                 };
                 // With both ends at new addresses at once, neither could find the other.
-                if !self.server.is_serving() {
-                    let peer = &self.peers[&id];
+                let peer = &self.peers[&id];
+                if !self.server.is_serving() || peer.machine.is_moving() {
                     let open = |l: &&u8| peer.open.values().any(|(from, _)| *from == local(**l));
                     locals.extend(peer.locals.iter().find(open));
                     locals.sort();

@@ -229,6 +229,7 @@ fn the_clients_table() {
         ("x–B is refused for now", refused('B', true)),
         ("x–B is refused", refused('B', false)),
         ("1 s passes", After(SECOND)),
+        ("3 s pass", After(3 * SECOND)),
         ("300 s pass", After(300 * SECOND)),
     ];
     let mut text = String::new();
@@ -347,4 +348,79 @@ fn the_servers_table() {
         text += &table(state, &rows);
     }
     compare("server_transitions.md", &text);
+}
+
+#[test]
+fn a_path_that_goes_is_opened_again_but_not_at_once() {
+    let (mut client, mut now) = drive_client(&[In(client::Input::PathGone { path: 1 })]);
+    client_step(&mut client, &mut now, &After(999 * MILLISECOND));
+    assert_eq!(client_outputs(&mut client), "");
+    client_step(&mut client, &mut now, &After(MILLISECOND));
+    assert_eq!(client_outputs(&mut client), "open y–A");
+}
+
+#[test]
+fn a_server_that_speaks_where_it_was_has_not_moved() {
+    // PARKED never came, and somebody answers at B who is not the server.
+    let way = [migration(7, vec![at('B')]), answer('B', true)];
+    let (mut client, mut now) = drive_client(&way);
+    for _ in 0..3_000 {
+        client_step(&mut client, &mut now, &In(client::Input::Heard));
+        client_step(&mut client, &mut now, &After(100 * MILLISECOND));
+        client_step(&mut client, &mut now, &answer('B', false));
+    }
+    assert_eq!(client.state(), "Settled");
+    let outputs = client_outputs(&mut client);
+    assert!(outputs.ends_with("*Cancelled*"), "{outputs}");
+    // And once more before the outputs were read.
+    assert_eq!(outputs.matches("*Detected*").count(), 2, "{outputs}");
+}
+
+/// Answers each timeout of the client until it has none, or `end`; returns the probes it sent.
+fn run_alone(client: &mut Client, mut now: Instant, end: Instant) -> usize {
+    let mut probes = 0;
+    while let Some(due) = client.next_timeout().filter(|due| *due < end) {
+        now = now.max(due);
+        client.handle_timeout(now);
+        while let Some(output) = client.poll() {
+            if let client::Output::Probe(targets) = output {
+                probes += 2 * targets.len();
+            }
+        }
+    }
+    probes
+}
+
+#[test]
+fn probes_are_capped_and_half_of_them_are_kept_for_the_search() {
+    let targets: Vec<_> = "BCDEFGHI".chars().map(at).collect();
+    let hours = 24 * 3_600 * SECOND;
+    let quiet = In(client::Input::Expecting(false));
+    let (mut client, now) = drive_client(&[quiet, migration(7, targets)]);
+    assert_eq!(
+        run_alone(&mut client, now, now + hours),
+        2_000,
+        "the lead time is long"
+    );
+    let mut now = now + hours;
+    client_step(&mut client, &mut now, &says(Frame::Parked { sequence: 7 }));
+    assert_eq!(run_alone(&mut client, now, now + hours), 2_000);
+    assert_eq!(client.state(), "Settled", "the deadline ended it");
+}
+
+#[test]
+fn a_cancelled_move_leaves_nothing_to_do() {
+    let parked = says(Frame::Parked { sequence: 7 });
+    let cancelled = says(Frame::Cancelled { sequence: 7 });
+    let way = [
+        migration(7, vec![at('B')]),
+        parked,
+        answer('B', false),
+        cancelled,
+    ];
+    let (mut client, mut now) = drive_client(&way);
+    assert_eq!((client.state(), client.remote()), ("Settled", at('A')));
+    assert_eq!(client.next_timeout(), None);
+    client_step(&mut client, &mut now, &After(1_000 * SECOND));
+    assert_eq!(client_outputs(&mut client), "");
 }

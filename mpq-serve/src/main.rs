@@ -1,2 +1,5 @@
-//! mpq-serve
-fn main() {}
+//! See the library.
+
+fn main() -> std::process::ExitCode {
+    mpq_serve::main()
+}

@@ -1,0 +1,211 @@
+//! The full stack in one process: a client follows a server that parks and goes on elsewhere.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
+use mpq_core::migration::server::Announcement;
+use mpq_core::server::{MoveError, Server, Thaw};
+use mpq_core::tls::{Identity, Trust};
+use sha2::{Digest, Sha256};
+
+const SIZE: usize = 24 << 20;
+const CHUNK: usize = 64 << 10;
+
+fn content() -> Bytes {
+    (0..SIZE as u32 / 4)
+        .flat_map(|i| i.wrapping_mul(2654435761).to_le_bytes())
+        .collect()
+}
+
+/// A server of the content, on a port that is free on 127.0.0.2 and 127.0.0.4 too.
+fn serve() -> (Server, [SocketAddr; 3]) {
+    let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    let (server, places) = loop {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let port = server.listen().port();
+        let places = ["127.0.0.1", "127.0.0.2", "127.0.0.4"]
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+        if places[1..]
+            .iter()
+            .all(|place| std::net::UdpSocket::bind(place).is_ok())
+        {
+            break (server, places);
+        }
+    };
+    let accepting = server.clone();
+    tokio::spawn(async move {
+        while let Some(handshake) = accepting.accept().await {
+            tokio::spawn(async move {
+                let Some(mut session) = handshake.await else {
+                    return;
+                };
+                while let Ok(Some(request)) = session.h3.accept().await {
+                    let gate = session.gate.clone();
+                    tokio::spawn(async move {
+                        let (_, mut stream) = request.resolve_request().await.unwrap();
+                        stream.send_response(Response::new(())).await.unwrap();
+                        let mut content = content();
+                        while !content.is_empty() {
+                            let chunk = content.split_to(CHUNK.min(content.len()));
+                            gate.passed().await;
+                            if stream.send_data(chunk).await.is_err() {
+                                return;
+                            }
+                        }
+                        let _ = stream.finish().await;
+                    });
+                }
+            });
+        }
+    });
+    (server, places)
+}
+
+async fn connect(remote: SocketAddr) -> Client {
+    let config = ClientConfig {
+        trust: Trust::Insecure,
+        interfaces: vec!["127.0.0.1".into(), "127.0.0.3".into()],
+        ..ClientConfig::default()
+    };
+    Client::connect(config, remote, "localhost").await.unwrap()
+}
+
+fn announcement(target: SocketAddr) -> Announcement {
+    Announcement {
+        targets: vec![target],
+        lead: Duration::ZERO,
+        outage: Duration::ZERO,
+        token: *b"token678",
+    }
+}
+
+/// Downloads the content; each time another part of it is there, takes the next step.
+async fn download(client: &Client, mut steps: Vec<tokio::sync::oneshot::Sender<()>>) {
+    let mut requests = client.requests();
+    let request = Request::get("https://localhost/").body(()).unwrap();
+    let mut stream = requests.send_request(request).await.unwrap();
+    stream.finish().await.unwrap();
+    stream.recv_response().await.unwrap();
+    client.expecting(true);
+    let part = SIZE / (steps.len() + 1);
+    steps.reverse();
+    let (mut received, mut taken) = (0, 1);
+    let mut digest = Sha256::new();
+    while let Some(mut chunk) = stream.recv_data().await.unwrap() {
+        received += chunk.remaining();
+        digest.update(chunk.copy_to_bytes(chunk.remaining()));
+        if received > part * taken
+            && let Some(step) = steps.pop()
+        {
+            let _ = step.send(());
+            taken += 1;
+        }
+    }
+    assert_eq!(received, SIZE);
+    assert_eq!(digest.finalize(), Sha256::digest(content()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_through_three_moves() {
+    let (server, places) = serve();
+    let client = connect(places[0]).await;
+    let mut events = client.events();
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..3).map(|_| tokio::sync::oneshot::channel()).unzip();
+    let moving = server.clone();
+    let moves = tokio::spawn(async move {
+        for (step, target) in receivers.into_iter().zip([places[1], places[0], places[2]]) {
+            step.await.unwrap();
+            let freeze = async move { Thaw::At(target) };
+            let moved = moving.relocate(announcement(target), freeze, |_| ()).await;
+            assert_eq!(moved.unwrap(), target);
+        }
+    });
+    download(&client, senders).await;
+    moves.await.unwrap();
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    assert_eq!(server.sequence(), 3);
+    let mut moved = Vec::new();
+    while let Ok((_, event)) = events.try_recv() {
+        if let ClientEvent::Moved { sequence, remote } = event {
+            moved.push((sequence, remote));
+        }
+    }
+    assert_eq!(moved, [(1, places[1]), (2, places[0]), (3, places[2])]);
+    let open: Vec<_> = client
+        .paths()
+        .into_iter()
+        .filter(|p| p.state == PathState::Validated)
+        .collect();
+    assert!(open.iter().all(|p| p.remote == places[2]), "{open:?}");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_fails_is_cancelled_and_nothing_is_lost() {
+    let (server, places) = serve();
+    let client = connect(places[0]).await;
+    let mut events = client.events();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let moving = server.clone();
+    let moves = tokio::spawn(async move {
+        receiver.await.unwrap();
+        let freeze = async { Thaw::Failed("no room".into()) };
+        moving
+            .relocate(announcement(places[1]), freeze, |_| ())
+            .await
+    });
+    download(&client, vec![sender]).await;
+    let error = moves.await.unwrap().unwrap_err();
+    assert!(matches!(error, MoveError::Failed(reason) if reason == "no room"));
+    assert_eq!(server.listen(), places[0]);
+    let mut cancelled = 0;
+    while let Ok((_, event)) = events.try_recv() {
+        match event {
+            ClientEvent::Cancelled { sequence: 1 } => cancelled += 1,
+            ClientEvent::Moved { .. } | ClientEvent::Failed { .. } => panic!("{event:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(cancelled, 1);
+    assert!(
+        client
+            .paths()
+            .iter()
+            .all(|p| p.state == PathState::Validated && p.remote == places[0])
+    );
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_clients_moves_too_and_only_one_move_runs_at_a_time() {
+    let (server, places) = serve();
+    let (thaw, frozen) = tokio::sync::oneshot::channel();
+    let moving = server.clone();
+    let (parked, is_parked) = tokio::sync::oneshot::channel();
+    let first = tokio::spawn(async move {
+        let freeze = async {
+            parked.send(()).unwrap();
+            Thaw::At(frozen.await.unwrap())
+        };
+        moving
+            .relocate(announcement(places[1]), freeze, |_| ())
+            .await
+    });
+    is_parked.await.unwrap();
+    // Parked means that the address is free.
+    drop(std::net::UdpSocket::bind(places[0]).unwrap());
+    let second = server.relocate(
+        announcement(places[2]),
+        async { Thaw::At(places[2]) },
+        |_| (),
+    );
+    assert!(matches!(second.await, Err(MoveError::Busy)));
+    thaw.send(places[1]).unwrap();
+    assert_eq!(first.await.unwrap().unwrap(), places[1]);
+    let client = connect(places[1]).await;
+    download(&client, vec![]).await;
+}

@@ -1,0 +1,42 @@
+//! `cargo lab test`: format, lints and every test of the workspace.
+//!
+//! All of it is one release build, the one that `cargo lab` itself and the demo use.
+
+use anyhow::{Context, Result};
+
+use crate::host::{cargo, show};
+use crate::setup::setup;
+
+/// Checks the workspace; `arguments` go to `cargo test`.
+///
+/// Where the privileged tests cannot run they are skipped, except in CI (`CI=true`).
+///
+/// # Errors
+/// If a check fails, or privileged tests cannot run in CI.
+pub fn check(arguments: &[String]) -> Result<()> {
+    show(&mut cargo(&["fmt", "--all", "--check"]))?;
+    show(&mut cargo(&[
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    // The privileged tests run the tools as programs.
+    show(&mut cargo(&["build", "--release", "--workspace", "--bins"]))?;
+
+    let mut test = cargo(&["test", "--release", "--workspace"]);
+    test.args(arguments);
+    match setup() {
+        Ok(criu) => {
+            test.env("MPQ_CRIU", criu).env("MPQ_LAB_PRIVILEGED", "1");
+        }
+        Err(error) if std::env::var("CI").is_ok_and(|value| value == "true") => {
+            return Err(error).context("the privileged tests cannot run here");
+        }
+        Err(error) => eprintln!("Without the privileged tests: {error:#}"),
+    }
+    show(&mut test)
+}

@@ -1,0 +1,93 @@
+//! The machine the lab runs on: programs, privileges, the workspace.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Whether the lab may make namespaces and use CRIU.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The path of a program in `PATH`, or in the folders where Debian keeps those of the
+/// administrator.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Runs a command to its end and returns what it wrote to its standard output.
+///
+/// # Errors
+/// If it cannot be started or fails; the message has the command and what it wrote to its standard
+/// error.
+pub fn run<I>(program: impl AsRef<OsStr>, arguments: I) -> Result<String>
+where
+    I: IntoIterator<Item: AsRef<OsStr>>,
+{
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command whose output the user sees.
+///
+/// # Errors
+/// If it cannot be started or fails.
+pub fn show(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
+
+/// A cargo command in the workspace.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(workspace);
+    command
+}
+
+/// The folder for what is kept between runs.
+///
+/// # Errors
+/// If neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub fn cache() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let base = set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(base.join("mpq"))
+}
+
+/// The path of one of the workspace's programs, built beside the one that is running.
+///
+/// # Errors
+/// If it has not been built.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
+    // Tests run from a folder below that of the programs.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("{name} is not built; run `cargo build --release`"))
+}

@@ -1,0 +1,50 @@
+//! `cargo lab setup`: installs what the lab needs and is not there.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::{is_root, program};
+use crate::{apt, criu};
+
+/// Programs the lab runs, and the Debian packages they are in.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("nsenter", "util-linux"),
+];
+
+/// Installs what is missing and returns the path of a CRIU that works.
+///
+/// # Errors
+/// Why the lab cannot make namespaces or move processes here: no root, no Debian, no network, or a
+/// kernel that cannot do it.
+pub fn setup() -> Result<PathBuf> {
+    if !is_root() {
+        bail!("network namespaces and CRIU need root");
+    }
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(name, _)| program(name).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+
+    let found = criu::find();
+    if !missing.is_empty() || found.is_none() {
+        apt::update()?;
+    }
+    if !missing.is_empty() {
+        eprintln!("Installing {}", missing.join(", "));
+        apt::install(&missing)?;
+    }
+    let criu = match found {
+        Some(criu) => criu,
+        None => {
+            eprintln!("Fetching a newer CRIU into the cache folder; no system package is changed");
+            criu::install().context("no usable CRIU")?
+        }
+    };
+    criu::check(&criu)?;
+    Ok(criu)
+}

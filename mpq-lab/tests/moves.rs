@@ -1,0 +1,184 @@
+//! Downloads that go on while CRIU moves their server between hosts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::{criu, privileged};
+use mpq_lab::bench::{Bench, Content};
+use mpq_lab::download::{Done, Download, Entry, Event};
+use mpq_lab::report::Report;
+use mpq_lab::topology::Host::{ServerA, ServerB};
+
+mod common;
+
+/// Runs a download of `content`, with what `during` does meanwhile, and returns its events.
+async fn download(
+    bench: &Bench,
+    content: Content,
+    during: impl AsyncFnOnce(&mut Download) -> Result<()>,
+) -> Vec<Entry> {
+    let run = async {
+        bench.serve(content).await?;
+        let mut download = bench.download(|_| ())?;
+        during(&mut download).await?;
+        download.finish().await
+    };
+    let result = run.await;
+    result
+        .with_context(|| format!("{content:?}; the logs:\n{}", bench.logs()))
+        .unwrap()
+}
+
+fn done(entries: &[Entry]) -> &Done {
+    match &entries.last().unwrap().event {
+        Event::Done(done) => done,
+        event => panic!("the last event is {event:?}"),
+    }
+}
+
+/// The download is whole, and was one request on one connection.
+fn assert_kept(entries: &[Entry], content: Content) {
+    let done = done(entries);
+    assert_eq!(done.bytes, content.size, "{content:?}");
+    assert_eq!(done.sha256, content.sha256(), "{content:?}");
+    assert_eq!((done.handshakes, done.requests), (1, 1), "{content:?}");
+}
+
+/// SplitMix64: a seed's random number.
+fn random(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[tokio::test]
+async fn moves_at_random_moments_keep_every_byte() {
+    let Some(_alone) = privileged() else { return };
+    for seed in 1..=10 {
+        let size = 30_000_000 + random(seed) % 10_000_000;
+        // Anywhere but in the last tenth, which may be on its way already.
+        let moment = random(seed + 1000) % (size / 10 * 9);
+        let content = Content { size, seed };
+        eprintln!("seed {seed}: {size} bytes, a move from byte {moment} on");
+
+        let bench = Bench::new(&criu()).unwrap();
+        let entries = download(&bench, content, async |download| {
+            download.wait_for_bytes(moment).await?;
+            bench.checkpoint(ServerA, ServerB).await?;
+            bench.restore(ServerB).await?;
+            Ok(())
+        })
+        .await;
+
+        assert_kept(&entries, content);
+        let target = Bench::address(ServerB);
+        let report = Report::new(&entries, content.sha256(), target, None).unwrap();
+        report.verify().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_goes_and_comes_back_in_one_download() {
+    let Some(_alone) = privileged() else { return };
+    let content = Content {
+        size: 60_000_000,
+        seed: 20,
+    };
+    let bench = Bench::new(&criu()).unwrap();
+    let entries = download(&bench, content, async |download| {
+        download.wait_for_bytes(content.size / 4).await?;
+        bench.checkpoint(ServerA, ServerB).await?;
+        bench.restore(ServerB).await?;
+        download
+            .wait_for(|event| matches!(event, Event::FirstByteAfterMove { .. }))
+            .await?;
+        download.wait_for_bytes(content.size / 2).await?;
+        bench.checkpoint(ServerB, ServerA).await?;
+        bench.restore(ServerA).await?;
+        Ok(())
+    })
+    .await;
+
+    assert_kept(&entries, content);
+    let stations: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| match entry.event {
+            Event::FirstByteAfterMove { remote } => Some(remote),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(stations, [ServerB, ServerA].map(Bench::address));
+}
+
+#[tokio::test]
+async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
+    let Some(_alone) = privileged() else { return };
+    let content = Content {
+        size: 30_000_000,
+        seed: 30,
+    };
+    // The usual idle timeout of QUIC is 30 s.
+    let freeze = Duration::from_secs(35);
+    let bench = Bench::new(&criu()).unwrap();
+    let mut frozen = 0.0;
+    let entries = download(&bench, content, async |download| {
+        download.wait_for_bytes(content.size / 2).await?;
+        let dump = bench.checkpoint(ServerA, ServerB).await?;
+        tokio::time::sleep(freeze).await;
+        let restored = bench.restore(ServerB).await?;
+        frozen = restored.thawed - dump.dump_started;
+        Ok(())
+    })
+    .await;
+
+    assert!(frozen >= freeze.as_secs_f64(), "frozen for {frozen} s only");
+    assert_kept(&entries, content);
+    let target = Bench::address(ServerB);
+    Report::new(&entries, content.sha256(), target, None)
+        .unwrap()
+        .verify()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_dump_that_fails_leaves_the_server_where_it_was() {
+    let Some(_alone) = privileged() else { return };
+    let content = Content {
+        size: 40_000_000,
+        seed: 40,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // It passes for a CRIU until it has to dump.
+    let failing = folder.path().join("criu");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *dump*) echo 'no dump today' >&2; exit 1;; esac\nexec '{}' \"$@\"\n",
+        criu().display()
+    );
+    fs::write(&failing, script).unwrap();
+    fs::set_permissions(&failing, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let bench = Bench::new(&failing).unwrap();
+    let mut refusal = String::new();
+    let entries = download(&bench, content, async |download| {
+        download.wait_for_bytes(content.size / 2).await?;
+        if let Err(error) = bench.checkpoint(ServerA, ServerB).await {
+            refusal = format!("{error:#}");
+        }
+        Ok(())
+    })
+    .await;
+
+    assert!(!refusal.is_empty(), "the checkpoint has not failed");
+    assert_kept(&entries, content);
+    let cancelled = |entry: &Entry| matches!(entry.event, Event::Cancelled { .. });
+    assert!(entries.iter().any(cancelled), "{entries:?}");
+    let stayed = Bench::address(ServerA);
+    let done = done(&entries);
+    assert!(
+        done.paths.iter().all(|path| path.remote == stayed),
+        "{done:?}"
+    );
+}

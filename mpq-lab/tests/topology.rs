@@ -1,0 +1,148 @@
+//! The network is as described, and goes away with all that ran in it.
+
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use common::privileged;
+use mpq_lab::host::run;
+use mpq_lab::topology::{Host, Topology};
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
+
+mod common;
+
+const HOSTS: [Host; 4] = [Host::Client, Host::Router, Host::ServerA, Host::ServerB];
+
+fn exists(namespace: &str) -> bool {
+    Path::new("/var/run/netns").join(namespace).exists()
+}
+
+async fn on(topology: &Topology, host: Host, line: &str) -> String {
+    let output = topology
+        .command(host, "sh")
+        .args(["-ec", line])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn each_client_interface_has_a_route_and_a_rate_of_its_own() {
+    let Some(_alone) = privileged() else { return };
+    let topology = Topology::new().unwrap();
+
+    let routes = on(&topology, Host::Client, "ip route show default").await;
+    let routes: Vec<_> = routes.lines().map(str::trim).collect();
+    assert_eq!(
+        routes,
+        [
+            "default via 10.0.0.1 dev eth0 metric 100",
+            "default via 10.0.1.1 dev eth1 metric 101",
+        ]
+    );
+    let rules = on(&topology, Host::Client, "ip rule").await;
+    assert_eq!(rules.lines().count(), 3, "{rules}");
+
+    for (host, device, rate) in [
+        (Host::Client, "eth0", "rate 100Mbit burst 400Kb"),
+        (Host::Client, "eth1", "rate 50Mbit burst 200Kb"),
+        (Host::Router, "link0", "rate 100Mbit burst 400Kb"),
+        (Host::Router, "link1", "rate 50Mbit burst 200Kb"),
+    ] {
+        let shown = on(&topology, host, &format!("tc qdisc show dev {device}")).await;
+        assert!(shown.contains(rate), "{device}: {shown}");
+    }
+}
+
+/// A UDP socket on a host, bound to a device there.
+fn socket(topology: &Topology, host: Host, device: &str) -> UdpSocket {
+    let namespace = Path::new("/var/run/netns").join(topology.namespace(host));
+    let device = device.to_owned();
+    // The thread that enters the namespace ends; its socket stays there.
+    let made = thread::spawn(move || {
+        setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        socket.bind_device(Some(device.as_bytes())).unwrap();
+        socket
+            .bind(&SocketAddr::from(([0; 4], 4433)).into())
+            .unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        UdpSocket::from(socket)
+    });
+    made.join().unwrap()
+}
+
+#[test]
+fn datagrams_go_to_both_servers_and_back_over_both_links() {
+    let Some(_alone) = privileged() else { return };
+    let topology = Topology::new().unwrap();
+    let mut buffer = [0; 16];
+    for host in [Host::ServerA, Host::ServerB] {
+        let server = socket(&topology, host, "eth0");
+        for (device, address) in [("eth0", "10.0.0.2:4433"), ("eth1", "10.0.1.2:4433")] {
+            let client = socket(&topology, Host::Client, device);
+            client.send_to(b"there", (host.address(), 4433)).unwrap();
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(
+                (&buffer[..length], from),
+                (&b"there"[..], address.parse().unwrap())
+            );
+            server.send_to(b"back", from).unwrap();
+            let (length, _) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"back");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_dropped_network() {
+    let Some(_alone) = privileged() else { return };
+    let topology = Topology::new().unwrap();
+    let other = Topology::new().unwrap();
+    let mut inside = topology
+        .command(Host::ServerB, "sleep")
+        .arg("3600")
+        .spawn()
+        .unwrap();
+    let namespaces = HOSTS.map(|host| topology.namespace(host));
+    assert!(namespaces.iter().all(|namespace| exists(namespace)));
+
+    drop(topology);
+    let status = inside.wait().await.unwrap();
+    assert_eq!(status.signal(), Some(9));
+    assert!(!namespaces.iter().any(|namespace| exists(namespace)));
+    assert!(
+        HOSTS
+            .map(|host| other.namespace(host))
+            .iter()
+            .all(|namespace| exists(namespace))
+    );
+}
+
+#[test]
+fn leftovers_of_a_dead_run_are_removed() {
+    let Some(_alone) = privileged() else { return };
+    // A process that has ended is the maker of one, a living one that of the other.
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let leftover = format!("mpq-lab-{}-0-client", dead.id());
+    let living = format!("mpq-lab-{}-999-client", std::process::id());
+    for namespace in [&leftover, &living] {
+        run("ip", ["netns", "add", namespace]).unwrap();
+    }
+
+    let topology = Topology::new();
+    let remain = [&leftover, &living].map(|namespace| exists(namespace));
+    run("ip", ["netns", "delete", &living]).unwrap();
+    topology.unwrap();
+    assert_eq!(remain, [false, true]);
+}

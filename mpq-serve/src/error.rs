@@ -1,0 +1,80 @@
+//! What can go wrong, and the exit code of each kind.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A failure of `mpq-serve` or one of its commands.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("{0}: {1}")]
+    Io(PathBuf, io::Error),
+    #[error("{0}")]
+    Start(String),
+    #[error("{0} holds no images of a checkpoint: it has no manifest.json")]
+    NoImages(PathBuf),
+    #[error("the images in {0} are not mpq-serve's, or of another version of it: {1}")]
+    ForeignImages(PathBuf, String),
+    #[error("no CRIU found: install CRIU 4.2 or newer, or name it in MPQ_CRIU")]
+    NoCriu,
+    #[error("CRIU {0} is too old: 4.2 or newer is needed; name it in MPQ_CRIU")]
+    OldCriu(String),
+    #[error("CRIU needs root: run {0} as root")]
+    NotPermitted(&'static str),
+    #[error(
+        "no mpq-serve runs as process {0}: start it first, or give another --pid or --pid-file"
+    )]
+    NoServer(i32),
+    #[error("{0}: not a file with a process id: {1}")]
+    PidFile(PathBuf, String),
+    #[error("cannot listen on {0}: {1}; give --listen an address of this host that is free")]
+    Listen(SocketAddr, io::Error),
+    #[error("the checkpoint failed, the server goes on where it was: {0}")]
+    Dump(String),
+    #[error("the restore failed, the images are kept: {0}")]
+    Restore(String),
+    #[error("{}", .0.message)]
+    Told(Failure),
+}
+
+/// An error that a helper hands to another process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// One line.
+    pub message: String,
+    /// The exit code that it deserves.
+    pub code: u8,
+}
+
+impl Error {
+    /// The exit code, as the help lists them.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Io(..) | Self::Start(_) => 1,
+            Self::NoImages(_) | Self::ForeignImages(..) => 3,
+            Self::NoCriu | Self::OldCriu(_) => 4,
+            Self::NotPermitted(_) => 5,
+            Self::NoServer(_) | Self::PidFile(..) => 6,
+            Self::Listen(..) => 7,
+            Self::Dump(_) => 8,
+            Self::Restore(_) => 9,
+            Self::Told(failure) => failure.code,
+        }
+    }
+}
+
+/// Names the file in an error of the operating system.
+pub trait At<T> {
+    /// # Errors
+    /// The same, with `path`.
+    fn at(self, path: impl Into<PathBuf>) -> Result<T, Error>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, path: impl Into<PathBuf>) -> Result<T, Error> {
+        self.map_err(|error| Error::Io(path.into(), error))
+    }
+}

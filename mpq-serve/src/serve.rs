@@ -1,0 +1,314 @@
+//! The server itself: accepts connections, answers requests, and moves on SIGUSR1.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mpq_core::migration::server::Announcement;
+use mpq_core::server::{BindError, Server, Session, Thaw};
+use mpq_core::tls::Identity;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Serve;
+use crate::checkpoint;
+use crate::control::{Control, Failed, Manifest, POLL, Request, Serving, Thawed, now};
+use crate::error::{At, Error, Failure};
+use crate::files::Root;
+use crate::http::{Site, respond};
+use crate::random::Random;
+use crate::streams;
+
+/// A parked server that hears nothing for so long, by its own clock, goes on where it was.
+const PARKED_AT_MOST: Duration = Duration::from_secs(60);
+
+/// Runs the server until it is told to leave.
+///
+/// # Errors
+/// It cannot start.
+pub fn run(options: Serve) -> Result<(), Error> {
+    let log_file = options.log_file.clone();
+    if let Some(file) = &log_file {
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
+            .at(file)?;
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(move || Log(log_file.clone()))
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| Error::Start(error.to_string()))?
+        .block_on(serve(options))
+}
+
+/// Writes a line of the log. The file is not held open, so that the server can be frozen between
+/// any two lines, and the file be rotated.
+struct Log(Option<PathBuf>);
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(file) => fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(file)?
+                .write(line),
+            None => io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn serve(options: Serve) -> Result<(), Error> {
+    let identity = match (&options.cert, &options.key) {
+        (Some(cert), Some(key)) => Identity::from_pem(cert, key),
+        _ => Identity::self_signed(&["localhost".to_owned()]),
+    };
+    let identity = identity.map_err(|error| Error::Start(error.to_string()))?;
+    let root = options
+        .root
+        .as_deref()
+        .map(|dir| Root::new(dir).at(dir))
+        .transpose()?;
+    let site = Arc::new(Site {
+        random: Random::new(options.random, options.seed),
+        root,
+        limit_rate: options.limit_rate,
+    });
+    let server = Server::bind(options.listen, &identity).map_err(|error| match error {
+        BindError::Listen(address, error) => Error::Listen(address, error),
+        error => Error::Start(error.to_string()),
+    })?;
+    let control = Control::of(std::process::id() as i32);
+    control.remove();
+    control.create()?;
+    if let Some(file) = &options.pid_file {
+        fs::write(file, std::process::id().to_string()).at(file)?;
+    }
+    let stop = |kind| signal(kind).map_err(|error| Error::Start(error.to_string()));
+    let mut move_signal = stop(SignalKind::user_defined1())?;
+    let (mut terminate, mut interrupt) = (
+        stop(SignalKind::terminate())?,
+        stop(SignalKind::interrupt())?,
+    );
+    tracing::info!("listening on {}", server.listen());
+    tracing::info!("certificate sha256 {}", identity.fingerprint());
+
+    let running = Arc::new(AtomicUsize::new(0));
+    loop {
+        tokio::select! {
+            handshake = server.accept() => {
+                let Some(handshake) = handshake else { break };
+                let (site, running) = (site.clone(), running.clone());
+                tokio::spawn(async move {
+                    if let Some(session) = handshake.await {
+                        answer(session, site, running).await;
+                    }
+                });
+            }
+            _ = move_signal.recv() => {
+                let mover = Mover {
+                    server: server.clone(),
+                    control: control.clone(),
+                    options: options.clone(),
+                };
+                tokio::spawn(mover.relocate());
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!(
+        "leaving; {} responses are running",
+        running.load(Ordering::Relaxed)
+    );
+    let finished = async {
+        while running.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::select! {
+        () = finished => {}
+        () = tokio::time::sleep(options.grace) => tracing::warn!("some responses are cut off"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    server.close().await;
+    control.remove();
+    if let Some(file) = &options.pid_file {
+        let _ = fs::remove_file(file);
+    }
+    Ok(())
+}
+
+/// Answers the requests of one connection.
+async fn answer(mut session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
+    tracing::info!("{} connected", session.remote);
+    let remote = session.remote;
+    while let Ok(Some(request)) = session.h3.accept().await {
+        let (site, gate, running) = (site.clone(), session.gate.clone(), running.clone());
+        tokio::spawn(async move {
+            let Ok((request, mut stream)) = request.resolve_request().await else {
+                return;
+            };
+            running.fetch_add(1, Ordering::Relaxed);
+            let served = respond(&site, &gate, &request, &mut stream).await;
+            running.fetch_sub(1, Ordering::Relaxed);
+            tracing::info!(
+                "{remote} {} {} {} {} bytes{}",
+                request.method(),
+                request.uri().path(),
+                served.status.as_u16(),
+                served.bytes,
+                if served.complete { "" } else { " cut off" }
+            );
+        });
+    }
+    tracing::info!("{remote} disconnected");
+}
+
+/// One move of the server.
+struct Mover {
+    server: Server,
+    control: Control,
+    options: Serve,
+}
+
+impl Mover {
+    async fn relocate(self) {
+        let request: Request = self.control.read().unwrap_or_default();
+        self.control.clear::<Request>();
+        if let Err(error) = self.try_relocate(request).await {
+            tracing::error!("{error}");
+            let failure = Failure {
+                message: error.to_string(),
+                code: error.code(),
+            };
+            // The helper has said it already, if there was one.
+            if self.control.read::<Failed>().is_none() {
+                let _ = self.control.write(&Failed {
+                    failure,
+                    streams_of: 0,
+                });
+            }
+        }
+    }
+
+    async fn try_relocate(&self, request: Request) -> Result<(), Error> {
+        let targets = match request.migrate_to.is_empty() {
+            true => self.options.migrate_to.clone(),
+            false => request.migrate_to,
+        };
+        if targets.is_empty() {
+            return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
+        }
+        let images = request.images.or_else(|| self.options.images.clone());
+        let images =
+            std::path::absolute(images.unwrap_or_else(|| self.control.images())).at(".")?;
+        let announcement = Announcement {
+            targets: targets.clone(),
+            lead: self.options.lead,
+            outage: Duration::ZERO,
+            token: random_token()?,
+        };
+        tracing::info!("moving to {targets:?}");
+        let announced = now();
+        let freeze = async {
+            match self.options.move_in_process {
+                Some(silence) => {
+                    tokio::time::sleep(silence).await;
+                    Thaw::At(targets[0])
+                }
+                None => self.freeze(&images, targets.clone(), announced).await,
+            }
+        };
+        let on_reopened = |listen| {
+            let _ = self.control.write(&Serving { listen });
+        };
+        let moved = self
+            .server
+            .relocate(announcement, freeze, on_reopened)
+            .await;
+        let listen = moved.map_err(|error| Error::Dump(error.to_string()))?;
+        tracing::info!(
+            "listening on {listen}, {} handshakes",
+            self.server.handshakes()
+        );
+        Ok(())
+    }
+
+    /// Has the process dumped, and resolves when it has woken, here or there.
+    async fn freeze(
+        &self,
+        images: &std::path::Path,
+        targets: Vec<SocketAddr>,
+        announced: f64,
+    ) -> Thaw {
+        for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
+            clear(&self.control);
+        }
+        let (control, into) = (self.control.clone(), images.to_owned());
+        let helper = tokio::task::spawn_blocking(move || checkpoint::start_helper(&control, &into));
+        if let Ok(Err(error)) = helper.await {
+            return Thaw::Failed(error.to_string());
+        }
+        streams::detach();
+        let parked = Manifest {
+            program: Manifest::PROGRAM.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id() as i32,
+            control: self.control.path().to_owned(),
+            listen: self.server.listen(),
+            targets,
+            sequence: self.server.sequence(),
+            announced,
+            parked: now(),
+            dump_started: 0.0,
+            dumped: 0.0,
+        };
+        if let Err(error) = self.control.write(&parked) {
+            return Thaw::Failed(error.to_string());
+        }
+        let since = tokio::time::Instant::now();
+        loop {
+            if let Some(thawed) = self.control.read::<Thawed>() {
+                streams::take_over(thawed.streams_of);
+                self.control.clear::<Thawed>();
+                return Thaw::At(thawed.listen);
+            }
+            if let Some(failed) = self.control.read::<Failed>() {
+                streams::take_over(failed.streams_of);
+                return Thaw::Failed(failed.failure.message);
+            }
+            if since.elapsed() > PARKED_AT_MOST {
+                return Thaw::Failed("nobody dumped it".into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// What a knock will carry.
+fn random_token() -> Result<[u8; 8], Error> {
+    let source = "/dev/urandom";
+    let mut token = [0; 8];
+    let mut file = fs::File::open(source).at(source)?;
+    io::Read::read_exact(&mut file, &mut token).at(source)?;
+    Ok(token)
+}

@@ -1,0 +1,104 @@
+//! Another implementation's client, quinn with h3-quinn, downloads from the real program.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use bytes::Buf;
+use http::Request;
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the program and reads from its log where it listens.
+fn start(arguments: &[&str]) -> (Server, SocketAddr) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
+        .args(["--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let listen = log.by_ref().map(Result::unwrap).find_map(|line| {
+        line.split_once("listening on ")
+            .map(|(_, address)| address.to_owned())
+    });
+    // The rest of the log must be read, or the server stops at a full pipe.
+    std::thread::spawn(move || log.for_each(drop));
+    (Server(child), listen.expect("it listens").parse().unwrap())
+}
+
+fn trusting(certificate: CertificateDer<'static>) -> quinn::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
+#[tokio::test]
+async fn quinn_gets_random_byte_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let files = [cert, key].map(|file| file.to_str().unwrap().to_owned());
+    let options = [
+        "--random", "20M", "--seed", "7", "--cert", &files[0], "--key", &files[1],
+    ];
+    let (_server, address) = start(&options);
+
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(trusting(made.cert.der().clone()));
+    let connection = endpoint
+        .connect(address, "localhost")
+        .unwrap()
+        .await
+        .unwrap();
+    let (mut driver, mut requests) = h3::client::new(h3_quinn::Connection::new(connection))
+        .await
+        .unwrap();
+    let driver = tokio::spawn(async move { driver.wait_idle().await });
+    let request = Request::get("https://localhost/random").body(()).unwrap();
+    let mut stream = requests.send_request(request).await.unwrap();
+    stream.finish().await.unwrap();
+    let response = stream.recv_response().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-length"], "20000000");
+    let mut digest = Sha256::new();
+    let mut received = 0;
+    while let Some(mut chunk) = stream.recv_data().await.unwrap() {
+        received += chunk.remaining();
+        digest.update(chunk.copy_to_bytes(chunk.remaining()));
+    }
+    let digest: String = digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        (received, digest),
+        (20_000_000, mpq_serve::random::sha256(20_000_000, 7))
+    );
+    drop(requests);
+    driver.abort();
+}
