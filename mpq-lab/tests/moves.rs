@@ -56,7 +56,9 @@ fn random(seed: u64) -> u64 {
 
 #[tokio::test]
 async fn moves_at_random_moments_keep_every_byte() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     for seed in 1..=10 {
         let size = 30_000_000 + random(seed) % 10_000_000;
         // Anywhere but in the last tenth, which may be on its way already.
@@ -82,7 +84,9 @@ async fn moves_at_random_moments_keep_every_byte() {
 
 #[tokio::test]
 async fn a_server_goes_and_comes_back_in_one_download() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let content = Content {
         size: 60_000_000,
         seed: 20,
@@ -115,7 +119,9 @@ async fn a_server_goes_and_comes_back_in_one_download() {
 
 #[tokio::test]
 async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let content = Content {
         size: 30_000_000,
         seed: 30,
@@ -145,7 +151,9 @@ async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
 
 #[tokio::test]
 async fn a_dump_that_fails_leaves_the_server_where_it_was() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let content = Content {
         size: 40_000_000,
         seed: 40,

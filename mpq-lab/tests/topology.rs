@@ -35,7 +35,9 @@ async fn on(topology: &Topology, host: Host, line: &str) -> String {
 
 #[tokio::test]
 async fn each_client_interface_has_a_route_and_a_rate_of_its_own() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let topology = Topology::new().unwrap();
 
     let routes = on(&topology, Host::Client, "ip route show default").await;
@@ -81,9 +83,11 @@ fn socket(topology: &Topology, host: Host, device: &str) -> UdpSocket {
     made.join().unwrap()
 }
 
-#[test]
-fn datagrams_go_to_both_servers_and_back_over_both_links() {
-    let Some(_alone) = privileged() else { return };
+#[tokio::test]
+async fn datagrams_go_to_both_servers_and_back_over_both_links() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let topology = Topology::new().unwrap();
     let mut buffer = [0; 16];
     for host in [Host::ServerA, Host::ServerB] {
@@ -105,7 +109,9 @@ fn datagrams_go_to_both_servers_and_back_over_both_links() {
 
 #[tokio::test]
 async fn nothing_is_left_of_a_dropped_network() {
-    let Some(_alone) = privileged() else { return };
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     let topology = Topology::new().unwrap();
     let other = Topology::new().unwrap();
     let mut inside = topology
@@ -128,9 +134,11 @@ async fn nothing_is_left_of_a_dropped_network() {
     );
 }
 
-#[test]
-fn leftovers_of_a_dead_run_are_removed() {
-    let Some(_alone) = privileged() else { return };
+#[tokio::test]
+async fn leftovers_of_a_dead_run_are_removed() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
     // A process that has ended is the maker of one, a living one that of the other.
     let mut dead = Command::new("true").spawn().unwrap();
     dead.wait().unwrap();

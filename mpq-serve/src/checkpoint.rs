@@ -47,8 +47,7 @@ pub fn run(
         return Err(Error::NoServer(pid));
     }
     let images = images.map(std::path::absolute).transpose().at(".")?;
-    control.clear::<Failed>();
-    control.clear::<Manifest>();
+    forget_last(&control);
     control.write(&Request { images, migrate_to })?;
     kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(|_| Error::NoServer(pid))?;
     let done = wait_for(Duration::MAX.min(Duration::from_secs(3600)), || {
@@ -137,9 +136,7 @@ fn dump_when_parked(pid: i32, images: &Path, control: &Control) -> Result<(), Er
 /// # Errors
 /// It cannot be started.
 pub fn start_helper(control: &Control, images: &Path) -> Result<(), Error> {
-    let _ = fs::remove_file(control.path().join(DONE));
-    control.clear::<Failed>();
-    control.clear::<Manifest>();
+    forget_last(control);
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let status = Command::new(&program)
         .args(["dump", "--pid", &std::process::id().to_string(), "--images"])
@@ -155,6 +152,13 @@ pub fn start_helper(control: &Control, images: &Path) -> Result<(), Error> {
             "the helper could not be started: {status}"
         ))),
     }
+}
+
+/// Removes what an earlier checkpoint left.
+fn forget_last(control: &Control) {
+    let _ = fs::remove_file(control.path().join(DONE));
+    control.clear::<Failed>();
+    control.clear::<Manifest>();
 }
 
 fn read_pid(file: &Path) -> Result<i32, Error> {

@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::Serve;
 use crate::checkpoint;
 use crate::control::{Control, Failed, Manifest, POLL, Request, Serving, Thawed, now};
+use crate::criu::Criu;
 use crate::error::{At, Error, Failure};
 use crate::files::Root;
 use crate::http::{Site, respond};
@@ -217,6 +218,10 @@ impl Mover {
         };
         if targets.is_empty() {
             return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
+        }
+        if self.options.move_in_process.is_none() {
+            // Before anybody is told of a move that cannot be.
+            Criu::find("mpq-serve")?;
         }
         let images = request.images.or_else(|| self.options.images.clone());
         let images =
