@@ -243,6 +243,13 @@ impl Server {
                         continue;
                     };
                     shared.input(match freeze.await {
+                        // Any host has the unspecified address; a specific one says where it is.
+                        Thaw::At(listen)
+                            if listen == self.listen() && !listen.ip().is_unspecified() =>
+                        {
+                            failure = format!("it woke at its old address, {listen}");
+                            Input::Failed
+                        }
                         Thaw::At(listen) => Input::Thawed(listen),
                         Thaw::Failed(reason) => {
                             failure = reason;
