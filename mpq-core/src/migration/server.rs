@@ -263,6 +263,11 @@ impl Server {
         matches!(self.state, State::Serving)
     }
 
+    /// Whether body writers are to be held: the server is about to be frozen, or is.
+    pub fn is_parking(&self) -> bool {
+        matches!(self.state, State::Parking(_) | State::Parked(_))
+    }
+
     fn migration(&self, announcement: &Announcement) -> Frame {
         let Announcement {
             targets,
