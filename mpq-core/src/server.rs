@@ -243,6 +243,13 @@ impl Server {
                         continue;
                     };
                     shared.input(match freeze.await {
+                        // Any host has the unspecified address; a specific one says where it is.
+                        Thaw::At(listen)
+                            if listen == self.listen() && !listen.ip().is_unspecified() =>
+                        {
+                            failure = format!("it woke at its old address, {listen}");
+                            Input::Failed
+                        }
                         Thaw::At(listen) => Input::Thawed(listen),
                         Thaw::Failed(reason) => {
                             failure = reason;
@@ -414,6 +421,9 @@ impl Shared {
             paths: Mutex::new(paths),
         });
         shared.clients.lock().unwrap().insert(id, client.clone());
+        if shared.machine.lock().unwrap().is_parking() {
+            client.gate.close();
+        }
         let weak = connection.weak_handle();
         let on_closed = connection.on_closed();
         let events = connection.path_events();
@@ -477,13 +487,16 @@ async fn speak(
             decoder.push(&chunk);
             loop {
                 match decoder.frame() {
-                    Ok(Some(Frame::Hello { .. })) => {
+                    Ok(Some(Frame::Hello { capabilities })) => {
                         if let (Some(frames), Some(connection)) =
                             (to_send.take(), connection.upgrade())
                         {
                             tokio::spawn(write_frames(connection, frames));
                         }
-                        shared.input(Input::Hello(id));
+                        // Over one path only, a client cannot come along.
+                        if capabilities & Frame::MULTIPATH != 0 {
+                            shared.input(Input::Hello(id));
+                        }
                     }
                     Ok(Some(Frame::Ready { .. })) => shared.input(Input::Ready(id)),
                     Ok(Some(_)) => {}

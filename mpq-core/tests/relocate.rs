@@ -146,6 +146,15 @@ async fn a_download_goes_on_through_three_moves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_fails_is_cancelled_and_nothing_is_lost() {
+    stays(|_| Thaw::Failed("no room".into()), "no room").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_wakes_where_it_was_goes_on_there() {
+    stays(Thaw::At, "it woke at its old address").await;
+}
+
+async fn stays(thaw: fn(SocketAddr) -> Thaw, why: &str) {
     let (server, places) = serve();
     let client = connect(places[0]).await;
     let mut events = client.events();
@@ -153,14 +162,14 @@ async fn a_move_that_fails_is_cancelled_and_nothing_is_lost() {
     let moving = server.clone();
     let moves = tokio::spawn(async move {
         receiver.await.unwrap();
-        let freeze = async { Thaw::Failed("no room".into()) };
+        let freeze = async { thaw(places[0]) };
         moving
             .relocate(announcement(places[1]), freeze, |_| ())
             .await
     });
     download(&client, vec![sender]).await;
     let error = moves.await.unwrap().unwrap_err();
-    assert!(matches!(error, MoveError::Failed(reason) if reason == "no room"));
+    assert!(matches!(error, MoveError::Failed(reason) if reason.starts_with(why)));
     assert_eq!(server.listen(), places[0]);
     let mut cancelled = 0;
     while let Ok((_, event)) = events.try_recv() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mpq_core::migration::frame::MAX_ADDRESSES;
 use mpq_core::migration::server::Announcement;
 use mpq_core::server::{BindError, Server, Session, Thaw};
 use mpq_core::tls::Identity;
@@ -218,6 +219,10 @@ impl Mover {
         };
         if targets.is_empty() {
             return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
+        }
+        if targets.len() > MAX_ADDRESSES {
+            let message = format!("at most {MAX_ADDRESSES} addresses can be announced");
+            return Err(Error::Dump(message));
         }
         if self.options.move_in_process.is_none() {
             // Before anybody is told of a move that cannot be.

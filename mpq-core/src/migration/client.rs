@@ -162,6 +162,12 @@ const LAST_PROBES: Duration = Duration::from_millis(250);
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(300);
+/// How long whoever answers may take to become a path, in RTT and at the least, before the search
+/// goes on; and how often a probe's answer is followed up in one move, since each time may cost path
+/// ids that a frozen server cannot grant again. A knock is the server's own and always followed up.
+const ATTEMPT_RTTS: u32 = 8;
+const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
+const MAX_ATTEMPTS: u32 = 3;
 /// Before an opening is tried again: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -192,7 +198,7 @@ enum State {
     /// The server is silent: since it parked, or for no known reason.
     Searching(Move, Silence),
     /// Somebody answers at a target; paths to it are being validated.
-    Arriving(Move, Silence, SocketAddr),
+    Arriving(Move, Silence, Attempt),
 }
 
 #[derive(Debug, Clone)]
@@ -202,6 +208,13 @@ struct Move {
     probe_at: Instant,
     interval: Duration,
     probes_left: u32,
+    attempts_left: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    target: SocketAddr,
+    until: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +228,8 @@ struct Path {
     id: u32,
     local: IpAddr,
     remote: SocketAddr,
+    /// Its closing was asked for.
+    closing: bool,
 }
 
 #[derive(Debug)]
@@ -241,6 +256,7 @@ impl Client {
                 id: 0,
                 local,
                 remote,
+                closing: false,
             }],
             openings: Vec::new(),
             newest: 0,
@@ -266,17 +282,18 @@ impl Client {
         match input {
             Input::Frame(frame) => self.frame(now, frame),
             Input::Locals(locals) => {
-                for path in self.paths.iter().filter(|p| !locals.contains(&p.local)) {
-                    self.outputs.push_back(Output::Close { path: path.id });
-                }
                 self.openings.retain(|o| locals.contains(&o.local));
                 self.locals = locals;
+                self.close_stale();
             }
             Input::Rtt(rtt) => self.rtt = rtt,
             Input::Heard => {
                 self.heard = now;
                 if let State::Searching(mv, Silence { parked: false, .. }) = &self.state {
-                    self.state = State::Announced(mv.clone());
+                    let mut mv = mv.clone();
+                    mv.interval = self.slow_interval();
+                    mv.probe_at = now + mv.interval;
+                    self.state = State::Announced(mv);
                 }
             }
             Input::Expecting(expecting) => {
@@ -301,20 +318,13 @@ impl Client {
                     opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
                 }
             }
-            Input::PathGone { path } => self.paths.retain(|p| p.id != path),
+            Input::PathGone { path } => self.path_gone(path, now),
         }
         self.open_missing();
     }
 
     /// What is due at `now` is done.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for opening in &mut self.openings {
-            if opening.retry_at.is_some_and(|at| at <= now) {
-                opening.retry_at = None;
-                let (local, remote) = (opening.local, opening.remote);
-                self.outputs.push_back(Output::Open { local, remote });
-            }
-        }
         if let State::Announced(mv) = &self.state
             && self.expecting
             && now >= self.heard + self.silence()
@@ -323,42 +333,56 @@ impl Client {
             self.outputs.push_back(Output::Event(Event::Silent));
             self.search(mv, false, now);
         }
-        if let State::Searching(_, silence) | State::Arriving(_, silence, _) = &self.state
+        if let State::Searching(mv, silence) | State::Arriving(mv, silence, _) = &self.state
             && now >= silence.deadline
         {
+            // A server that still speaks where it was has not moved, whatever answered elsewhere.
+            let event = match now < self.heard + self.silence() {
+                true => Event::Cancelled {
+                    sequence: mv.sequence,
+                },
+                false => Event::Failed,
+            };
             self.settle();
-            self.outputs.push_back(Output::Event(Event::Failed));
+            self.outputs.push_back(Output::Event(event));
         }
-        if let State::Announced(mv) | State::Searching(mv, _) = &mut self.state
-            && now >= mv.probe_at
-            && mv.probes_left > 0
+        if let State::Arriving(mv, silence, attempt) = &self.state
+            && now >= attempt.until
         {
-            let round = (mv.targets.len() * self.locals.len()) as u32;
-            mv.probes_left = mv.probes_left.saturating_sub(round);
-            mv.probe_at = now + mv.interval;
-            self.outputs.push_back(Output::Probe(mv.targets.clone()));
-            if let State::Searching(mv, _) = &mut self.state {
-                mv.interval = (mv.interval * 5 / 4).min(LAST_PROBES.max(self.rtt));
+            let (mut mv, silence) = (mv.clone(), *silence);
+            mv.probe_at = now;
+            self.abandon_attempt();
+            self.state = State::Searching(mv, silence);
+        }
+        if self.probe_at().is_some_and(|at| now >= at) {
+            self.probe(now);
+        }
+        let destination = self.destination();
+        for opening in &mut self.openings {
+            if Some(opening.remote) == destination && opening.retry_at.is_some_and(|at| at <= now) {
+                opening.retry_at = None;
+                let (local, remote) = (opening.local, opening.remote);
+                self.outputs.push_back(Output::Open { local, remote });
             }
         }
+        self.open_missing();
     }
 
     /// When [`Client::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let retries = self.openings.iter().filter_map(|o| o.retry_at);
-        let (mv, silence) = match &self.state {
-            State::Settled => (None, None),
-            State::Announced(mv) => (Some(mv), None),
-            State::Searching(mv, silence) => (Some(mv), Some(silence)),
-            State::Arriving(_, silence, _) => (None, Some(silence)),
+        let destination = self.destination();
+        let wanted = |o: &&Opening| Some(o.remote) == destination;
+        let retries = self.openings.iter().filter(wanted);
+        let deadline = match &self.state {
+            State::Settled => None,
+            State::Announced(_) => self.expecting.then(|| self.heard + self.silence()),
+            State::Searching(_, silence) => Some(silence.deadline),
+            State::Arriving(_, silence, attempt) => Some(silence.deadline.min(attempt.until)),
         };
-        let probe = mv.filter(|mv| mv.probes_left > 0).map(|mv| mv.probe_at);
-        let announced = matches!(self.state, State::Announced(_)) && self.expecting;
-        let silent = announced.then(|| self.heard + self.silence());
         retries
-            .chain(probe)
-            .chain(silence.map(|s| s.deadline))
-            .chain(silent)
+            .filter_map(|o| o.retry_at)
+            .chain(self.probe_at())
+            .chain(deadline)
             .min()
     }
 
@@ -383,7 +407,9 @@ impl Client {
                 self.settle();
                 let current = self.remote.ip();
                 let mut targets = targets;
-                targets.retain(|target| policy::acceptable(current, *target));
+                targets.retain(|target| {
+                    policy::acceptable(current, *target) && *target != self.remote
+                });
                 if targets.is_empty() {
                     return self
                         .outputs
@@ -393,9 +419,10 @@ impl Client {
                 self.state = State::Announced(Move {
                     sequence,
                     targets: targets.clone(),
-                    probe_at: now + SLOW_PROBES,
-                    interval: SLOW_PROBES.max(self.rtt * 4),
+                    probe_at: now + self.slow_interval(),
+                    interval: self.slow_interval(),
                     probes_left: MAX_PROBES,
+                    attempts_left: MAX_ATTEMPTS,
                 });
                 self.outputs.push_back(Output::Listen(Some(token)));
                 self.outputs
@@ -442,57 +469,132 @@ impl Client {
     fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
         let (mv, silence) = match &self.state {
             State::Searching(mv, silence) => (mv, *silence),
+            // Another one's answer led us astray.
+            State::Arriving(mv, silence, attempt) if knock && attempt.target != remote => {
+                (mv, *silence)
+            }
             // PARKED may have been lost with the old paths; the knock says the same.
             State::Announced(mv) if knock => {
                 let deadline = now + self.config.deadline;
-                (
-                    mv,
-                    Silence {
-                        deadline,
-                        parked: true,
-                    },
-                )
+                let parked = true;
+                (mv, Silence { deadline, parked })
             }
             _ => return,
         };
-        if mv.targets.contains(&remote) {
-            self.state = State::Arriving(mv.clone(), silence, remote);
-            self.outputs
-                .push_back(Output::Event(Event::Detected { remote, knock }));
+        if !mv.targets.contains(&remote) || !(knock || mv.attempts_left > 0) {
+            return;
         }
+        let mut mv = mv.clone();
+        mv.attempts_left = mv.attempts_left.saturating_sub(1);
+        self.abandon_attempt();
+        let until = now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS);
+        let attempt = Attempt {
+            target: remote,
+            until,
+        };
+        self.state = State::Arriving(mv, silence, attempt);
+        self.outputs
+            .push_back(Output::Event(Event::Detected { remote, knock }));
     }
 
     fn path_open(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
         self.openings
             .retain(|o| (o.local, o.remote) != (local, remote));
         self.paths.retain(|p| p.id != id);
-        self.paths.push(Path { id, local, remote });
-        let State::Arriving(mv, _, target) = &self.state else {
+        self.paths.push(Path {
+            id,
+            local,
+            remote,
+            closing: false,
+        });
+        if let State::Arriving(Move { sequence, .. }, _, attempt) = self.state
+            && attempt.target == remote
+        {
+            let old = std::mem::replace(&mut self.remote, remote);
+            if self.openings.iter().any(|o| o.remote == old) {
+                self.openings.retain(|o| o.remote != old);
+                self.outputs.push_back(Output::Abandon(old));
+            }
+            self.state = State::Settled;
+            self.outputs.push_back(Output::Listen(None));
+            self.outputs
+                .push_back(Output::Event(Event::Moved { sequence, remote }));
+        }
+        self.close_stale();
+    }
+
+    fn path_gone(&mut self, id: u32, now: Instant) {
+        let Some(index) = self.paths.iter().position(|p| p.id == id) else {
             return;
         };
-        if *target != remote {
+        let path = self.paths.remove(index);
+        // Whoever took it away may do so again: no haste.
+        if !path.closing && self.locals.contains(&path.local) {
+            self.openings.push(Opening {
+                local: path.local,
+                remote: path.remote,
+                retry_at: Some(now + LAST_RETRY),
+                backoff: LAST_RETRY,
+            });
+        }
+    }
+
+    /// Closes the paths from where we or to where the server is no more, if there is a better one.
+    fn close_stale(&mut self) {
+        let (remote, locals) = (self.remote, &self.locals);
+        let wanted = |p: &Path| p.remote == remote && locals.contains(&p.local);
+        if !self.paths.iter().any(|p| wanted(p) && !p.closing) {
             return;
         }
-        let sequence = mv.sequence;
-        for path in self.paths.iter().filter(|p| p.remote != remote) {
+        for path in self.paths.iter_mut().filter(|p| !wanted(p) && !p.closing) {
+            path.closing = true;
             self.outputs.push_back(Output::Close { path: path.id });
         }
-        self.openings.retain(|o| o.remote == remote);
-        self.remote = remote;
-        self.state = State::Settled;
-        self.outputs.push_back(Output::Listen(None));
-        self.outputs
-            .push_back(Output::Event(Event::Moved { sequence, remote }));
+    }
+
+    fn probe(&mut self, now: Instant) {
+        let (round, slowest) = (self.round(), LAST_PROBES.max(self.rtt));
+        if let State::Announced(mv) | State::Searching(mv, _) = &mut self.state {
+            mv.probes_left -= round;
+            mv.probe_at = now + mv.interval;
+            self.outputs.push_back(Output::Probe(mv.targets.clone()));
+        }
+        if let State::Searching(mv, _) = &mut self.state {
+            mv.interval = (mv.interval * 5 / 4).min(slowest);
+        }
+    }
+
+    /// When the next round of probes is due; never once those of this move are used up.
+    fn probe_at(&self) -> Option<Instant> {
+        let (mv, kept) = match &self.state {
+            // They open the way for the knock through firewalls. Half are kept for the search.
+            State::Announced(mv) => (mv, MAX_PROBES / 2),
+            State::Searching(mv, _) => (mv, 0),
+            State::Settled | State::Arriving(..) => return None,
+        };
+        (mv.probes_left >= kept + self.round()).then_some(mv.probe_at)
+    }
+
+    /// Probes in a round: from every local address to every target.
+    fn round(&self) -> u32 {
+        let targets = self.current().map_or(0, |mv| mv.targets.len());
+        u32::try_from(targets * self.locals.len()).unwrap_or(u32::MAX / 2)
+    }
+
+    fn slow_interval(&self) -> Duration {
+        SLOW_PROBES.max(self.rtt * 4)
+    }
+
+    fn abandon_attempt(&mut self) {
+        if let State::Arriving(_, _, Attempt { target, .. }) = self.state {
+            self.openings.retain(|o| o.remote != target);
+            self.outputs.push_back(Output::Abandon(target));
+        }
     }
 
     /// Forgets the move that is under way, if any, and leaves no trace of it.
     fn settle(&mut self) {
-        if let State::Arriving(_, _, target) = self.state
-            && target != self.remote
-        {
-            self.openings.retain(|o| o.remote != target);
-            self.outputs.push_back(Output::Abandon(target));
-        }
+        self.abandon_attempt();
         if self.is_moving() {
             self.outputs.push_back(Output::Listen(None));
         }
@@ -501,21 +603,14 @@ impl Client {
 
     /// Opens what is missing: a path from every local address to where the server is.
     fn open_missing(&mut self) {
-        let remote = match &self.state {
-            State::Arriving(_, _, target) => *target,
-            // The silent server cannot answer.
-            State::Searching(..) => return,
-            State::Settled | State::Announced(_) => self.remote,
+        let Some(remote) = self.destination() else {
+            return;
         };
         for &local in &self.locals {
-            let there = self
-                .paths
-                .iter()
-                .any(|p| (p.local, p.remote) == (local, remote))
-                || self
-                    .openings
-                    .iter()
-                    .any(|o| (o.local, o.remote) == (local, remote));
+            let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
+            let open = |p: &Path| here(p.local, p.remote) && !p.closing;
+            let there = self.paths.iter().any(open)
+                || self.openings.iter().any(|o| here(o.local, o.remote));
             if !there {
                 self.openings.push(Opening {
                     local,
@@ -525,6 +620,15 @@ impl Client {
                 });
                 self.outputs.push_back(Output::Open { local, remote });
             }
+        }
+    }
+
+    /// Where paths may be opened to; nowhere while the server is silent, since it cannot answer.
+    fn destination(&self) -> Option<SocketAddr> {
+        match self.state {
+            State::Arriving(_, _, attempt) => Some(attempt.target),
+            State::Searching(..) => None,
+            State::Settled | State::Announced(_) => Some(self.remote),
         }
     }
 

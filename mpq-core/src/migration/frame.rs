@@ -410,4 +410,18 @@ mod tests {
             "not complete"
         );
     }
+
+    #[test]
+    fn the_longest_announcement_fits() {
+        let announcement = Frame::Migration {
+            sequence: MAX_VARINT,
+            targets: vec!["[2001:db8::1]:443".parse().unwrap(); MAX_ADDRESSES],
+            outage: Duration::MAX,
+            lead: Duration::MAX,
+            token: [0; 8],
+        };
+        let mut bytes = Vec::new();
+        announcement.encode(&mut bytes);
+        assert!(bytes.len() < MAX_BODY);
+    }
 }

@@ -20,12 +20,27 @@
 //! If the server wakes at its old address, it sends CANCELLED and all goes on as before.
 //!
 //! Both machines are sans-IO: inputs and the time go in, outputs are polled, and there is no
-//! clock, socket or task inside.
+//! clock, socket or task inside. So they can be run against each other in virtual time
+//! (`tests/migration_model.rs`), over a network that delays, reorders and loses, with failing
+//! freezes, changing interfaces and forged answers. What holds in every run:
+//!
+//! - Probes and openings go only to the present address and to acceptable announced ones
+//!   ([`policy`]); probes of one move are capped.
+//! - Answers are hints. Whoever answers and does not become a validated path in time is given up,
+//!   and the search goes on. A server that still speaks where it was has not moved.
+//! - The last path is never closed, and a client that was told of the move ends where the server
+//!   is, with one path from each interface.
+//! - After CANCELLED nothing is left of the move: no path, no opening, no timer.
+//!
+//! The tables below are made from the machines by `tests/migration_transitions.rs`. In them the
+//! client has the local addresses x and y, paths 0 (x–A) and 1 (y–A), and was told of B; events
+//! are in italics. The server has the clients 1 and 2, and 1 s of lead time.
 //!
 //! # The client's transitions
 #![doc = include_str!("client_transitions.md")]
 //! # The server's transitions
 #![doc = include_str!("server_transitions.md")]
+#![deny(clippy::disallowed_methods)]
 
 pub mod client;
 pub mod frame;

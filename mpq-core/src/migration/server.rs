@@ -67,7 +67,8 @@ pub enum Output {
     Reopen(Option<SocketAddr>),
     /// Knock at every address that these clients were known at, with this token.
     Knock(Vec<u64>, Token),
-    /// The move is over: the server is elsewhere, or stays where it was.
+    /// The move is over: the server is elsewhere, or stays where it was. Gates that are still
+    /// closed, of connections that do not speak the protocol, are to be opened.
     Done {
         /// Whether it moved.
         moved: bool,
@@ -113,12 +114,22 @@ impl Server {
         match input {
             Input::Hello(client) => {
                 self.clients.insert(client, true);
-                if let State::Announced(announcement, park_at) = &self.state {
-                    let lead = park_at.saturating_duration_since(now);
-                    let frame = self.migration(&Announcement {
-                        lead,
-                        ..announcement.clone()
-                    });
+                let (announcement, lead) = match &self.state {
+                    State::Announced(announcement, park_at) => {
+                        (announcement, park_at.saturating_duration_since(now))
+                    }
+                    State::Parking(announcement) => (announcement, Duration::ZERO),
+                    _ => return,
+                };
+                let announcement = Announcement {
+                    lead,
+                    ..announcement.clone()
+                };
+                let frame = self.migration(&announcement);
+                self.outputs.push_back(Output::Send(client, frame));
+                if let State::Parking(_) = self.state {
+                    let sequence = self.sequence;
+                    let frame = Frame::Parked { sequence };
                     self.outputs.push_back(Output::Send(client, frame));
                 }
             }
@@ -250,6 +261,11 @@ impl Server {
     /// Whether a move can be announced.
     pub fn is_serving(&self) -> bool {
         matches!(self.state, State::Serving)
+    }
+
+    /// Whether body writers are to be held: the server is about to be frozen, or is.
+    pub fn is_parking(&self) -> bool {
+        matches!(self.state, State::Parking(_) | State::Parked(_))
     }
 
     fn migration(&self, announcement: &Announcement) -> Frame {

@@ -1,0 +1,426 @@
+//! The transition tables of both machines, made by driving them through every state and input.
+//!
+//! The tables are part of the crate's documentation. After a change of a machine, run this test
+//! with `UPDATE_TRANSITIONS=1` and read the difference.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mpq_core::migration::Frame;
+use mpq_core::migration::client::{self, Client, Config, Event};
+use mpq_core::migration::server::{self, Announcement, Server};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Addresses go by their letters in the tables: the client's are x, y and z, the server's A and B.
+fn ip(name: char) -> IpAddr {
+    [10, 0, 0, name as u8].into()
+}
+
+fn at(name: char) -> SocketAddr {
+    (ip(name), 443).into()
+}
+
+fn letter(ip: IpAddr) -> char {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[3].into(),
+        IpAddr::V6(_) => '?',
+    }
+}
+
+fn frame_name(frame: &Frame) -> &'static str {
+    match frame {
+        Frame::Hello { .. } => "HELLO",
+        Frame::Migration { .. } => "MIGRATION",
+        Frame::Ready { .. } => "READY",
+        Frame::Parked { .. } => "PARKED",
+        Frame::Cancelled { .. } => "CANCELLED",
+        Frame::Arrived { .. } => "ARRIVED",
+    }
+}
+
+/// A table with the effect of each input; those without any are named below it.
+fn table(state: &str, rows: &[(&str, String, String)]) -> String {
+    let mut text = format!("\n## {state}\n\n| input | state | outputs |\n| --- | --- | --- |\n");
+    let mut idle = Vec::new();
+    for (input, after, outputs) in rows {
+        if after == state && outputs.is_empty() {
+            idle.push(*input);
+            continue;
+        }
+        let after = if after == state { "same" } else { after };
+        writeln!(text, "| {input} | {after} | {outputs} |").unwrap();
+    }
+    writeln!(text, "\nNo effect: {}.", idle.join(" · ")).unwrap();
+    text
+}
+
+fn compare(file: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/migration")
+        .join(file);
+    if std::env::var_os("UPDATE_TRANSITIONS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let documented = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        text == documented,
+        "{file} is out of date; the machine does:\n{text}"
+    );
+}
+
+/// An input to a client, or time that passes.
+#[derive(Clone)]
+enum Step {
+    In(client::Input),
+    After(Duration),
+}
+use Step::{After, In};
+
+fn migration(sequence: u64, targets: Vec<SocketAddr>) -> Step {
+    In(client::Input::Frame(Frame::Migration {
+        sequence,
+        targets,
+        outage: SECOND,
+        lead: SECOND,
+        token: [0; 8],
+    }))
+}
+
+fn says(frame: Frame) -> Step {
+    In(client::Input::Frame(frame))
+}
+
+fn locals(names: &str) -> Step {
+    In(client::Input::Locals(names.chars().map(ip).collect()))
+}
+
+fn answer(remote: char, knock: bool) -> Step {
+    In(client::Input::Answer {
+        remote: at(remote),
+        knock,
+    })
+}
+
+fn path_open(path: u32, local: char, remote: char) -> Step {
+    In(client::Input::PathOpen {
+        path,
+        local: ip(local),
+        remote: at(remote),
+    })
+}
+
+/// Brings a client with paths x–A and y–A, which expects data, through `steps`.
+fn drive_client(steps: &[Step]) -> (Client, Instant) {
+    let mut now = Instant::now();
+    let mut client = Client::new(now, Config::default(), ip('x'), at('A'));
+    let start = [
+        locals("xy"),
+        path_open(1, 'y', 'A'),
+        In(client::Input::Rtt(50 * MILLISECOND)),
+        In(client::Input::Expecting(true)),
+    ];
+    for step in start.iter().chain(steps) {
+        client_step(&mut client, &mut now, step);
+    }
+    while client.poll().is_some() {}
+    (client, now)
+}
+
+fn client_step(client: &mut Client, now: &mut Instant, step: &Step) {
+    match step {
+        In(input) => client.handle(*now, input.clone()),
+        After(time) => {
+            *now += *time;
+            client.handle_timeout(*now);
+        }
+    }
+}
+
+fn client_outputs(client: &mut Client) -> String {
+    let outputs = std::iter::from_fn(|| client.poll()).map(|output| match output {
+        client::Output::Send(frame) => format!("send {}", frame_name(&frame)),
+        client::Output::Probe(targets) => {
+            let targets: String = targets.iter().map(|t| letter(t.ip())).collect();
+            format!("probe {targets}")
+        }
+        client::Output::Listen(Some(_)) => "listen for the knock".into(),
+        client::Output::Listen(None) => "stop listening".into(),
+        client::Output::Open { local, remote } => {
+            format!("open {}–{}", letter(local), letter(remote.ip()))
+        }
+        client::Output::Abandon(remote) => format!("abandon openings to {}", letter(remote.ip())),
+        client::Output::Close { path } => format!("close path {path}"),
+        client::Output::Event(event) => {
+            let name = match event {
+                Event::Announced { .. } => "Announced",
+                Event::Refused { .. } => "Refused",
+                Event::Parked { .. } => "Parked",
+                Event::Silent => "Silent",
+                Event::Detected { .. } => "Detected",
+                Event::Moved { .. } => "Moved",
+                Event::Cancelled { .. } => "Cancelled",
+                Event::Failed => "Failed",
+            };
+            format!("*{name}*")
+        }
+    });
+    outputs.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_clients_table() {
+    use client::Input;
+    let announced = migration(7, vec![at('B')]);
+    let parked = says(Frame::Parked { sequence: 7 });
+    let states = [
+        ("Settled", vec![]),
+        ("Announced", vec![announced.clone()]),
+        (
+            "Searching (silent)",
+            vec![announced.clone(), After(400 * MILLISECOND)],
+        ),
+        (
+            "Searching (parked)",
+            vec![announced.clone(), parked.clone()],
+        ),
+        (
+            "Arriving",
+            vec![announced.clone(), parked.clone(), answer('B', false)],
+        ),
+    ];
+    let refused = |remote, retry| {
+        In(Input::PathRefused {
+            local: ip('x'),
+            remote: at(remote),
+            retry,
+        })
+    };
+    let inputs = [
+        ("MIGRATION to B, newer", migration(8, vec![at('B')])),
+        ("MIGRATION to B, not newer", migration(0, vec![at('B')])),
+        (
+            "MIGRATION to where it may not send us",
+            migration(8, vec!["127.0.0.1:443".parse().unwrap()]),
+        ),
+        ("PARKED", parked),
+        (
+            "PARKED, of another move",
+            says(Frame::Parked { sequence: 6 }),
+        ),
+        ("CANCELLED", says(Frame::Cancelled { sequence: 7 })),
+        (
+            "CANCELLED, of another move",
+            says(Frame::Cancelled { sequence: 6 }),
+        ),
+        ("ARRIVED", says(Frame::Arrived { sequence: 7 })),
+        ("local z comes", locals("xyz")),
+        ("local y goes", locals("x")),
+        ("all locals go", locals("")),
+        ("heard", In(Input::Heard)),
+        ("B answers a probe", answer('B', false)),
+        ("B knocks", answer('B', true)),
+        ("C answers, which was not announced", answer('C', true)),
+        ("path x–B is validated", path_open(2, 'x', 'B')),
+        ("path y–A is gone", In(Input::PathGone { path: 1 })),
+        ("x–B is refused for now", refused('B', true)),
+        ("x–B is refused", refused('B', false)),
+        ("1 s passes", After(SECOND)),
+        ("3 s pass", After(3 * SECOND)),
+        ("300 s pass", After(300 * SECOND)),
+    ];
+    let mut text = String::new();
+    for (state, way) in states {
+        let rows = inputs.clone().map(|(name, step)| {
+            let (mut client, mut now) = drive_client(&way);
+            assert_eq!(client.state(), state);
+            client_step(&mut client, &mut now, &step);
+            let outputs = client_outputs(&mut client);
+            (name, client.state().to_owned(), outputs)
+        });
+        text += &table(state, &rows);
+    }
+    compare("client_transitions.md", &text);
+}
+
+fn announcement() -> server::Input {
+    server::Input::Announce(Announcement {
+        targets: vec![at('B')],
+        lead: SECOND,
+        outage: SECOND,
+        token: [0; 8],
+    })
+}
+
+enum ServerStep {
+    In(server::Input),
+    After(Duration),
+}
+
+fn server_step(server: &mut Server, now: &mut Instant, step: &ServerStep) {
+    match step {
+        ServerStep::In(input) => server.handle(*now, input.clone()),
+        ServerStep::After(time) => {
+            *now += *time;
+            server.handle_timeout(*now);
+        }
+    }
+}
+
+fn server_outputs(server: &mut Server) -> String {
+    use server::Output;
+    let outputs = std::iter::from_fn(|| server.poll()).map(|output| match output {
+        Output::Send(client, frame) => format!("send {} to {client}", frame_name(&frame)),
+        Output::CloseGates => "close gates".into(),
+        Output::OpenGate(client) => format!("open gate of {client}"),
+        Output::Drain => "drain".into(),
+        Output::CloseSockets => "close sockets".into(),
+        Output::Dump => "dump".into(),
+        Output::Reopen(Some(listen)) => format!("reopen at {}", letter(listen.ip())),
+        Output::Reopen(None) => "reopen where it was".into(),
+        Output::Knock(clients, _) => format!("knock at {clients:?}"),
+        Output::Done { moved: true } => "done: moved".into(),
+        Output::Done { moved: false } => "done: stayed".into(),
+    });
+    outputs.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_servers_table() {
+    use ServerStep::{After, In};
+    use server::Input;
+    let way = || {
+        [
+            In(announcement()),
+            After(SECOND),
+            In(Input::Quiet),
+            In(Input::Closed),
+            In(Input::Thawed(at('B'))),
+            In(Input::Reopened),
+        ]
+    };
+    let states = [
+        ("Serving", 0, None),
+        ("Announced", 1, None),
+        ("Parking", 2, None),
+        ("Parked", 4, None),
+        ("Resuming (new address)", 5, None),
+        ("Resuming (old address)", 4, Some(Input::Failed)),
+        ("Arriving", 6, None),
+    ];
+    let inputs = || {
+        [
+            ("HELLO from 3", In(Input::Hello(3))),
+            ("1 is gone", In(Input::Gone(1))),
+            ("READY from 1", In(Input::Ready(1))),
+            ("announce", In(announcement())),
+            ("quiet", In(Input::Quiet)),
+            ("closed", In(Input::Closed)),
+            ("failed", In(Input::Failed)),
+            ("thawed at B", In(Input::Thawed(at('B')))),
+            ("reopened", In(Input::Reopened)),
+            ("path of 1 is validated", In(Input::Established(1))),
+            ("1 s passes", After(SECOND)),
+            ("30 s pass", After(30 * SECOND)),
+        ]
+    };
+    let mut text = String::new();
+    for (state, steps, last) in states {
+        let rows = inputs().map(|(name, step)| {
+            let (mut server, mut now) = (Server::default(), Instant::now());
+            server.handle(now, Input::Hello(1));
+            server.handle(now, Input::Hello(2));
+            for step in &way()[..steps] {
+                server_step(&mut server, &mut now, step);
+            }
+            if let Some(last) = last.clone() {
+                server.handle(now, last);
+            }
+            while server.poll().is_some() {}
+            assert_eq!(server.state(), state);
+            server_step(&mut server, &mut now, &step);
+            let outputs = server_outputs(&mut server);
+            (name, server.state().to_owned(), outputs)
+        });
+        text += &table(state, &rows);
+    }
+    compare("server_transitions.md", &text);
+}
+
+#[test]
+fn a_path_that_goes_is_opened_again_but_not_at_once() {
+    let (mut client, mut now) = drive_client(&[In(client::Input::PathGone { path: 1 })]);
+    client_step(&mut client, &mut now, &After(999 * MILLISECOND));
+    assert_eq!(client_outputs(&mut client), "");
+    client_step(&mut client, &mut now, &After(MILLISECOND));
+    assert_eq!(client_outputs(&mut client), "open y–A");
+}
+
+#[test]
+fn a_server_that_speaks_where_it_was_has_not_moved() {
+    // PARKED never came, and somebody answers at B who is not the server.
+    let way = [migration(7, vec![at('B')]), answer('B', true)];
+    let (mut client, mut now) = drive_client(&way);
+    for _ in 0..3_000 {
+        client_step(&mut client, &mut now, &In(client::Input::Heard));
+        client_step(&mut client, &mut now, &After(100 * MILLISECOND));
+        client_step(&mut client, &mut now, &answer('B', false));
+    }
+    assert_eq!(client.state(), "Settled");
+    let outputs = client_outputs(&mut client);
+    assert!(outputs.ends_with("*Cancelled*"), "{outputs}");
+    // And once more before the outputs were read.
+    assert_eq!(outputs.matches("*Detected*").count(), 2, "{outputs}");
+}
+
+/// Answers each timeout of the client until it has none, or `end`; returns the probes it sent.
+fn run_alone(client: &mut Client, mut now: Instant, end: Instant) -> usize {
+    let mut probes = 0;
+    while let Some(due) = client.next_timeout().filter(|due| *due < end) {
+        now = now.max(due);
+        client.handle_timeout(now);
+        while let Some(output) = client.poll() {
+            if let client::Output::Probe(targets) = output {
+                probes += 2 * targets.len();
+            }
+        }
+    }
+    probes
+}
+
+#[test]
+fn probes_are_capped_and_half_of_them_are_kept_for_the_search() {
+    let targets: Vec<_> = "BCDEFGHI".chars().map(at).collect();
+    let hours = 24 * 3_600 * SECOND;
+    let quiet = In(client::Input::Expecting(false));
+    let (mut client, now) = drive_client(&[quiet, migration(7, targets)]);
+    assert_eq!(
+        run_alone(&mut client, now, now + hours),
+        2_000,
+        "the lead time is long"
+    );
+    let mut now = now + hours;
+    client_step(&mut client, &mut now, &says(Frame::Parked { sequence: 7 }));
+    assert_eq!(run_alone(&mut client, now, now + hours), 2_000);
+    assert_eq!(client.state(), "Settled", "the deadline ended it");
+}
+
+#[test]
+fn a_cancelled_move_leaves_nothing_to_do() {
+    let parked = says(Frame::Parked { sequence: 7 });
+    let cancelled = says(Frame::Cancelled { sequence: 7 });
+    let way = [
+        migration(7, vec![at('B')]),
+        parked,
+        answer('B', false),
+        cancelled,
+    ];
+    let (mut client, mut now) = drive_client(&way);
+    assert_eq!((client.state(), client.remote()), ("Settled", at('A')));
+    assert_eq!(client.next_timeout(), None);
+    client_step(&mut client, &mut now, &After(1_000 * SECOND));
+    assert_eq!(client_outputs(&mut client), "");
+}
