@@ -23,6 +23,9 @@ const PORT: u16 = 4433;
 /// How much of a log of CRIU is worth showing.
 const CRIU_LINES: usize = 20;
 
+/// How long a dumped process may stay a zombie.
+const COLLECTED: Duration = Duration::from_secs(30);
+
 /// How often a log or a process is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -162,9 +165,14 @@ impl Bench {
         let dump: Dump = serde_json::from_slice(&manifest).context("a manifest of another kind")?;
         // All hosts share this machine's process ids, and the restored server needs its own again:
         // the dumped process must be gone, not a zombie that its parent has yet to collect.
-        while Path::new("/proc").join(dump.pid.to_string()).exists() {
-            tokio::time::sleep(POLL).await;
-        }
+        let gone = async {
+            while Path::new("/proc").join(dump.pid.to_string()).exists() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(COLLECTED, gone)
+            .await
+            .context("nobody collects the dumped process; pid 1 should")?;
         Ok(dump)
     }
 

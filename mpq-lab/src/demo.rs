@@ -100,8 +100,9 @@ pub async fn on_loopback() -> Result<Report> {
         // Loopback would be over too soon.
         .args(["--limit-rate", "150M"])
         .args(content_options(CONTENT));
-    let server = start_server(command, &scratch.path().join("server.log")).await?;
+    let mut server = start_server(command, &scratch.path().join("server.log")).await?;
     let pid = server.id().context("mpq-serve has ended")?;
+    let pid = Pid::from_raw(pid.try_into()?);
 
     let mut command = Command::new(built("mpq-get")?);
     command
@@ -117,8 +118,10 @@ pub async fn on_loopback() -> Result<Report> {
         .arg(format!("https://{from}/random"));
     let mut download = Download::start(command)?;
     download.wait_for_bytes(CONTENT.size / 2).await?;
-    kill(Pid::from_raw(pid.try_into()?), Signal::SIGUSR1)?;
+    kill(pid, Signal::SIGUSR1)?;
     let entries = download.finish().await?;
+    kill(pid, Signal::SIGTERM)?;
+    server.wait().await?;
     Report::new(&entries, CONTENT.sha256(), target, None)
 }
 

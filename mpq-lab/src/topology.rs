@@ -17,6 +17,8 @@ use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +28,9 @@ use tokio::process::Command;
 use crate::host::run;
 
 const PREFIX: &str = "mpq-lab";
+
+/// How long a process may take to follow a signal.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A place in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,13 +209,24 @@ impl Drop for Topology {
 
 /// Ends the processes in a namespace and removes it, and its devices with it.
 fn remove(namespace: &str) -> Result<()> {
-    for pid in run("ip", ["netns", "pids", namespace])?.lines() {
-        if let Ok(pid) = pid.trim().parse() {
+    // A server is asked twice: first it lets downloads finish, then it cleans up after itself.
+    for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGKILL] {
+        for pid in pids(namespace)? {
             // It may have ended by itself meanwhile.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = kill(pid, signal);
+        }
+        let end = Instant::now() + PATIENCE;
+        while !pids(namespace)?.is_empty() && Instant::now() < end {
+            thread::sleep(PATIENCE / 50);
         }
     }
     run("ip", ["netns", "delete", namespace]).map(drop)
+}
+
+fn pids(namespace: &str) -> Result<Vec<Pid>> {
+    let list = run("ip", ["netns", "pids", namespace])?;
+    let pids = list.lines().filter_map(|line| line.trim().parse().ok());
+    Ok(pids.map(Pid::from_raw).collect())
 }
 
 fn remove_leftovers() -> Result<()> {

@@ -114,9 +114,10 @@ async fn nothing_is_left_of_a_dropped_network() {
     };
     let topology = Topology::new().unwrap();
     let other = Topology::new().unwrap();
+    // It does not go when it is asked to.
     let mut inside = topology
-        .command(Host::ServerB, "sleep")
-        .arg("3600")
+        .command(Host::ServerB, "env")
+        .args(["--ignore-signal=TERM", "sleep", "3600"])
         .spawn()
         .unwrap();
     let namespaces = HOSTS.map(|host| topology.namespace(host));
