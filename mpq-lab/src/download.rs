@@ -1,6 +1,6 @@
 //! A running `mpq-get`, seen through the events it writes with `--json`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -78,8 +78,10 @@ pub struct Done {
 /// What one path has carried.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Path {
-    /// The client's interface, by name or address.
+    /// The client's interface.
     pub interface: String,
+    /// The client's address there.
+    pub local: IpAddr,
     /// The server's address.
     pub remote: SocketAddr,
     /// Bytes received over it.
@@ -187,7 +189,7 @@ mod tests {
         assert_eq!((entry.t, entry.event), (2.0, Event::Other));
 
         let line = r#"{"t":3,"event":"done","bytes":1,"seconds":3,"sha256":"00","handshakes":1,
-            "requests":1,"paths":[{"path":0,"interface":"eth0","remote":"10.1.0.2:1","bytes":2}]}"#;
+            "requests":1,"paths":[{"path":0,"interface":"eth0","local":"10.0.0.2","remote":"10.1.0.2:1","bytes":2}]}"#;
         let Event::Done(done) = read(line).event else {
             panic!("not done");
         };

@@ -139,8 +139,8 @@ impl fmt::Display for Report {
                 if (path.remote == self.target) == after {
                     writeln!(
                         f,
-                        "{title:12} {:>11} bytes  {} to {}",
-                        path.bytes, path.interface, path.remote
+                        "{title:12} {:>11} bytes  {} ({}) to {}",
+                        path.bytes, path.interface, path.local, path.remote
                     )?;
                 }
             }
@@ -173,6 +173,7 @@ mod tests {
     fn done() -> Done {
         let path = |remote: &str, bytes| Path {
             interface: "eth0".into(),
+            local: "10.0.0.2".parse().unwrap(),
             remote: remote.parse().unwrap(),
             bytes,
         };
