@@ -62,7 +62,7 @@ pub struct Request {
 pub struct Thawed {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// A process whose standard streams it takes over.
+    /// A process whose output streams it takes over; 0 for none.
     pub streams_of: u32,
 }
 

@@ -82,8 +82,10 @@ impl Criu {
         }
         let log = images.join(log);
         let text = fs::read_to_string(&log).unwrap_or_default();
-        // The first error is the cause; those after it follow from it.
-        let error = text.lines().find(|line| line.contains("Error"));
+        // The first error is the cause; those after it follow from it. That RLIMIT_NOFILE cannot be
+        // raised is said each time and harmless.
+        let is_cause = |line: &&str| line.contains("Error") && !line.contains("rlimit");
+        let error = text.lines().find(is_cause);
         let error = error.unwrap_or("no error in its log");
         Err(format!(
             "CRIU: {status}: {} (see {})",

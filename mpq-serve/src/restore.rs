@@ -1,6 +1,7 @@
 //! `mpq-serve restore`: brings a checkpointed server back, on this host, at a new address.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use crate::error::{At, Error};
 
 /// How long a restored server may take to listen.
 const WAKING: Duration = Duration::from_secs(20);
+/// How long the dumped process may still be listed.
+const LEAVING: Duration = Duration::from_secs(10);
 /// The manifest's name while a restore is under way: two of them would send with one key.
 const TAKEN: &str = "manifest.taken";
 
@@ -42,13 +45,20 @@ pub fn run(
     };
     UdpSocket::bind(listen).map_err(|error| Error::Listen(listen, error))?;
 
+    // A dumped process keeps its id until whoever adopted it has taken notice of its end.
+    let proc = PathBuf::from(format!("/proc/{}", manifest.pid));
+    if wait_for(LEAVING, || (!proc.exists()).then_some(())).is_none() {
+        let reason = format!("its process id, {}, is in use here", manifest.pid);
+        return Err(Error::Restore(reason));
+    }
+
     let control = Control::at(&manifest.control);
     control.create()?;
     control.clear::<Serving>();
-    control.write(&Thawed {
-        listen,
-        streams_of: std::process::id(),
-    })?;
+    // The log goes on where it is seen; a pipe would keep its reader waiting for the end.
+    let seen = std::io::stderr().is_terminal();
+    let streams_of = if seen { std::process::id() } else { 0 };
+    control.write(&Thawed { listen, streams_of })?;
     let taken = images.join(TAKEN);
     fs::rename(&file, &taken).at(&file)?;
     let started = now();

@@ -24,7 +24,8 @@ fn images(folder: &Path, listen: &str) {
     let manifest = Manifest {
         program: Manifest::PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        pid: 1,
+        // Beyond the highest that there can be (proc(5)).
+        pid: 8_388_608,
         control: folder.join("control"),
         listen: listen.parse().unwrap(),
         targets: vec![listen.parse().unwrap()],
