@@ -50,7 +50,7 @@ pub fn run(
     forget_last(&control);
     control.write(&Request { images, migrate_to })?;
     kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(|_| Error::NoServer(pid))?;
-    let done = wait_for(Duration::MAX.min(Duration::from_secs(3600)), || {
+    let done = wait_for(Duration::from_secs(3600), || {
         if let Some(failed) = control.read::<Failed>() {
             return Some(Err(Error::Told(failed.failure)));
         }

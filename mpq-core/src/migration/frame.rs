@@ -86,45 +86,32 @@ impl Frame {
     /// Appends the frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
-        let kind = match self {
-            Self::Hello { capabilities } => {
-                put_varint(&mut body, *capabilities);
-                HELLO
-            }
-            Self::Migration {
-                sequence,
-                targets,
-                outage,
-                lead,
-                token,
-            } => {
-                put_varint(&mut body, *sequence);
-                put_varint(&mut body, targets.len() as u64);
-                targets
-                    .iter()
-                    .for_each(|target| put_address(&mut body, *target));
-                put_varint(&mut body, millis(*outage));
-                put_varint(&mut body, millis(*lead));
-                body.put_slice(token);
-                MIGRATION
-            }
-            Self::Ready { sequence } => {
-                put_varint(&mut body, *sequence);
-                READY
-            }
-            Self::Parked { sequence } => {
-                put_varint(&mut body, *sequence);
-                PARKED
-            }
-            Self::Cancelled { sequence } => {
-                put_varint(&mut body, *sequence);
-                CANCELLED
-            }
-            Self::Arrived { sequence } => {
-                put_varint(&mut body, *sequence);
-                ARRIVED
-            }
+        // Every body begins with a number; only an announcement has more.
+        let (kind, number) = match self {
+            Self::Hello { capabilities } => (HELLO, capabilities),
+            Self::Migration { sequence, .. } => (MIGRATION, sequence),
+            Self::Ready { sequence } => (READY, sequence),
+            Self::Parked { sequence } => (PARKED, sequence),
+            Self::Cancelled { sequence } => (CANCELLED, sequence),
+            Self::Arrived { sequence } => (ARRIVED, sequence),
         };
+        put_varint(&mut body, *number);
+        if let Self::Migration {
+            targets,
+            outage,
+            lead,
+            token,
+            ..
+        } = self
+        {
+            put_varint(&mut body, targets.len() as u64);
+            targets
+                .iter()
+                .for_each(|target| put_address(&mut body, *target));
+            put_varint(&mut body, millis(*outage));
+            put_varint(&mut body, millis(*lead));
+            body.put_slice(token);
+        }
         put_varint(out, kind);
         put_varint(out, body.len() as u64);
         out.extend_from_slice(&body);

@@ -1,7 +1,7 @@
 //! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
 //! the sockets report becomes its inputs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -395,10 +395,8 @@ impl Manager {
     }
 
     fn interface(&self, local: IpAddr) -> String {
-        let names: HashMap<_, _> = self.locals.iter().map(|l| (l.ip, &l.interface)).collect();
-        names
-            .get(&local)
-            .map_or_else(|| local.to_string(), |name| (*name).clone())
+        let of_this_address = self.locals.iter().find(|l| l.ip == local);
+        of_this_address.map_or_else(|| local.to_string(), |l| l.interface.clone())
     }
 }
 
