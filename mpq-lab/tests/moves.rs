@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
 use mpq_lab::bench::{Bench, Content};
 use mpq_lab::download::{Done, Download, Entry, Event};
+use mpq_lab::host::built;
 use mpq_lab::report::Report;
 use mpq_lab::topology::Host::{ServerA, ServerB};
 
@@ -147,6 +149,25 @@ async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
         .unwrap()
         .verify()
         .unwrap();
+}
+
+/// So it is in some containers, and wherever a supervisor outside started the shell.
+#[tokio::test]
+async fn a_server_moves_whose_session_leader_is_outside_of_its_pid_namespace() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    // The shell stays, as the first process of the namespace, to collect orphans.
+    let demo = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", "\"$0\" demo || exit 1"])
+        .arg(built("mpq-lab").unwrap())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{demo:?}");
+    assert!(said.contains("with CRIU"), "{said}");
 }
 
 #[tokio::test]
