@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures::StreamExt;
 use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 

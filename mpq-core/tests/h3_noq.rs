@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt;
+use futures::FutureExt;
 use h3::client::SendRequest;
 use h3::error::{Code, StreamError};
 use h3::quic::{self, OpenStreams, RecvStream as _, StreamErrorIncoming};

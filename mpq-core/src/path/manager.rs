@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures::StreamExt;
 use noq::{FourTuple, PathEvent, PathId, PathStatus, WeakPathHandle};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
