@@ -165,7 +165,7 @@ async fn a_server_moves_whose_session_leader_is_outside_of_its_pid_namespace() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&demo.stdout);
+    let said = String::from_utf8_lossy(&demo.stderr);
     assert!(demo.status.success(), "{demo:?}");
     assert!(said.contains("with CRIU"), "{said}");
 }
