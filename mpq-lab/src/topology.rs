@@ -15,7 +15,7 @@
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ impl Topology {
     ///
     /// # Errors
     /// If a step fails; what was made until then is removed.
-    pub fn new() -> Result<Topology> {
+    pub fn new(_: &Network) -> Result<Topology> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
 
         remove_leftovers()?;
@@ -94,6 +94,29 @@ impl Topology {
     /// The name of a host's namespace.
     pub fn namespace(&self, host: Host) -> String {
         format!("{}-{}", self.id, host.name())
+    }
+
+    /// The file that stands for a host's namespace.
+    pub fn namespace_file(&self, host: Host) -> PathBuf {
+        Path::new("/var/run/netns").join(self.namespace(host))
+    }
+
+    /// Runs a command on a host to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started or fails.
+    pub fn run(&self, host: Host, program: &str, arguments: &[&str]) -> Result<()> {
+        let enter = self.enter(host);
+        let command = [enter.as_str(), "--", program];
+        run("nsenter", command.iter().chain(arguments)).map(drop)
+    }
+
+    /// The text of a file, such as one of `/proc/net`, as a host sees it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, host: Host, file: &str) -> Result<String> {
+        run("nsenter", [self.enter(host).as_str(), "--", "cat", file])
     }
 
     /// A command that runs on a host, and is killed when its handle is dropped.
@@ -258,5 +281,26 @@ mod tests {
         for name in ["mpq-lab", "mpq-lab-x-0-router", "other-123-0-client", ""] {
             assert_eq!(maker(name), None, "{name}");
         }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Network {
+    pub links: [crate::shape::Shape; 2],
+    pub shared: Option<crate::shape::Shape>,
+}
+pub struct Emulation {
+    pub median_lateness: f64,
+    pub worst_lateness: f64,
+}
+impl Topology {
+    pub fn set(&self, _: usize, _: &crate::shape::Change) -> Result<()> {
+        Ok(())
+    }
+    pub fn emulation(&self) -> Result<Emulation> {
+        Ok(Emulation {
+            median_lateness: 0.,
+            worst_lateness: 0.,
+        })
     }
 }
