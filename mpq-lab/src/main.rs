@@ -1,10 +1,12 @@
 //! The command line of the testbed, `cargo lab`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use mpq_lab::{check, demo, setup};
+use mpq_lab::scenario::Scenario;
+use mpq_lab::{check, demo, reproduce, setup};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -21,12 +23,37 @@ enum Command {
     Setup,
     /// Show a download that goes on while its server moves to another host
     Demo,
+    /// Repeat the paper's experiments and write a report; goes on where it was interrupted
+    Reproduce {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Run experiments of your own
+    Run {
+        /// Their files; mpq-lab/scenarios has examples
+        #[arg(required = true, value_name = "FILE")]
+        scenarios: Vec<PathBuf>,
+
+        #[command(flatten)]
+        options: Options,
+    },
     /// Check format and lints, and run all tests
     Test {
         /// Arguments for `cargo test`
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Runs of each arm [default: as the scenario says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+
+    /// Folder for the report and the raw results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    out: PathBuf,
 }
 
 #[tokio::main]
@@ -54,8 +81,19 @@ async fn run(command: Command) -> Result<()> {
             Err(reason) => println!("Only the loopback demo and tests can run here: {reason:#}"),
         },
         Command::Demo => demo::demo().await?,
+        Command::Reproduce { options } => experiment(reproduce::paper()?, &options).await?,
+        Command::Run { scenarios, options } => {
+            let scenarios = scenarios.iter().map(|file| Scenario::read(file));
+            experiment(scenarios.collect::<Result<_>>()?, &options).await?;
+        }
         Command::Test { arguments } => check::check(&arguments)?,
     }
+    Ok(())
+}
+
+async fn experiment(scenarios: Vec<Scenario>, options: &Options) -> Result<()> {
+    let report = reproduce::reproduce(scenarios, options.runs, &options.out).await?;
+    println!("{}", report.display());
     Ok(())
 }
 
