@@ -57,9 +57,12 @@ fn nginx() -> Result<PathBuf> {
 /// # Errors
 /// If the kernel has no Multipath TCP.
 pub fn prepare(topology: &Topology, multipath: bool) -> Result<()> {
+    // By the route, as a kernel whose own default is another lets no namespace make CUBIC its own.
+    for host in [ServerA, ServerB] {
+        let route = ["route", "replace", "default", "via", "10.1.0.1", "congctl", "cubic"];
+        topology.run(host, "ip", &route)?;
+    }
     for host in [Client, ServerA, ServerB] {
-        let sysctl = "echo cubic >/proc/sys/net/ipv4/tcp_congestion_control";
-        topology.run(host, "sh", &["-ec", sysctl])?;
         if multipath {
             let limits = [
                 "mptcp",

@@ -38,7 +38,7 @@ async fn each_client_interface_has_a_route_and_a_rate_of_its_own() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
 
     let routes = on(&topology, Host::Client, "ip route show default").await;
     let routes: Vec<_> = routes.lines().map(str::trim).collect();
@@ -88,7 +88,7 @@ async fn datagrams_go_to_both_servers_and_back_over_both_links() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
     let mut buffer = [0; 16];
     for host in [Host::ServerA, Host::ServerB] {
         let server = socket(&topology, host, "eth0");
@@ -112,8 +112,8 @@ async fn nothing_is_left_of_a_dropped_network() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
-    let other = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
+    let other = Topology::new(&Network::default()).unwrap();
     // It does not go when it is asked to.
     let mut inside = topology
         .command(Host::ServerB, "env")
@@ -149,7 +149,7 @@ async fn leftovers_of_a_dead_run_are_removed() {
         run("ip", ["netns", "add", namespace]).unwrap();
     }
 
-    let topology = Topology::new();
+    let topology = Topology::new(&Network::default());
     let remain = [&leftover, &living].map(|namespace| exists(namespace));
     run("ip", ["netns", "delete", &living]).unwrap();
     topology.unwrap();
