@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod congestion;
 mod endpoint;
 mod gate;
 pub mod h3_noq;
@@ -17,4 +18,5 @@ pub mod path;
 pub mod server;
 pub mod tls;
 
+pub use congestion::{Congestion, UnknownCongestion};
 pub use gate::Gate;

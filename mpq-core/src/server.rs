@@ -16,8 +16,9 @@ use futures::StreamExt;
 use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
-use crate::Gate;
+use crate::congestion::Congestion;
 use crate::endpoint;
+use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Input, Output};
@@ -50,6 +51,13 @@ pub enum BindError {
     Endpoint(io::Error),
 }
 
+/// How to serve.
+#[derive(Debug, Clone, Default)]
+pub struct ServerConfig {
+    /// How fast each connection may send.
+    pub congestion: Congestion,
+}
+
 /// What became of a frozen server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thaw {
@@ -74,6 +82,8 @@ pub enum MoveError {
 #[derive(Debug, Clone)]
 pub struct Server {
     endpoint: noq::Endpoint,
+    config: ServerConfig,
+    crypto: noq::ServerConfig,
     shared: Arc<Shared>,
     /// What only a move in progress cares for.
     moving: Arc<AsyncMutex<mpsc::UnboundedReceiver<Output>>>,
@@ -120,15 +130,18 @@ impl Server {
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(listen: SocketAddr, identity: &Identity) -> Result<Self, BindError> {
-        let mut config = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
-        config.transport_config(endpoint::server_transport());
+    pub fn bind(
+        listen: SocketAddr,
+        identity: &Identity,
+        config: ServerConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
         let (sockets, _) = Sockets::open(&[Bind::from(listen)])
             .map_err(|error| BindError::Listen(listen, error))?;
         let listen = sockets.locals()[0];
         let endpoint = noq::Endpoint::new_with_abstract_socket(
             noq::EndpointConfig::default(),
-            Some(config),
+            Some(crypto.clone()),
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),
         )
@@ -143,6 +156,8 @@ impl Server {
         });
         Ok(Self {
             endpoint,
+            config,
+            crypto,
             shared,
             moving: Arc::new(AsyncMutex::new(moving)),
         })
@@ -177,9 +192,12 @@ impl Server {
     /// future inside completes with the handshake, and is best awaited in a task of its own.
     pub async fn accept(&self) -> Option<impl Future<Output = Option<Session>> + Send + use<>> {
         let incoming = self.endpoint.accept().await?;
+        // Connections do not share their congestion control.
+        let mut config = self.crypto.clone();
+        config.transport_config(endpoint::server_transport(self.config.congestion));
         let shared = self.shared.clone();
         Some(async move {
-            let connection = incoming.await.ok()?;
+            let connection = incoming.accept_with(Arc::new(config)).ok()?.await.ok()?;
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());

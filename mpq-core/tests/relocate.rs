@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
+use mpq_core::Congestion;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::migration::server::Announcement;
-use mpq_core::server::{MoveError, Server, Thaw};
+use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
 use sha2::{Digest, Sha256};
 
@@ -22,9 +23,14 @@ fn content() -> Bytes {
 
 /// A server of the content, on a port that is free on 127.0.0.2 and 127.0.0.4 too.
 fn serve() -> (Server, [SocketAddr; 3]) {
+    serve_with(ServerConfig::default())
+}
+
+fn serve_with(config: ServerConfig) -> (Server, [SocketAddr; 3]) {
     let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
     let (server, places) = loop {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let server =
+            Server::bind("127.0.0.1:0".parse().unwrap(), &identity, config.clone()).unwrap();
         let port = server.listen().port();
         let places = ["127.0.0.1", "127.0.0.2", "127.0.0.4"]
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
@@ -217,4 +223,25 @@ async fn a_server_without_clients_moves_too_and_only_one_move_runs_at_a_time() {
     assert_eq!(first.await.unwrap().unwrap(), places[1]);
     let client = connect(places[1]).await;
     download(&client, vec![]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_congestion_control_delivers_over_two_paths() {
+    for congestion in Congestion::ALL {
+        let (_server, places) = serve_with(ServerConfig { congestion });
+        let client = connect(places[0]).await;
+        let mut events = client.events();
+        let mut validated = 0;
+        while validated < 2 {
+            let (_, event) = events.recv().await.unwrap();
+            validated += u32::from(matches!(event, ClientEvent::PathValidated(_)));
+        }
+        download(&client, vec![]).await;
+        let received: Vec<_> = client.paths().iter().map(|path| path.received).collect();
+        let total: u64 = received.iter().sum();
+        assert!(total > SIZE as u64, "{congestion}: {received:?}");
+        assert_eq!(received.len(), 2, "{congestion}");
+        assert_eq!(client.handshakes(), 1, "{congestion}");
+        client.close().await;
+    }
 }

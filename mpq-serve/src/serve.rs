@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mpq_core::migration::frame::MAX_ADDRESSES;
 use mpq_core::migration::server::Announcement;
-use mpq_core::server::{BindError, Server, Session, Thaw};
+use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -93,7 +93,10 @@ async fn serve(options: Serve) -> Result<(), Error> {
         root,
         limit_rate: options.limit_rate,
     });
-    let server = Server::bind(options.listen, &identity).map_err(|error| match error {
+    let config = ServerConfig {
+        congestion: options.congestion,
+    };
+    let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
