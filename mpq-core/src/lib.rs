@@ -17,6 +17,10 @@ pub mod migration;
 pub mod path;
 pub mod server;
 pub mod tls;
+mod traffic;
+mod usage;
 
 pub use congestion::{Congestion, UnknownCongestion};
 pub use gate::Gate;
+pub use traffic::{Carried, PathTraffic, Traffic};
+pub use usage::Usage;

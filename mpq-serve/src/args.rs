@@ -11,6 +11,13 @@ use std::time::Duration;
 use clap::{ArgGroup, Parser, Subcommand};
 use mpq_core::Congestion;
 
+const LOG: &str = "\
+Log:
+  A connection that is over leaves lines for programs to read. After `stats` they hold name=value
+  pairs, in bytes and seconds: one line for the connection, then one for each of its paths.
+
+";
+
 const EXIT_CODES: &str = "\
 Signals of a running server:
   SIGUSR1          Announce the move, park, and be checkpointed
@@ -34,7 +41,7 @@ Exit codes:
     name = "mpq-serve",
     version,
     about = "Serves files over HTTP/3, and moves to another address or host under its downloads",
-    after_help = EXIT_CODES,
+    after_help = [LOG, EXIT_CODES].concat(),
     args_conflicts_with_subcommands = true
 )]
 pub struct Args {
