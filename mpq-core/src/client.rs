@@ -9,6 +9,7 @@ use bytes::Bytes;
 use noq::{ConnectionError, TransportErrorCode, VarInt};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::congestion::Congestion;
 use crate::endpoint;
 use crate::h3_noq;
 use crate::path::interfaces::{self, InterfaceError, Local};
@@ -33,6 +34,8 @@ pub struct ClientConfig {
     pub idle_timeout: Duration,
     /// How long the handshake may take.
     pub connect_timeout: Duration,
+    /// How fast the client may send.
+    pub congestion: Congestion,
 }
 
 impl Default for ClientConfig {
@@ -43,6 +46,7 @@ impl Default for ClientConfig {
             migration_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            congestion: Congestion::default(),
         }
     }
 }
@@ -199,7 +203,7 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
-        crypto.transport_config(endpoint::client_transport());
+        crypto.transport_config(endpoint::client_transport(config.congestion));
         let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
         let (sockets, answers) =
             Sockets::open(&binds).map_err(|error| socket_error(&locals, error))?;

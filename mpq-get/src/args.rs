@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::tls::Trust;
 use url::{Host, Url};
@@ -48,6 +49,10 @@ pub struct Args {
     /// Use this interface, by name or address; may be repeated [default: all usable]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
     pub interface: Vec<String>,
+
+    /// Congestion control of what is sent, which is little: cubic, bbr, newreno or olia
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Congestion,
 
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -137,6 +142,7 @@ impl Args {
                 interfaces: self.interface.clone(),
                 connect_timeout: self.connect_timeout,
                 migration_timeout: self.migration_timeout,
+                congestion: self.congestion,
                 ..ClientConfig::default()
             },
         })
@@ -278,6 +284,14 @@ mod tests {
         assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
         let request = resolve(&["--json", "-O", "h/a"]).unwrap();
         assert_eq!(request.destination, Destination::File("a".into()));
+    }
+
+    #[test]
+    fn congestion_controls_have_names() {
+        let chosen = |line: &[&str]| resolve(line).unwrap().client.congestion;
+        assert_eq!(chosen(&["h/a"]), Congestion::default());
+        assert_eq!(chosen(&["--congestion", "olia", "h/a"]), Congestion::Olia);
+        assert!(Args::try_parse_from(["mpq-get", "--congestion=reno", "h/a"]).is_err());
     }
 
     #[test]
