@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
-mod endpoint;
+pub mod endpoint;
 mod gate;
 pub mod h3_noq;
 pub mod migration;
