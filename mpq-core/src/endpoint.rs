@@ -14,11 +14,11 @@ use noq::{TransportConfig, VarInt};
 use crate::congestion::Congestion;
 
 /// Bytes a peer may send on one stream before they are read.
-const STREAM_WINDOW: u32 = 2 << 20;
+pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes a peer may send on all streams together before they are read.
-const CONNECTION_WINDOW: u32 = 64 << 20;
+pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
-const SEND_WINDOW: u64 = 16 << 20;
+pub const SEND_WINDOW: u64 = 16 << 20;
 /// Paths at a time. A move needs two for each interface.
 const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants

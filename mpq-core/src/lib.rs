@@ -10,7 +10,7 @@
 
 pub mod client;
 mod congestion;
-mod endpoint;
+pub mod endpoint;
 mod gate;
 pub mod h3_noq;
 pub mod migration;

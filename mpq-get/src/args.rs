@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::tls::Trust;
@@ -31,6 +31,16 @@ Exit codes (curl's where it has one):
 
 While a file is received it is called FILE.part; after an error it keeps that name.";
 
+/// The transport under HTTP/3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Protocol {
+    /// Multipath QUIC: all interfaces, follows a server that moves
+    #[default]
+    Multipath,
+    /// Plain QUIC for comparison: the first interface only, lost when the server moves
+    Quic,
+}
+
 /// Download over HTTP/3, through every network interface at once, and through server moves.
 #[derive(Debug, Parser)]
 #[command(name = "mpq-get", version, after_help = EXIT_CODES)]
@@ -53,6 +63,10 @@ pub struct Args {
     /// Congestion control of what is sent, which is little: cubic, bbr, newreno or olia
     #[arg(long, value_name = "NAME", default_value_t)]
     pub congestion: Congestion,
+
+    /// The transport under HTTP/3
+    #[arg(long, value_enum, default_value_t)]
+    pub protocol: Protocol,
 
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -82,6 +96,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub connect_timeout: Duration,
 
+    /// Longest silence of a server that has not said it would move
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub idle_timeout: Duration,
+
     /// Longest wait for a server that moves
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub migration_timeout: Duration,
@@ -96,6 +114,8 @@ pub struct Request {
     pub destination: Destination,
     /// SHA-256 the body must have, in lower-case hexadecimal.
     pub checksum: Option<String>,
+    /// By which transport.
+    pub protocol: Protocol,
     /// How to connect.
     pub client: ClientConfig,
 }
@@ -137,13 +157,14 @@ impl Args {
             url,
             destination,
             checksum: self.checksum.clone(),
+            protocol: self.protocol,
             client: ClientConfig {
                 trust,
                 interfaces: self.interface.clone(),
                 connect_timeout: self.connect_timeout,
+                idle_timeout: self.idle_timeout,
                 migration_timeout: self.migration_timeout,
                 congestion: self.congestion,
-                ..ClientConfig::default()
             },
         })
     }
