@@ -59,7 +59,9 @@ fn nginx() -> Result<PathBuf> {
 pub fn prepare(topology: &Topology, multipath: bool) -> Result<()> {
     // By the route, as a kernel whose own default is another lets no namespace make CUBIC its own.
     for host in [ServerA, ServerB] {
-        let route = ["route", "replace", "default", "via", "10.1.0.1", "congctl", "cubic"];
+        let route = [
+            "route", "replace", "default", "via", "10.1.0.1", "congctl", "cubic",
+        ];
         topology.run(host, "ip", &route)?;
     }
     for host in [Client, ServerA, ServerB] {
