@@ -23,9 +23,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::host::run;
+use crate::shape::{Change, Shape};
 
 const PREFIX: &str = "mpq-lab";
 
@@ -66,6 +68,67 @@ impl Host {
             Host::ServerB => "server-b",
         }
     }
+}
+
+/// What the links do.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Those between the client and the router.
+    pub links: [Shape; 2],
+    /// One more that the packets of both go through, between them and the router.
+    pub shared: Option<Shape>,
+}
+
+impl Default for Network {
+    /// The paper's (its Table 2).
+    fn default() -> Network {
+        let second = Shape {
+            rate: 50_000_000,
+            burst: 200_000,
+            ..Shape::default()
+        };
+        Network {
+            links: [Shape::default(), second],
+            shared: None,
+        }
+    }
+}
+
+impl Network {
+    /// Whether a network can be so.
+    ///
+    /// # Errors
+    /// What is wrong, and with which link and field.
+    pub fn check(&self) -> Result<(), String> {
+        let named = [
+            ("links[0]", Some(&self.links[0])),
+            ("links[1]", Some(&self.links[1])),
+        ];
+        for (name, shape) in named.into_iter().chain([("shared", self.shared.as_ref())]) {
+            if let Some(shape) = shape {
+                shape.check().map_err(|error| format!("{name}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the emulator has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
+pub struct Emulation {
+    /// Half of the packets left a link at most this late, in seconds.
+    pub median_lateness: f64,
+    /// How late the latest packet left a link, in seconds.
+    pub worst_lateness: f64,
+    /// Packets that were carried from one side to the other.
+    pub packets: u64,
+    /// Packets that found a full queue, or a link that was down.
+    pub dropped: u64,
+    /// Packets that were lost at random, as asked for.
+    pub lost: u64,
+    /// Packets that the host they were for did not take.
+    pub refused: u64,
 }
 
 /// The namespaces and links; dropping it ends every process in them and removes them.
@@ -284,23 +347,11 @@ mod tests {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Network {
-    pub links: [crate::shape::Shape; 2],
-    pub shared: Option<crate::shape::Shape>,
-}
-pub struct Emulation {
-    pub median_lateness: f64,
-    pub worst_lateness: f64,
-}
 impl Topology {
-    pub fn set(&self, _: usize, _: &crate::shape::Change) -> Result<()> {
+    pub fn set(&self, _: usize, _: &Change) -> Result<()> {
         Ok(())
     }
     pub fn emulation(&self) -> Result<Emulation> {
-        Ok(Emulation {
-            median_lateness: 0.,
-            worst_lateness: 0.,
-        })
+        Ok(Emulation::default())
     }
 }
