@@ -280,9 +280,13 @@ impl Bench {
     }
 }
 
-/// The lost packets of a line of a server's log, if it tells of a connection's end.
+/// The lost packets of a line of a server's log, if it tells of a connection's end and not of one of
+/// its paths'.
 fn lost_packets(line: &str) -> Option<u64> {
     let (_, figures) = line.split_once("stats ")?;
+    if figures.contains(" path=") {
+        return None;
+    }
     let lost = figures
         .split_whitespace()
         .find_map(|figure| figure.strip_prefix("lost_packets="))?;

@@ -336,7 +336,7 @@ impl Bed<'_> {
         let patience = format!("{}", self.scenario.patience.as_secs_f64());
         let mut options = vec!["--interface", "eth0"];
         match self.arm {
-            Arm::Quic => options.extend(["--protocol", "quic", "--idle-timeout", &patience]),
+            Arm::Quic => options.extend(["--protocol", "quic"]),
             _ => options.extend(["--interface", "eth1"]),
         }
         // A server that was announced is waited for; one that was not is lost after a while.
