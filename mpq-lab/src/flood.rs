@@ -18,8 +18,6 @@ use crate::shape::MTU;
 
 /// Headers of IPv4 and UDP, in bytes.
 const HEADERS: usize = 28;
-/// UDP's discard service.
-const PORT: u16 = 9;
 /// Between two batches of datagrams.
 const PAUSE: Duration = Duration::from_micros(500);
 /// A sender that was kept from sending makes up for this much of it.
@@ -72,7 +70,8 @@ pub(crate) struct Received {
 impl Flood {
     pub(crate) fn start(&self, pace: Pace) -> Result<Running> {
         let receiver = self.receiver().context("cannot receive datagrams")?;
-        let sender = self.sender().context("cannot send datagrams")?;
+        let port = receiver.local_addr()?.port();
+        let sender = self.sender(port).context("cannot send datagrams")?;
         let stop = Arc::<AtomicBool>::default();
         let stopped = stop.clone();
         let sending = thread::spawn(move || send(&sender, pace, &stopped));
@@ -85,18 +84,18 @@ impl Flood {
     }
 
     fn receiver(&self) -> io::Result<UdpSocket> {
-        let socket = socket(&self.to, PORT)?;
+        let socket = socket(&self.to)?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         socket.set_read_timeout(Some(SILENCE))?;
         Ok(socket)
     }
 
-    fn sender(&self) -> io::Result<UdpSocket> {
-        let socket = socket(&self.from, 0)?;
+    fn sender(&self, port: u16) -> io::Result<UdpSocket> {
+        let socket = socket(&self.from)?;
         if let Some(device) = &self.device {
             setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
         }
-        socket.connect((self.address, PORT))?;
+        socket.connect((self.address, port))?;
         Ok(socket)
     }
 }
@@ -122,8 +121,8 @@ impl Drop for Running {
     }
 }
 
-fn socket(namespace: &Path, port: u16) -> io::Result<UdpSocket> {
-    inside(namespace, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+fn socket(namespace: &Path) -> io::Result<UdpSocket> {
+    inside(namespace, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
 }
 
 fn send(socket: &UdpSocket, pace: Pace, stop: &AtomicBool) -> io::Result<u64> {
