@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::privileged;
 use mpq_lab::host::{inside, run};
-use mpq_lab::topology::{Host, Topology};
+use mpq_lab::topology::{Host, Network, Topology};
 use socket2::{Domain, Socket, Type};
 
 mod common;
