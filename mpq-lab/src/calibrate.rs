@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::emulator::Direction;
 use crate::flood::{Flood, Pace};
 use crate::sample::Steal;
-use crate::shape::Shape;
+use crate::shape::{MTU, Shape};
 use crate::topology::{Emulation, Host, Network, Topology};
 
 /// What a round trip may take beyond the links' delays.
@@ -101,6 +101,21 @@ pub async fn calibrate(network: &Network) -> Result<Calibration> {
     Ok(calibration)
 }
 
+impl LinkFigures {
+    fn rates(&self) -> [(Direction, f64); 2] {
+        [
+            (Direction::Up, self.rate_up),
+            (Direction::Down, self.rate_down),
+        ]
+    }
+}
+
+/// By how many of `count` packets the losses at this probability may differ from their mean: four
+/// standard deviations.
+fn deviations(count: f64, probability: f64) -> f64 {
+    4.0 * (count * probability * (1.0 - probability)).sqrt()
+}
+
 impl Calibration {
     /// What is not as asked for.
     fn wrong(&self) -> Vec<String> {
@@ -113,17 +128,15 @@ impl Calibration {
             if !(least..=most).contains(&figures.rtt_median) {
                 wrong.push(format!("the round trip over link {link}"));
             }
-            let asked = self.rate(link);
-            for (direction, rate) in [("up", figures.rate_up), ("down", figures.rate_down)] {
-                if (rate / asked - 1.0).abs() > MOST_OFF_RATE {
+            for (direction, rate) in figures.rates() {
+                let off = (rate / self.rate(link, direction) - 1.0).abs();
+                if off > self.most_off(link, direction) {
                     wrong.push(format!("the rate {direction} link {link}"));
                 }
             }
             if let Some(Loss { sent, lost }) = figures.loss {
                 let (sent, asked) = (sent as f64, self.loss(link));
-                // Four standard deviations.
-                let most = 4.0 * (sent * asked * (1.0 - asked)).sqrt();
-                if (lost as f64 - sent * asked).abs() > most.max(1.0) {
+                if (lost as f64 - sent * asked).abs() > deviations(sent, asked).max(1.0) {
                     wrong.push(format!("the losses of link {link}"));
                 }
             }
@@ -148,23 +161,40 @@ impl Calibration {
         [delay - jitter, delay + jitter + MOST_BEYOND_DELAY].map(|time| time.as_secs_f64())
     }
 
-    /// Bit/s that arrive at the end of a link while more is sent.
-    fn rate(&self, link: usize) -> f64 {
-        let rates = self
-            .path(link)
-            .map(|shape| shape.rate as f64 * (1.0 - shape.loss));
+    /// Bit/s that the slowest link carries.
+    fn bottleneck(&self, link: usize) -> f64 {
+        let rates = self.path(link).map(|shape| shape.rate as f64);
         rates.fold(f64::INFINITY, f64::min)
+    }
+
+    /// Bit/s that arrive at the end of a link while more is sent.
+    fn rate(&self, link: usize, direction: Direction) -> f64 {
+        let mut path: Vec<_> = self.path(link).collect();
+        if direction == Direction::Down {
+            path.reverse();
+        }
+        // What is lost has passed the bottleneck before.
+        path.iter().fold(f64::INFINITY, |rate, shape| {
+            rate.min(shape.rate as f64) * (1.0 - shape.loss)
+        })
+    }
+
+    /// How far a rate may be off, as a part of it; losses are by chance.
+    fn most_off(&self, link: usize, direction: Direction) -> f64 {
+        let packets = self.rate(link, direction) * MEASURED.as_secs_f64() / (MTU as f64 * 8.0);
+        MOST_OFF_RATE + deviations(packets, self.loss(link)) / packets
     }
 
     /// More than a link carries, long enough to measure its rate.
     fn overload(&self, link: usize) -> Pace {
-        let rate = self.path(link).map(|shape| shape.rate as f64);
-        let rate = rate.fold(f64::INFINITY, f64::min);
+        let rate = self.bottleneck(link);
         // The buckets are full at first.
         let bursts: u64 = self.path(link).map(|shape| shape.burst).sum();
         let drained = bursts as f64 * 8.0 / (rate * (OVERLOAD - 1.0));
+        // Still more than enough where much is lost on the way.
+        let kept = (1.0 - self.loss(link)).max(0.1);
         Pace {
-            rate: rate * OVERLOAD,
+            rate: rate * OVERLOAD / kept,
             settle: Duration::from_secs_f64(drained * 2.0),
             measure: MEASURED,
         }
@@ -196,8 +226,8 @@ impl fmt::Display for Calibration {
                 ms(figures.rtt_median),
                 ms(figures.rtt_max)
             )?;
-            let asked = self.rate(link);
-            for (direction, rate) in [("up", figures.rate_up), ("down", figures.rate_down)] {
+            for (direction, rate) in figures.rates() {
+                let asked = self.rate(link, direction);
                 writeln!(
                     f,
                     "        rate {direction:7} asked {:.2} Mbit/s, measured {:.2} Mbit/s ({:+.2}%)",
@@ -280,7 +310,7 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
     for &link in &up {
         if calibration.loss(link) > 0.0 {
             let pace = Pace {
-                rate: calibration.rate(link) * UNDERLOAD,
+                rate: calibration.bottleneck(link) * UNDERLOAD,
                 settle: Duration::ZERO,
                 measure: MEASURED,
             };
@@ -419,7 +449,10 @@ mod tests {
         };
         let mut found = calibration();
         found.network.shared = Some(shared);
-        assert_eq!(found.rate(1), 30e6);
+        assert_eq!(found.rate(1, Direction::Down), 30e6);
+        found.network.links[1].loss = 0.5;
+        assert_eq!(found.rate(1, Direction::Down), 15e6);
+        assert_eq!(found.rate(1, Direction::Up), 25e6);
         assert_eq!(found.rtt(1), [0.06, 0.064]);
     }
 

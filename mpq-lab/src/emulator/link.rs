@@ -237,6 +237,7 @@ fn cost(bytes: u64) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastrand::Rng;
     use proptest::prelude::*;
 
     const PACKET: u64 = 1500;

@@ -4,6 +4,7 @@
 //! client ── link 0 or 1 ── shared, if there is one ── router
 //! ```
 
+use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -23,6 +24,15 @@ pub(crate) enum Direction {
 
 impl Direction {
     pub(crate) const ALL: [Direction; 2] = [Direction::Up, Direction::Down];
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Direction::Up => "up",
+            Direction::Down => "down",
+        })
+    }
 }
 
 /// A packet on its way.
