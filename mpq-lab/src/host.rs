@@ -1,10 +1,14 @@
 //! The machine the lab runs on: programs, privileges, the workspace.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns};
 
 /// Whether the lab may make namespaces and use CRIU.
 pub fn is_root() -> bool {
@@ -40,6 +44,27 @@ where
         bail!("{command:?}: {}: {}", output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Does something that belongs to a network namespace, given as a file, such as opening a socket. The
+/// caller stays where it is.
+///
+/// # Errors
+/// If the namespace cannot be entered, or as the work itself.
+pub fn inside<T: Send>(
+    namespace: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let namespace = File::open(namespace)?;
+    // A thread's namespace is its own, and this one ends.
+    let done = thread::scope(|scope| {
+        let enter = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        };
+        scope.spawn(enter).join()
+    });
+    done.unwrap_or_else(|_| Err(io::Error::other("the thread has died")))
 }
 
 /// Runs a command whose output the user sees.

@@ -66,7 +66,7 @@ pub async fn reproduce(
     let mut calibrations = Vec::new();
     for network in networks {
         // It refuses a network that is off.
-        let calibration = calibrate(network)?;
+        let calibration = calibrate(network).await?;
         eprintln!("{calibration}");
         calibrations.push(calibration.to_string());
     }

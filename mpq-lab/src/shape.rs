@@ -349,11 +349,11 @@ mod tests {
             rate in 1..u64::MAX,
             burst: u64,
             times in prop::array::uniform3(0..u64::MAX / 4),
-            chances in prop::array::uniform2(0.0..=1.0),
+            chances in prop::array::uniform2(0..=1000),
             up: bool,
         ) {
             let [latency, delay, jitter] = times.map(Duration::from_nanos);
-            let [loss, reorder] = chances;
+            let [loss, reorder] = chances.map(|chance| f64::from(chance) / 1000.0);
             let shape = Shape { rate, burst, latency, delay, jitter, loss, reorder, up };
             let json = serde_json::to_string(&shape).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Shape>(&json).unwrap(), &shape);
