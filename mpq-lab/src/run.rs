@@ -167,7 +167,11 @@ struct Outcome {
     sent_again: u64,
 }
 
-async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Result<Run> {
+/// Runs an arm once, disturbed or not.
+///
+/// # Errors
+/// If a step fails or the content is not right.
+pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Result<Run> {
     let expected = scenario.content().sha256();
     let bench = Bench::new(criu, &scenario.network)?;
     let sampler = Sampler::start(bench.topology().namespace_file(Client));

@@ -1,7 +1,7 @@
 //! One short run of each kind of scenario and of each arm, on the real network.
 
 use common::{criu, privileged};
-use mpq_lab::run::{Run, What, run};
+use mpq_lab::run::{self, Run, What};
 use mpq_lab::scenario::{Arm, Scenario};
 
 mod common;
@@ -10,7 +10,7 @@ mod common;
 async fn once(arm: Arm, lines: &str) -> Run {
     let text = format!("description = 'a test'\narms = ['{arm}']\n{lines}");
     let scenario = Scenario::parse("test", &text).unwrap();
-    let run = run(&scenario, arm, 1, &criu()).await.unwrap();
+    let run = run::once(&scenario, arm, 1, &criu()).await.unwrap();
     assert_eq!(run.bytes, scenario.size);
     run
 }
