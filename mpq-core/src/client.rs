@@ -9,6 +9,7 @@ use bytes::Bytes;
 use noq::{ConnectionError, VarInt};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::congestion::Congestion;
 use crate::endpoint;
 use crate::h3_noq;
 use crate::path::interfaces::{self, InterfaceError, Local};
@@ -33,6 +34,8 @@ pub struct ClientConfig {
     pub idle_timeout: Duration,
     /// How long the handshake may take.
     pub connect_timeout: Duration,
+    /// How fast the client may send.
+    pub congestion: Congestion,
 }
 
 impl Default for ClientConfig {
@@ -43,9 +46,13 @@ impl Default for ClientConfig {
             migration_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            congestion: Congestion::default(),
         }
     }
 }
+
+/// How long a closed connection's peer is waited for.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// A connection to a server.
 pub struct Client {
@@ -199,7 +206,7 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
-        crypto.transport_config(endpoint::client_transport());
+        crypto.transport_config(endpoint::client_transport(config.congestion));
         let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
         let (sockets, answers) =
             Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
@@ -295,11 +302,12 @@ impl Client {
         }
     }
 
-    /// Closes the connection, and tells the server.
+    /// Closes the connection, and tells the server. Waits for its answer, but not for long: a server
+    /// that has vanished gives none.
     pub async fn close(self) {
         // H3_NO_ERROR (RFC 9114 §8.1).
         self.connection.close(VarInt::from_u32(0x100), b"");
-        self.endpoint.wait_all_draining().await;
+        let _ = timeout(CLOSING, self.endpoint.wait_all_draining()).await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
+use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::tls::Trust;
 use url::{Host, Url};
@@ -58,6 +59,10 @@ pub struct Args {
     /// Use this interface, by name or address; may be repeated [default: all usable]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
     pub interface: Vec<String>,
+
+    /// Congestion control of what is sent, which is little: cubic, bbr, newreno or olia
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Congestion,
 
     /// The transport under HTTP/3
     #[arg(long, value_enum, default_value_t)]
@@ -159,6 +164,7 @@ impl Args {
                 connect_timeout: self.connect_timeout,
                 idle_timeout: self.idle_timeout,
                 migration_timeout: self.migration_timeout,
+                congestion: self.congestion,
             },
         })
     }
@@ -299,6 +305,14 @@ mod tests {
         assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
         let request = resolve(&["--json", "-O", "h/a"]).unwrap();
         assert_eq!(request.destination, Destination::File("a".into()));
+    }
+
+    #[test]
+    fn congestion_controls_have_names() {
+        let chosen = |line: &[&str]| resolve(line).unwrap().client.congestion;
+        assert_eq!(chosen(&["h/a"]), Congestion::default());
+        assert_eq!(chosen(&["--congestion", "olia", "h/a"]), Congestion::Olia);
+        assert!(Args::try_parse_from(["mpq-get", "--congestion=reno", "h/a"]).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use bytes::Buf;
 use h3::error::StreamError;
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
+use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
@@ -77,6 +78,7 @@ async fn run_by<C: Connection>(
     client.close().await;
 
     let written = result?;
+    let usage = Usage::now();
     let summary = Summary {
         bytes: written.bytes,
         seconds,
@@ -84,6 +86,8 @@ async fn run_by<C: Connection>(
         handshakes,
         requests: transfer.requests.get(),
         paths: paths.into_iter().map(Into::into).collect(),
+        cpu: usage.cpu.as_secs_f64(),
+        peak_memory: usage.peak_memory,
     };
     report.done(&request.destination.name(), summary);
     Ok(())

@@ -291,6 +291,18 @@ fn json_tells_the_download() {
         done["paths"][0]["bytes"].as_u64().unwrap() > SIZE as u64,
         "{done}"
     );
+    assert!(done["paths"][0]["rtt"].as_f64().unwrap() > 0.0, "{done}");
+    assert!(done["cpu"].as_f64().unwrap() > 0.0, "{done}");
+    // The whole body passes through it, but need not be in it at any one time.
+    assert!(done["peak_memory"].as_u64().unwrap() > 1 << 20, "{done}");
+    let progress = events
+        .iter()
+        .find(|event| event["event"] == "progress")
+        .unwrap();
+    let path = &progress["paths"][0];
+    assert_eq!(path["path"], 0, "{progress}");
+    assert_eq!(path["remote"], server.address.to_string());
+    assert!(path["bytes"].as_u64().unwrap() > 0, "{progress}");
     assert!(
         events
             .iter()

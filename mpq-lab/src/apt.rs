@@ -35,6 +35,21 @@ pub fn install(packages: &[&str]) -> Result<()> {
     )
 }
 
+/// Unpacks packages, without what they depend on, into `root`. Needs fresh lists.
+///
+/// # Errors
+/// If apt or dpkg fails.
+pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    show(
+        Command::new("apt-get")
+            .args(["--quiet=2", "--option=APT::Sandbox::User=root", "download"])
+            .args(packages)
+            .current_dir(folder.path()),
+    )?;
+    extract(folder.path(), root)
+}
+
 /// Unpacks packages of Debian's newest suites, with all they depend on, into `root`.
 ///
 /// Needs the system's own lists, which say where its archive is.
@@ -89,7 +104,12 @@ pub fn unpack_newest(packages: &[&str], root: &Path) -> Result<()> {
     ];
     apt(&[&fetch, packages].concat())?;
 
-    for entry in fs::read_dir(path.join("archives"))? {
+    extract(&path.join("archives"), root)
+}
+
+/// Unpacks every package in a folder.
+fn extract(folder: &Path, root: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
         let file = entry?.path();
         if file.extension().is_some_and(|extension| extension == "deb") {
             run("dpkg", [OsString::from("-x"), file.into(), root.into()])?;

@@ -7,11 +7,26 @@
 
 pub mod apt;
 pub mod bench;
+pub mod calibrate;
 pub mod check;
 pub mod criu;
 pub mod demo;
+pub mod document;
 pub mod download;
+pub mod emulator;
+pub mod figures;
+mod flood;
 pub mod host;
+pub mod paper;
+pub mod plot;
 pub mod report;
+pub mod reproduce;
+pub mod results;
+pub mod run;
+pub mod sample;
+pub mod scenario;
 pub mod setup;
+pub mod shape;
+pub mod standing;
+pub mod tcp;
 pub mod topology;
