@@ -307,7 +307,7 @@ impl Client {
     pub async fn close(self) {
         // H3_NO_ERROR (RFC 9114 §8.1).
         self.connection.close(VarInt::from_u32(0x100), b"");
-        let _ = timeout(CLOSING, self.endpoint.wait_all_draining()).await;
+        let _ = tokio::time::timeout(CLOSING, self.endpoint.wait_all_draining()).await;
     }
 }
 
