@@ -23,7 +23,6 @@ pub(crate) trait Connection: Sized {
     /// The connection closes with the last of these.
     fn requests(&self) -> SendRequest<Self::Streams, Bytes>;
 
-    /// It is not closed while the connection lives.
     fn events(&self) -> broadcast::Receiver<(Instant, ClientEvent)>;
 
     fn paths(&self) -> Vec<PathInfo>;

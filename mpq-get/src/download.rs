@@ -17,6 +17,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
 use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -265,12 +266,7 @@ async fn watch(
             outcome = &mut body => break outcome,
             error = &mut lost => break Err(Failure::Told(error.into())),
             error = signals.recv() => break Err(Failure::Told(error)),
-            event = events.recv() => match event {
-                Ok((at, event)) => tell(at, event, transfer, report),
-                Err(RecvError::Lagged(_)) => {}
-                // Cannot be while the client lives; if it were, `lost` would end this loop.
-                Err(RecvError::Closed) => std::future::pending().await,
-            },
+            (at, event) = next(&mut events) => tell(at, event, transfer, report),
             _ = ticks.tick() => {
                 report.progress(&Snapshot {
                     bytes: transfer.bytes.get(),
@@ -297,6 +293,17 @@ async fn watch(
             })
         }
         Err(Failure::Stream(error)) => Err(Error::Http3(error.to_string())),
+    }
+}
+
+/// The next event. There is none any more when the connection is lost, which is told elsewhere.
+async fn next(events: &mut Receiver<(Instant, ClientEvent)>) -> (Instant, ClientEvent) {
+    loop {
+        match events.recv().await {
+            Ok(event) => return event,
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
     }
 }
 

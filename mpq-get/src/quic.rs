@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h3::client::SendRequest;
+use mpq_core::Congestion;
 use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState, refused,
 };
@@ -20,9 +21,11 @@ use mpq_core::endpoint::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::path::interfaces::{Local, usable};
 use mpq_core::path::sockets::Bind;
 use mpq_core::tls;
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    VarIntBoundsExceeded,
 };
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -41,13 +44,23 @@ pub(crate) struct Quic {
     events: broadcast::Sender<(Instant, ClientEvent)>,
 }
 
-/// quinn's settings at both ends, with the windows of [`mpq_core::endpoint`].
+/// quinn's settings at both ends, with the windows of [`mpq_core::endpoint`]. On one path OLIA is
+/// NewReno.
 ///
 /// # Errors
 /// If the idle timeout does not fit into QUIC's transport parameter, 2⁶² ms.
-pub fn transport(idle_timeout: Duration) -> Result<TransportConfig, quinn::VarIntBoundsExceeded> {
+pub fn transport(
+    idle_timeout: Duration,
+    congestion: Congestion,
+) -> Result<TransportConfig, VarIntBoundsExceeded> {
+    let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::NewReno | Congestion::Olia => Arc::new(NewRenoConfig::default()),
+    };
     let mut config = TransportConfig::default();
     config
+        .congestion_controller_factory(factory)
         .max_idle_timeout(Some(IdleTimeout::try_from(idle_timeout)?))
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
@@ -67,7 +80,7 @@ impl Connection for Quic {
         let crypto = QuicClientConfig::try_from(tls::rustls_client(&config.trust)?)
             .map_err(|error| ConnectError::Tls(error.to_string()))?;
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
-        let transport = transport(config.idle_timeout)
+        let transport = transport(config.idle_timeout, config.congestion)
             .map_err(|error| ConnectError::Connection(format!("idle timeout: {error}")))?;
         quic.transport_config(Arc::new(transport));
         let socket = bind

@@ -10,7 +10,7 @@ use mpq_lab::calibrate::calibrate;
 use mpq_lab::scenario::Scenario;
 use mpq_lab::standing::LinkOption;
 use mpq_lab::topology::{Host, Line, Network};
-use mpq_lab::{check, demo, emulator, reproduce, setup, standing};
+use mpq_lab::{check, compare, demo, emulator, quinn_server, reproduce, setup, standing};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -40,6 +40,12 @@ enum Command {
 
         #[command(flatten)]
         options: Options,
+    },
+    /// Measure ratios side by side: mpq against plain quinn on loopback, both links against their
+    /// sum, a move against none
+    Bench {
+        #[command(flatten)]
+        options: compare::Options,
     },
     /// Make the network and leave it up; its hosts are the namespaces mpq-lab-client, mpq-lab-router,
     /// mpq-lab-server-a and mpq-lab-server-b
@@ -71,6 +77,12 @@ enum Command {
     Emulate {
         /// The network's name, for whoever looks for the process
         id: String,
+    },
+    /// Serve by plain quinn; started by the lab itself
+    #[command(hide = true)]
+    QuinnServer {
+        #[command(flatten)]
+        options: quinn_server::Options,
     },
     /// Check format and lints, and run all tests
     Test {
@@ -141,6 +153,8 @@ async fn run(command: Command) -> Result<ExitCode> {
             let scenarios = scenarios.iter().map(|file| Scenario::read(file));
             experiment(scenarios.collect::<Result<_>>()?, &options).await?;
         }
+        Command::Bench { options } => compare::bench(&options).await?,
+        Command::QuinnServer { options } => quinn_server::serve(options).await?,
         Command::Up { links } => standing::up(&links)?,
         Command::Down => standing::down()?,
         Command::Exec { host, command } => match standing::exec(host, &command)? {},

@@ -181,13 +181,19 @@ fn received(text: &str, interface: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Seconds of CPU, user and system, that a process has used so far; also of one that has ended and
+/// that nobody has waited for yet.
+pub fn cpu(pid: i32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok()??;
+    Some(cpu_ticks(&stat)? as f64 / ticks as f64)
+}
+
 /// What a process has used so far, as `/proc` has it.
 pub fn usage(pid: i32) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let ticks = sysconf(SysconfVar::CLK_TCK).ok()??;
     Some(Usage {
-        cpu: cpu_ticks(&stat)? as f64 / ticks as f64,
+        cpu: cpu(pid)?,
         peak_memory: peak_memory(&status)?,
     })
 }
