@@ -1,6 +1,7 @@
 //! The emulated links are as asked for, and the network that stays does and goes.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -190,13 +191,8 @@ async fn nothing_is_left_of_an_owner_that_was_killed() {
     owner.wait().unwrap();
 
     // The emulator ends by itself, the rest is removed by whoever is next.
-    let emulators = || {
-        let found = Command::new("pgrep")
-            .args(["--full", &format!("emulate {id}$")])
-            .output();
-        String::from_utf8(found.unwrap().stdout).unwrap()
-    };
-    while !emulators().is_empty() {
+    let asks = UnixDatagram::unbound().unwrap();
+    while asks.connect(&socket).is_ok() {
         assert!(Instant::now() < end + PATIENCE, "the emulator goes on");
         thread::sleep(Duration::from_millis(10));
     }

@@ -6,12 +6,14 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use fastrand::Rng;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_timerslack;
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +39,17 @@ pub(super) struct Setting {
     pub(super) stays: bool,
 }
 
+/// While packets come and go, the process looks for them so often: at every single one it would cost
+/// the hosts, which share the machine, much of their time.
+const TICK: Duration = Duration::from_micros(100);
+
 /// Packets read from one device before the others have their turn.
 const BATCH: usize = 64;
+
+/// What [`Process::watch`] calls the control socket; the devices have their index.
+const CONTROL: u64 = 4;
+/// The same of the standard input, from which nothing more is to come.
+const GONE: u64 = 5;
 
 type Buffer = Box<[u8; MTU]>;
 
@@ -103,6 +114,16 @@ fn line() -> io::Result<String> {
     String::from_utf8(line).map_err(io::Error::other)
 }
 
+/// Calls again what a signal has interrupted.
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
 struct Process {
     /// By the direction of what they send, then by link.
     devices: [[Tun; 2]; 2],
@@ -116,34 +137,45 @@ struct Process {
 
 impl Process {
     fn run(&mut self, control: &Control, stays: bool) -> Result<()> {
-        let stdin = io::stdin();
+        let epoll = self.watch(control, stays)?;
+        let mut events = [EpollEvent::empty(); 6];
         loop {
-            self.deliver();
-            let wait = self.wires.next().map(|due| due.saturating_sub(self.now()));
-            let mut polled = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-            let devices = self.devices.iter().flatten();
-            polled.extend(devices.map(|device| PollFd::new(device.as_fd(), PollFlags::POLLIN)));
-            if !stays {
-                polled.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            let look = self.now();
+            let mut read = 0;
+            let ready = retry(|| epoll.wait(&mut events, EpollTimeout::ZERO))?;
+            for event in &events[..ready] {
+                match event.data() {
+                    GONE => return Ok(()),
+                    CONTROL => control.serve(|request| self.answer(request)),
+                    device => read = read.max(self.receive(device as usize)),
+                }
             }
-            match ppoll(&mut polled, wait.map(Into::into), None) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(anyhow!("cannot wait: {error}")),
-            }
-            let ready = |fd: &PollFd| fd.any() == Some(true);
-            let ready: Vec<bool> = polled.iter().map(ready).collect();
-
-            // Whatever comes there, nothing more was to come: it has ended.
-            if ready.get(5) == Some(&true) {
-                return Ok(());
-            }
-            for (index, _) in ready[1..5].iter().enumerate().filter(|(_, ready)| **ready) {
-                self.receive(Direction::ALL[index / 2], index % 2);
-            }
-            if ready[0] {
-                control.serve(|request| self.answer(request));
+            if self.deliver() || read > 0 {
+                if read < BATCH {
+                    thread::sleep((look + TICK).saturating_sub(self.now()));
+                }
+            } else {
+                let next = self.wires.next();
+                let wait = next.map(|due| due.saturating_sub(self.now()).into());
+                // It can wait for nanoseconds; epoll's own call counts in milliseconds.
+                let mut all = [PollFd::new(epoll.0.as_fd(), PollFlags::POLLIN)];
+                retry(|| ppoll(&mut all, wait, None))?;
             }
         }
+    }
+
+    /// What wakes the process.
+    fn watch(&self, control: &Control, stays: bool) -> Result<Epoll> {
+        let epoll = Epoll::new(EpollCreateFlags::empty())?;
+        let event = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
+        for (index, device) in (0..).zip(self.devices.iter().flatten()) {
+            epoll.add(device, event(index))?;
+        }
+        epoll.add(control, event(CONTROL))?;
+        if !stays {
+            epoll.add(io::stdin(), event(GONE))?;
+        }
+        Ok(epoll)
     }
 
     /// The time of the model.
@@ -151,14 +183,15 @@ impl Process {
         self.start.elapsed()
     }
 
-    /// Reads what a host has sent.
-    fn receive(&mut self, direction: Direction, link: usize) {
-        for _ in 0..BATCH {
+    /// Reads what a host has sent by one device. Returns the number of packets.
+    fn receive(&mut self, device: usize) -> usize {
+        let (direction, link) = (Direction::ALL[device / 2], device % 2);
+        for read in 0..BATCH {
             let mut packet = self.free.pop().unwrap_or_else(|| Box::new([0; MTU]));
             // None is there, or the device is down.
             let Ok(length) = self.devices[direction as usize][link].read(&mut *packet) else {
                 self.free.push(packet);
-                return;
+                return read;
             };
             let parcel = Parcel {
                 direction,
@@ -170,12 +203,15 @@ impl Process {
                 self.free.push(packet);
             }
         }
+        BATCH
     }
 
-    /// Hands over what has arrived.
-    fn deliver(&mut self) {
+    /// Hands over what has arrived, if anything has.
+    fn deliver(&mut self) -> bool {
         let until = self.now();
+        let mut any = false;
         while let Some((due, parcel)) = self.wires.pop(until) {
+            any = true;
             let device = &self.devices[1 - parcel.direction as usize][parcel.link];
             let bytes = &parcel.packet[..parcel.bytes as usize];
             self.lateness.add(self.now().saturating_sub(due));
@@ -184,6 +220,7 @@ impl Process {
             }
             self.free.push(parcel.packet);
         }
+        any
     }
 
     fn answer(&mut self, request: Request) -> Reply {
