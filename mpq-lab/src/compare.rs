@@ -244,7 +244,7 @@ async fn on_loopback(arm: Arm, content: Content, expected: &str) -> Result<Measu
 
     let mut client = Command::new(built("mpq-get")?);
     client
-        .args(["--insecure", "--interface", "127.0.0.1"])
+        .args(["--silent", "--insecure", "--interface", "127.0.0.1"])
         .args(["--protocol", protocol, "--output", "/dev/null"])
         .arg(format!("https://{address}/random"));
     let before = cpu(pid).context("the server has ended")?;
@@ -266,12 +266,14 @@ async fn on_network(arm: Arm, content: Content, expected: &str, criu: &Path) -> 
     bench.serve(Host::ServerA, content, |_| ()).await?;
     let server = bench.server()?;
     let interfaces: &[&str] = match arm {
-        Arm::FirstLink => &["--interface", "eth0"],
-        Arm::SecondLink => &["--interface", "eth1"],
-        _ => &["--interface", "eth0", "--interface", "eth1"],
+        Arm::FirstLink => &["eth0"],
+        Arm::SecondLink => &["eth1"],
+        _ => &["eth0", "eth1"],
     };
+    let interfaces = interfaces.iter().flat_map(|name| ["--interface", name]);
+    let options: Vec<_> = interfaces.chain(["--silent"]).collect();
     let before = cpu(server).context("the server has ended")?;
-    let mut download = bench.download_as("download", Host::ServerA, interfaces)?;
+    let mut download = bench.download_as("download", Host::ServerA, &options)?;
     let measured = async {
         let mut frozen = 0.0;
         if arm == Arm::Moved {

@@ -2,7 +2,7 @@
 //!
 //! [`setup`] installs what is missing, [`topology`] makes the network, [`bench`] runs a server and
 //! a download on it and moves the server between hosts, [`demo`] shows one move with its figures,
-//! and [`check`] runs every test of the workspace. `cargo lab` is the command line of all that;
+//! [`compare`] measures ratios side by side, and [`check`] runs every test of the workspace. `cargo lab` is the command line of all that;
 //! the tests in `tests/` use the library.
 
 pub mod apt;

@@ -47,7 +47,7 @@ impl fmt::Display for Ratio {
         let range = format!("({:.3} to {:.3})", self.min, self.max);
         write!(
             f,
-            "{:<42}{:>7.3}  {range:<18}{:>9.3} / {:.3} {}",
+            "{:<46}{:>7.3}  {range:<18}{:>9.3} / {:.3} {}",
             self.name, self.median, self.one, self.other, self.unit
         )
     }
