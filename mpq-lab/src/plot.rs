@@ -9,6 +9,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::host::run as command;
 use crate::paper::Range;
 
+/// The program that makes PNGs, and its package.
+pub const CONVERTER: (&str, &str) = ("rsvg-convert", "librsvg2-bin");
+
 const SIZE: (u32, u32) = (720, 400);
 const FONT: &str = "sans-serif";
 /// For lines of a path each, their sum, and the paper.
@@ -194,7 +197,7 @@ fn text(text: String, at: (f64, f64), color: RGBColor) -> Text<'static, (f64, f6
 pub fn png(svg: &Path) -> Result<()> {
     let png = svg.with_extension("png");
     command(
-        "rsvg-convert",
+        CONVERTER.0,
         ["--output".as_ref(), png.as_os_str(), svg.as_os_str()],
     )
     .map(drop)

@@ -9,8 +9,8 @@ use crate::calibrate::calibrate;
 use crate::host::cargo;
 use crate::results::Results;
 use crate::scenario::{Arm, Scenario};
-use crate::setup::setup;
-use crate::{document, host, run, tcp};
+use crate::setup::{install, setup};
+use crate::{document, host, plot, run, tcp};
 
 /// The paper's experiments, in the order of its figures, and what its move is measured against.
 ///
@@ -45,6 +45,7 @@ pub async fn reproduce(
         scenario.runs = runs.unwrap_or(scenario.runs);
     }
     let criu = setup()?;
+    install(&[plot::CONVERTER])?;
     let arms = || scenarios.iter().flat_map(|scenario| &scenario.arms);
     if arms().any(|arm| matches!(arm, Arm::Tcp | Arm::Mptcp)) {
         tcp::setup()?;

@@ -42,7 +42,15 @@ pub fn install_programs() -> Result<()> {
     if !is_root() {
         bail!("network namespaces and CRIU need root");
     }
-    let mut missing: Vec<&str> = PROGRAMS
+    install(&PROGRAMS)
+}
+
+/// Installs the packages of those programs that are missing. Needs root.
+///
+/// # Errors
+/// If apt fails.
+pub fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let mut missing: Vec<&str> = programs
         .iter()
         .filter(|(name, _)| program(name).is_none())
         .map(|(_, package)| *package)

@@ -16,7 +16,8 @@ use tokio::process::{Child, Command};
 
 use crate::apt;
 use crate::bench::{Bench, Content};
-use crate::host::{cache, program, run};
+use crate::host::{cache, run};
+use crate::setup::install;
 use crate::topology::Host::{self, Client, Router, ServerA, ServerB};
 use crate::topology::Topology;
 
@@ -25,19 +26,11 @@ use crate::topology::Topology;
 /// # Errors
 /// If Debian's archive has not got them.
 pub fn setup() -> Result<()> {
-    let missing: Vec<_> = ["curl", "mptcpize"]
-        .into_iter()
-        .filter(|name| program(name).is_none())
-        .collect();
-    let unpacked = nginx()?.is_file();
-    if missing.is_empty() && unpacked {
-        return Ok(());
-    }
-    apt::update()?;
-    // nginx' libraries come the usual way.
-    let libraries = ["libpcre2-8-0", "libssl3", "zlib1g"];
-    apt::install(&[&missing[..], &libraries].concat())?;
-    if !unpacked {
+    install(&[("curl", "curl"), ("mptcpize", "mptcpize")])?;
+    if !nginx()?.is_file() {
+        apt::update()?;
+        // nginx' libraries come the usual way.
+        apt::install(&["libpcre2-8-0", "libssl3", "zlib1g"])?;
         apt::unpack(&["nginx"], &folder()?)?;
     }
     Ok(())
