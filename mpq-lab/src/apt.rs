@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -29,9 +29,12 @@ pub fn update() -> Result<()> {
 pub fn install(packages: &[&str]) -> Result<()> {
     show(
         Command::new("apt-get")
-            .args(["--quiet=2", "--yes", "--no-install-recommends", "install"])
+            .args(["--quiet=2", "--option=Dpkg::Use-Pty=0"])
+            .args(["--yes", "--no-install-recommends", "install"])
             .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // dpkg tells of every file it looks at.
+            .stdout(Stdio::null()),
     )
 }
 

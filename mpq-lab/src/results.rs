@@ -30,7 +30,10 @@ impl Results {
     /// # Errors
     /// If it cannot be written, or holds results of others.
     pub fn open(folder: &Path, scenarios: &[Scenario]) -> Result<Results> {
-        let plan = format!("{scenarios:#?}\n");
+        // More runs of the same may be added later.
+        let mut same = scenarios.to_vec();
+        same.iter_mut().for_each(|scenario| scenario.runs = 0);
+        let plan = format!("{same:#?}\n");
         fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         let file = folder.join(PLAN);
         match fs::read_to_string(&file) {
