@@ -24,6 +24,9 @@ const MOST_OFF_RATE: f64 = 0.01;
 const MOST_LATENESS: f64 = 0.000_2;
 /// A measurement that loses more of its time than this to the machine's other tenants is repeated.
 const MOST_STEAL: f64 = 0.05;
+/// A measurement that is off is repeated if the machine has stood still for longer, in seconds: queue
+/// and bucket of a link hold some ten milliseconds.
+const LONGEST_STALL: f64 = 0.01;
 /// How often a disturbed measurement is repeated.
 const REPEATS: u32 = 3;
 
@@ -47,7 +50,7 @@ pub struct Calibration {
     pub emulation: Emulation,
     /// Share of the CPU time that the machine's host gave to others meanwhile.
     pub steal: f64,
-    /// How often the measurement was repeated since it had lost too much time to others.
+    /// How often the measurement was repeated since the machine was disturbed.
     pub repeats: u32,
 }
 
@@ -87,7 +90,7 @@ pub async fn calibrate(network: &Network) -> Result<Calibration> {
     let calibration = loop {
         let topology = Topology::new(network)?;
         let calibration = measure(&topology, network, repeats).await?;
-        if calibration.steal <= MOST_STEAL || repeats == REPEATS {
+        if repeats == REPEATS || !calibration.disturbed() {
             break calibration;
         }
         repeats += 1;
@@ -117,6 +120,13 @@ fn deviations(count: f64, probability: f64) -> f64 {
 }
 
 impl Calibration {
+    /// Whether the machine's host has taken so much time, or so much at once, that the figures tell of
+    /// that and not of the links.
+    fn disturbed(&self) -> bool {
+        let stalled = self.emulation.worst_lateness > LONGEST_STALL;
+        self.steal > MOST_STEAL || (stalled && !self.wrong().is_empty())
+    }
+
     /// What is not as asked for.
     fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -262,7 +272,7 @@ impl fmt::Display for Calibration {
         )?;
         writeln!(
             f,
-            "machine   {:.1}% of its time stolen; measured again {} times for that",
+            "machine   {:.1}% of its time stolen; measured again {} times for disturbances",
             self.steal * 100.0,
             self.repeats
         )
@@ -423,6 +433,19 @@ mod tests {
             wrong(|found| found.emulation.median_lateness = 0.000_3),
             says
         );
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_excuses_what_is_wrong() {
+        let disturbed = |steal, stall, rate| {
+            let mut found = calibration();
+            found.steal = steal;
+            found.emulation.worst_lateness = stall;
+            found.links[0].rate_up = rate;
+            found.disturbed()
+        };
+        assert!(!disturbed(0.0, 0.05, 100e6) && !disturbed(0.0, 0.001, 90e6));
+        assert!(disturbed(0.0, 0.05, 90e6) && disturbed(0.06, 0.0, 100e6));
     }
 
     #[test]
