@@ -91,19 +91,6 @@ async fn other_links_are_as_asked_for() {
 }
 
 #[tokio::test]
-async fn a_gigabit_link_is_as_asked_for() {
-    let Some(_alone) = privileged().await else {
-        return;
-    };
-    let mut network = Network::default();
-    network.links[0].apply(&change("rate=1G,burst=4M"));
-    network.links[1].apply(&change("up=false"));
-    let calibration = calibrate(&network).await.unwrap();
-    eprintln!("{calibration}");
-    assert_eq!(calibration.links[1].rate_up, 0.0, "it is down");
-}
-
-#[tokio::test]
 async fn what_is_too_much_is_dropped_by_the_links_queue_and_nowhere_else() {
     let Some(_alone) = privileged().await else {
         return;
