@@ -71,7 +71,11 @@ enum Command {
         command: LinkCommand,
     },
     /// Measure whether the emulated links are as asked for; fails if they are not
-    Calibrate,
+    Calibrate {
+        /// Measure the links of this experiment instead of the paper's
+        #[arg(long, value_name = "FILE")]
+        scenario: Option<PathBuf>,
+    },
     /// Move packets between hosts; what to do is told on the standard input. Started by the lab itself
     #[command(hide = true)]
     Emulate {
@@ -165,9 +169,13 @@ async fn run(command: Command) -> Result<ExitCode> {
             }
             LinkCommand::Show => standing::show()?,
         },
-        Command::Calibrate => {
+        Command::Calibrate { scenario } => {
             setup::install_programs()?;
-            let calibration = calibrate(&Network::default()).await?;
+            let network = match scenario {
+                Some(file) => Scenario::read(&file)?.network,
+                None => Network::default(),
+            };
+            let calibration = calibrate(&network).await?;
             print!("{calibration}");
         }
         Command::Emulate { .. } => unreachable!("main runs it"),

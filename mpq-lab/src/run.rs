@@ -343,14 +343,8 @@ impl Bed<'_> {
             Arm::Quic => options.extend(["--protocol", "quic"]),
             _ => options.extend(["--interface", "eth1"]),
         }
-        // A server that was announced is waited for; one that was not is lost after a while.
-        if self
-            .scenario
-            .moves
-            .is_some_and(|moves| moves.announce.is_none())
-        {
-            options.extend(["--migration-timeout", &patience]);
-        }
+        // A server that has announced its move is waited for; one that is silent is given up.
+        options.extend(["--idle-timeout", &patience]);
         let download = self
             .bench
             .download_as(&format!("download-{number}"), from, &options)?;

@@ -98,13 +98,13 @@ async fn a_crash_makes_every_client_start_again() {
 }
 
 #[tokio::test]
-async fn links_fail_lose_and_are_shared_as_the_scenario_says() {
+async fn links_slow_down_lose_and_are_shared_as_the_scenario_says() {
     let Some(_alone) = privileged().await else {
         return;
     };
     let run = once(
         Arm::Multipath,
-        "size = '20M'\nevents = [{ at = '0.3s', link = 1, change = { up = false } }]",
+        "size = '20M'\nevents = [{ at = '0.3s', link = 1, change = { rate = '1M', burst = '10k' } }]",
     )
     .await;
     assert!(over_second(&run) < 0.2, "{}", over_second(&run));
