@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use noq::{ConnectionError, TransportErrorCode, VarInt};
+use noq::{ConnectionError, VarInt};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::congestion::Congestion;
 use crate::endpoint;
 use crate::h3_noq;
 use crate::path::interfaces::{self, InterfaceError, Local};
@@ -33,6 +34,8 @@ pub struct ClientConfig {
     pub idle_timeout: Duration,
     /// How long the handshake may take.
     pub connect_timeout: Duration,
+    /// How fast the client may send.
+    pub congestion: Congestion,
 }
 
 impl Default for ClientConfig {
@@ -43,9 +46,13 @@ impl Default for ClientConfig {
             migration_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            congestion: Congestion::default(),
         }
     }
 }
+
+/// How long a closed connection's peer is waited for.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// A connection to a server.
 pub struct Client {
@@ -199,10 +206,10 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
-        crypto.transport_config(endpoint::client_transport());
+        crypto.transport_config(endpoint::client_transport(config.congestion));
         let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
         let (sockets, answers) =
-            Sockets::open(&binds).map_err(|error| socket_error(&locals, error))?;
+            Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
         let endpoint = noq::Endpoint::new_with_abstract_socket(
             noq::EndpointConfig::default(),
             None,
@@ -295,16 +302,17 @@ impl Client {
         }
     }
 
-    /// Closes the connection, and tells the server.
+    /// Closes the connection, and tells the server. Waits for its answer, but not for long: a server
+    /// that has vanished gives none.
     pub async fn close(self) {
         // H3_NO_ERROR (RFC 9114 §8.1).
         self.connection.close(VarInt::from_u32(0x100), b"");
-        self.endpoint.wait_all_draining().await;
+        let _ = tokio::time::timeout(CLOSING, self.endpoint.wait_all_draining()).await;
     }
 }
 
 /// Resolves if ICMP says that nobody listens at `remote`: an unconnected socket never hears of it.
-async fn refused(bind: &Bind, remote: SocketAddr) {
+pub async fn refused(bind: &Bind, remote: SocketAddr) {
     let refused = async {
         let socket = tokio::net::UdpSocket::bind(SocketAddr::new(bind.address.ip(), 0)).await?;
         socket.bind_device(bind.device.as_ref().map(String::as_bytes))?;
@@ -318,16 +326,31 @@ async fn refused(bind: &Bind, remote: SocketAddr) {
     }
 }
 
-fn socket_error(locals: &[Local], error: io::Error) -> ConnectError {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied => {
-            let names: Vec<_> = locals.iter().map(|l| l.interface.as_str()).collect();
-            ConnectError::Interface {
-                name: names.join(", "),
-                reason: error.to_string(),
+impl ConnectError {
+    /// A failure to open sockets for these local addresses.
+    pub fn socket(locals: &[Local], error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied => {
+                let names: Vec<_> = locals.iter().map(|l| l.interface.as_str()).collect();
+                Self::Interface {
+                    name: names.join(", "),
+                    reason: error.to_string(),
+                }
             }
+            _ => error.into(),
         }
-        _ => error.into(),
+    }
+
+    /// A handshake that ended with this QUIC error code (RFC 9000 §20.1).
+    pub fn handshake(code: u64, reason: String) -> Self {
+        /// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
+        const NO_ALPN: u64 = 0x100 + 120;
+        match code {
+            NO_ALPN => Self::NotHttp3(reason),
+            _ if tls::is_certificate_alert(code) => Self::Certificate(reason),
+            0x100..0x200 => Self::Tls(reason),
+            _ => Self::Connection(reason),
+        }
     }
 }
 
@@ -349,8 +372,6 @@ impl From<TlsError> for ConnectError {
 
 impl From<ConnectionError> for ConnectError {
     fn from(error: ConnectionError) -> Self {
-        /// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
-        const NO_ALPN: u8 = 120;
         if tls::is_certificate_error(&error) {
             return Self::Certificate(error.to_string());
         }
@@ -361,11 +382,7 @@ impl From<ConnectionError> for ConnectError {
             ConnectionError::VersionMismatch => return Self::NotHttp3(error.to_string()),
             _ => return Self::Connection(error.to_string()),
         };
-        match u64::from(code) {
-            _ if code == TransportErrorCode::crypto(NO_ALPN) => Self::NotHttp3(error.to_string()),
-            0x100..0x200 => Self::Tls(error.to_string()),
-            _ => Self::Connection(error.to_string()),
-        }
+        Self::handshake(code.into(), error.to_string())
     }
 }
 

@@ -11,35 +11,40 @@ use std::time::Duration;
 
 use noq::{TransportConfig, VarInt};
 
+use crate::congestion::Congestion;
+
 /// Bytes a peer may send on one stream before they are read.
-const STREAM_WINDOW: u32 = 2 << 20;
+pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes a peer may send on all streams together before they are read.
-const CONNECTION_WINDOW: u32 = 64 << 20;
+pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
-const SEND_WINDOW: u64 = 16 << 20;
+pub const SEND_WINDOW: u64 = 16 << 20;
 /// Paths at a time. A move needs two for each interface.
 const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-pub(crate) fn client_transport() -> Arc<TransportConfig> {
-    let mut config = common();
+/// For one connection.
+pub(crate) fn client_transport(congestion: Congestion) -> Arc<TransportConfig> {
+    let mut config = common(congestion);
     config.keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
-pub(crate) fn server_transport() -> Arc<TransportConfig> {
-    Arc::new(common())
+/// For one connection.
+pub(crate) fn server_transport(congestion: Congestion) -> Arc<TransportConfig> {
+    Arc::new(common(congestion))
 }
 
-fn common() -> TransportConfig {
+fn common(congestion: Congestion) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .max_concurrent_multipath_paths(PATHS);
+        .max_concurrent_multipath_paths(PATHS)
+        .congestion_controller_factory(congestion.factory());
     config
 }

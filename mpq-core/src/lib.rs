@@ -9,12 +9,18 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
-mod endpoint;
+mod congestion;
+pub mod endpoint;
 mod gate;
 pub mod h3_noq;
 pub mod migration;
 pub mod path;
 pub mod server;
 pub mod tls;
+mod traffic;
+mod usage;
 
+pub use congestion::{Congestion, UnknownCongestion};
 pub use gate::Gate;
+pub use traffic::{Carried, PathTraffic, Traffic};
+pub use usage::Usage;

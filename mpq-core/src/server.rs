@@ -5,6 +5,7 @@
 //! Each connection has a task that reads its migration stream and watches its paths.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +17,9 @@ use futures::StreamExt;
 use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
-use crate::Gate;
+use crate::congestion::Congestion;
 use crate::endpoint;
+use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Input, Output};
@@ -25,6 +27,7 @@ use crate::migration::{Frame, server::Server as Machine};
 use crate::path::probe;
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
 use crate::tls::{self, Identity, TlsError};
+use crate::traffic::Traffic;
 
 /// How long a connection may be silent before it is closed, seconds of the server's own clock,
 /// which stands still while it is frozen.
@@ -48,6 +51,13 @@ pub enum BindError {
     /// noq refused.
     #[error("cannot start the endpoint: {0}")]
     Endpoint(io::Error),
+}
+
+/// How to serve.
+#[derive(Debug, Clone, Default)]
+pub struct ServerConfig {
+    /// How fast each connection may send.
+    pub congestion: Congestion,
 }
 
 /// What became of a frozen server.
@@ -74,6 +84,8 @@ pub enum MoveError {
 #[derive(Debug, Clone)]
 pub struct Server {
     endpoint: noq::Endpoint,
+    config: ServerConfig,
+    crypto: noq::ServerConfig,
     shared: Arc<Shared>,
     /// What only a move in progress cares for.
     moving: Arc<AsyncMutex<mpsc::UnboundedReceiver<Output>>>,
@@ -87,6 +99,8 @@ pub struct Session {
     pub gate: Gate,
     /// The client's first address.
     pub remote: SocketAddr,
+    /// Resolves when the connection is over.
+    pub traffic: oneshot::Receiver<Traffic>,
 }
 
 #[derive(Debug)]
@@ -109,6 +123,8 @@ struct Client {
 #[derive(Debug, Default)]
 struct Paths {
     open: BTreeMap<PathId, WeakPathHandle>,
+    /// All that were ever open; noq keeps their figures for the handles.
+    ever: BTreeMap<PathId, (SocketAddr, WeakPathHandle)>,
     /// Those from before the freeze, until the first one from after it is there.
     old: Vec<PathId>,
     /// Where the client was when the server was frozen.
@@ -120,15 +136,18 @@ impl Server {
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(listen: SocketAddr, identity: &Identity) -> Result<Self, BindError> {
-        let mut config = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
-        config.transport_config(endpoint::server_transport());
+    pub fn bind(
+        listen: SocketAddr,
+        identity: &Identity,
+        config: ServerConfig,
+    ) -> Result<Self, BindError> {
+        let crypto = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
         let (sockets, _) = Sockets::open(&[Bind::from(listen)])
             .map_err(|error| BindError::Listen(listen, error))?;
         let listen = sockets.locals()[0];
         let endpoint = noq::Endpoint::new_with_abstract_socket(
             noq::EndpointConfig::default(),
-            Some(config),
+            Some(crypto.clone()),
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),
         )
@@ -143,6 +162,8 @@ impl Server {
         });
         Ok(Self {
             endpoint,
+            config,
+            crypto,
             shared,
             moving: Arc::new(AsyncMutex::new(moving)),
         })
@@ -177,19 +198,27 @@ impl Server {
     /// future inside completes with the handshake, and is best awaited in a task of its own.
     pub async fn accept(&self) -> Option<impl Future<Output = Option<Session>> + Send + use<>> {
         let incoming = self.endpoint.accept().await?;
+        // Connections do not share their congestion control.
+        let mut config = self.crypto.clone();
+        config.transport_config(endpoint::server_transport(self.config.congestion));
         let shared = self.shared.clone();
         Some(async move {
-            let connection = incoming.await.ok()?;
+            let connection = incoming.accept_with(Arc::new(config)).ok()?.await.ok()?;
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());
-            Shared::watch(&shared, connection, gate.clone(), stream);
+            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream);
             let h3 = h3::server::builder()
                 .send_grease(false)
                 .build(quic)
                 .await
                 .ok()?;
-            Some(Session { h3, gate, remote })
+            Some(Session {
+                h3,
+                gate,
+                remote,
+                traffic,
+            })
         })
     }
 
@@ -398,22 +427,20 @@ impl Shared {
         }
     }
 
-    /// Starts the tasks of a connection.
+    /// Starts the tasks of a connection; what it carried comes when it is over.
     fn watch(
         shared: &Arc<Self>,
         connection: noq::Connection,
+        remote: SocketAddr,
         gate: Gate,
         stream: oneshot::Receiver<MigrationStream>,
-    ) {
+    ) -> oneshot::Receiver<Traffic> {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();
-        let path = connection
-            .path(PathId::ZERO)
-            .map(|path| (PathId::ZERO, path.weak_handle()));
-        let paths = Paths {
-            open: path.into_iter().collect(),
-            ..Paths::default()
-        };
+        let mut paths = Paths::default();
+        if let Some(path) = connection.path(PathId::ZERO) {
+            paths.add(PathId::ZERO, remote, path.weak_handle());
+        }
         let client = Arc::new(Client {
             connection: connection.weak_handle(),
             gate,
@@ -428,16 +455,39 @@ impl Shared {
         let on_closed = connection.on_closed();
         let events = connection.path_events();
         let shared = shared.clone();
+        let start = tokio::time::Instant::now();
+        let (sender, traffic) = oneshot::channel();
         tokio::spawn(async move {
-            tokio::select! {
-                _ = on_closed => {}
-                () = watch_paths(&shared, id, &client, events) => {}
-                () = speak(&shared, id, stream, weak.clone(), to_send) => {}
-                () = close_when_idle(&shared, &weak) => {}
-            }
+            let work = async {
+                tokio::join!(
+                    watch_paths(&shared, id, &client, events),
+                    speak(&shared, id, stream, weak.clone(), to_send),
+                    close_when_idle(&shared, &weak),
+                )
+            };
+            let closed = tokio::select! {
+                closed = on_closed => closed,
+                ((), never, ()) = work => match never {},
+            };
             shared.clients.lock().unwrap().remove(&id);
             shared.input(Input::Gone(id));
+            let remotes = client.paths.lock().unwrap().remotes();
+            let _ = sender.send(Traffic::new(start.elapsed(), &closed, &remotes));
         });
+        traffic
+    }
+}
+
+impl Paths {
+    fn add(&mut self, id: PathId, remote: SocketAddr, handle: WeakPathHandle) {
+        self.open.insert(id, handle.clone());
+        self.ever.insert(id, (remote, handle));
+    }
+
+    /// The client's addresses, now or when the path was open.
+    fn remotes(&self) -> BTreeMap<PathId, SocketAddr> {
+        let remote = |(id, (remote, _)): (&PathId, &(SocketAddr, _))| (*id, *remote);
+        self.ever.iter().map(remote).collect()
     }
 }
 
@@ -452,9 +502,12 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
                 let Some(handle) = connection.path(path) else {
                     continue;
                 };
+                let Ok(remote) = handle.remote_address().map(canonical) else {
+                    continue;
+                };
                 let old = {
                     let mut paths = client.paths.lock().unwrap();
-                    paths.open.insert(path, handle.weak_handle());
+                    paths.add(path, remote, handle.weak_handle());
                     std::mem::take(&mut paths.old)
                 };
                 // What is sent on them from here never arrives: the client knows them by our old
@@ -479,7 +532,7 @@ async fn speak(
     stream: oneshot::Receiver<MigrationStream>,
     connection: noq::WeakConnectionHandle,
     to_send: mpsc::UnboundedReceiver<Frame>,
-) {
+) -> Infallible {
     if let Ok(mut stream) = stream.await {
         let mut to_send = Some(to_send);
         let mut decoder = Decoder::default();

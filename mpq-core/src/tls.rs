@@ -1,8 +1,9 @@
 //! TLS 1.3 configurations for HTTP/3 over noq, by rustls with the ring provider.
 //!
 //! A client says whom it trusts ([`Trust`]), a server who it is ([`Identity`]); [`client_config`]
-//! and [`server_config`] turn that into what noq wants. Both offer the one protocol `h3`
-//! (RFC 9114 §3.1), and QUIC allows nothing older than TLS 1.3 (RFC 9001 §4.2).
+//! and [`server_config`] turn that into what noq wants, [`rustls_client`] and [`rustls_server`]
+//! into what any other QUIC on rustls takes. All offer the one protocol `h3` (RFC 9114 §3.1), and
+//! QUIC allows nothing older than TLS 1.3 (RFC 9001 §4.2).
 
 use std::fmt::Write as _;
 use std::io;
@@ -88,11 +89,19 @@ pub enum Trust {
     Insecure,
 }
 
+/// A client's TLS configuration for noq.
+///
+/// # Errors
+/// As [`rustls_client`].
+pub fn client_config(trust: &Trust) -> Result<QuicClientConfig, TlsError> {
+    Ok(rustls_client(trust)?.try_into().expect(INITIAL_SUITE))
+}
+
 /// A client's TLS configuration.
 ///
 /// # Errors
 /// A [`TlsError`] naming the CA file if it cannot be used, or [`TlsError::System`].
-pub fn client_config(trust: &Trust) -> Result<QuicClientConfig, TlsError> {
+pub fn rustls_client(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -106,7 +115,7 @@ pub fn client_config(trust: &Trust) -> Result<QuicClientConfig, TlsError> {
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config.try_into().expect(INITIAL_SUITE))
+    Ok(config)
 }
 
 /// Who a server is: a certificate chain, its own certificate first, and that one's key.
@@ -169,11 +178,19 @@ impl Identity {
     }
 }
 
+/// A server's TLS configuration for noq.
+///
+/// # Errors
+/// As [`rustls_server`].
+pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
+    Ok(rustls_server(identity)?.try_into().expect(INITIAL_SUITE))
+}
+
 /// A server's TLS configuration.
 ///
 /// # Errors
 /// [`TlsError::Identity`] if the chain is empty or malformed, or the key is not the certificate's.
-pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
+pub fn rustls_server(identity: &Identity) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has cipher suites for TLS 1.3")
@@ -181,16 +198,14 @@ pub fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> 
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(TlsError::Identity)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config.try_into().expect(INITIAL_SUITE))
+    Ok(config)
 }
 
 /// Whether a connection failed since one end did not accept the other's certificate.
 ///
 /// A failure found at this end carries rustls' own error; one found by the peer only the TLS alert
-/// it sent (RFC 9001 §4.8: the alert is the low byte of the error code 0x0100 to 0x01ff).
+/// it sent.
 pub fn is_certificate_error(error: &ConnectionError) -> bool {
-    // RFC 8446 §6.2: bad, unsupported, revoked, expired and unknown certificate, unknown CA.
-    const ALERTS: [u8; 6] = [42, 43, 44, 45, 46, 48];
     let code = match error {
         ConnectionError::TransportError(error) => {
             let cause = error
@@ -205,7 +220,15 @@ pub fn is_certificate_error(error: &ConnectionError) -> bool {
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         _ => return false,
     };
-    ALERTS.iter().any(|alert| code == 0x100 + u64::from(*alert))
+    is_certificate_alert(code)
+}
+
+/// Whether a QUIC error code is that of a TLS alert about a certificate (RFC 9001 §4.8: the alert
+/// is the low byte of the codes 0x0100 to 0x01ff).
+pub fn is_certificate_alert(code: u64) -> bool {
+    // RFC 8446 §6.2: bad, unsupported, revoked, expired and unknown certificate, unknown CA.
+    const ALERTS: [u64; 6] = [42, 43, 44, 45, 46, 48];
+    ALERTS.iter().any(|alert| code == 0x100 + alert)
 }
 
 /// HTTP/3's name in ALPN (RFC 9114 §3.1).

@@ -1,5 +1,6 @@
 //! The full stack in one process: a client follows a server that parks and goes on elsewhere.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,9 +8,11 @@ use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::migration::server::Announcement;
-use mpq_core::server::{MoveError, Server, Thaw};
+use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
+use mpq_core::{Carried, Congestion, Traffic};
 use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
 
 const SIZE: usize = 24 << 20;
 const CHUNK: usize = 64 << 10;
@@ -22,9 +25,18 @@ fn content() -> Bytes {
 
 /// A server of the content, on a port that is free on 127.0.0.2 and 127.0.0.4 too.
 fn serve() -> (Server, [SocketAddr; 3]) {
+    serve_with(ServerConfig::default(), mpsc::unbounded_channel().0)
+}
+
+/// As [`serve`]; what each connection carried goes to `over`, in the order of their beginning.
+fn serve_with(
+    config: ServerConfig,
+    over: mpsc::UnboundedSender<oneshot::Receiver<Traffic>>,
+) -> (Server, [SocketAddr; 3]) {
     let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
     let (server, places) = loop {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let server =
+            Server::bind("127.0.0.1:0".parse().unwrap(), &identity, config.clone()).unwrap();
         let port = server.listen().port();
         let places = ["127.0.0.1", "127.0.0.2", "127.0.0.4"]
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
@@ -38,10 +50,12 @@ fn serve() -> (Server, [SocketAddr; 3]) {
     let accepting = server.clone();
     tokio::spawn(async move {
         while let Some(handshake) = accepting.accept().await {
+            let over = over.clone();
             tokio::spawn(async move {
                 let Some(mut session) = handshake.await else {
                     return;
                 };
+                let _ = over.send(session.traffic);
                 while let Ok(Some(request)) = session.h3.accept().await {
                     let gate = session.gate.clone();
                     tokio::spawn(async move {
@@ -217,4 +231,84 @@ async fn a_server_without_clients_moves_too_and_only_one_move_runs_at_a_time() {
     assert_eq!(first.await.unwrap().unwrap(), places[1]);
     let client = connect(places[1]).await;
     download(&client, vec![]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_congestion_control_delivers_over_two_paths() {
+    for congestion in Congestion::ALL {
+        let (_server, places) =
+            serve_with(ServerConfig { congestion }, mpsc::unbounded_channel().0);
+        let client = connect(places[0]).await;
+        both_paths(&client).await;
+        download(&client, vec![]).await;
+        let received: Vec<_> = client.paths().iter().map(|path| path.received).collect();
+        let total: u64 = received.iter().sum();
+        assert!(total > SIZE as u64, "{congestion}: {received:?}");
+        assert_eq!(received.len(), 2, "{congestion}");
+        assert_eq!(client.handshakes(), 1, "{congestion}");
+        client.close().await;
+    }
+}
+
+async fn both_paths(client: &Client) {
+    let mut events = client.events();
+    let mut validated = 0;
+    while validated < 2 {
+        let (_, event) = events.recv().await.unwrap();
+        validated += u32::from(matches!(event, ClientEvent::PathValidated(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_leaves_its_figures_with_the_paths_of_before_a_move() {
+    let (over, mut connections) = mpsc::unbounded_channel();
+    let (server, places) = serve_with(ServerConfig::default(), over);
+    let client = connect(places[0]).await;
+    both_paths(&client).await;
+    let traffic = connections.recv().await.unwrap();
+    let (sender, step) = oneshot::channel();
+    let moves = tokio::spawn(async move {
+        step.await.unwrap();
+        let freeze = async move { Thaw::At(places[1]) };
+        server
+            .relocate(announcement(places[1]), freeze, |_| ())
+            .await
+    });
+    download(&client, vec![sender]).await;
+    moves.await.unwrap().unwrap();
+    // All that happened since `both_paths` took the events from before.
+    let mut events = client.events();
+    while !matches!(events.recv().await.unwrap().1, ClientEvent::Settled { .. }) {}
+    client.close().await;
+
+    let Traffic { total, paths, .. } = traffic.await.unwrap();
+    // Two before the move and two after it, from two addresses of the client.
+    assert!(paths.len() >= 4, "{paths:?}");
+    let clients: BTreeSet<_> = paths.iter().map(|path| path.remote.ip()).collect();
+    assert_eq!(
+        clients,
+        ["127.0.0.1", "127.0.0.3"]
+            .map(|ip| ip.parse().unwrap())
+            .into()
+    );
+    let sum = |of: fn(&Carried) -> u64| paths.iter().map(|path| of(&path.carried)).sum::<u64>();
+    // The total also has what paths carried that never came into use.
+    assert!(total.sent - total.lost > SIZE as u64, "{total:?}");
+    assert!(
+        (SIZE as u64..=total.sent).contains(&sum(|c| c.sent)),
+        "{total:?} {paths:?}"
+    );
+    assert!(
+        (1..=total.received).contains(&sum(|c| c.received)),
+        "{total:?} {paths:?}"
+    );
+    assert!(
+        sum(|c| c.sent_packets) <= total.sent_packets,
+        "{total:?} {paths:?}"
+    );
+    assert!(
+        sum(|c| c.lost_packets) <= total.lost_packets,
+        "{total:?} {paths:?}"
+    );
+    assert!(paths.iter().all(|path| path.window > 0), "{paths:?}");
 }

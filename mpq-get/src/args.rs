@@ -7,7 +7,8 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
+use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::tls::Trust;
 use url::{Host, Url};
@@ -30,6 +31,16 @@ Exit codes (curl's where it has one):
 
 While a file is received it is called FILE.part; after an error it keeps that name.";
 
+/// The transport under HTTP/3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Protocol {
+    /// Multipath QUIC: all interfaces, follows a server that moves
+    #[default]
+    Multipath,
+    /// Plain QUIC for comparison: the first interface only, lost when the server moves
+    Quic,
+}
+
 /// Download over HTTP/3, through every network interface at once, and through server moves.
 #[derive(Debug, Parser)]
 #[command(name = "mpq-get", version, after_help = EXIT_CODES)]
@@ -48,6 +59,14 @@ pub struct Args {
     /// Use this interface, by name or address; may be repeated [default: all usable]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
     pub interface: Vec<String>,
+
+    /// Congestion control of what is sent, which is little: cubic, bbr, newreno or olia
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Congestion,
+
+    /// The transport under HTTP/3
+    #[arg(long, value_enum, default_value_t)]
+    pub protocol: Protocol,
 
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -77,6 +96,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub connect_timeout: Duration,
 
+    /// Longest silence of a server that has not said it would move
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub idle_timeout: Duration,
+
     /// Longest wait for a server that moves
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub migration_timeout: Duration,
@@ -91,6 +114,8 @@ pub struct Request {
     pub destination: Destination,
     /// SHA-256 the body must have, in lower-case hexadecimal.
     pub checksum: Option<String>,
+    /// By which transport.
+    pub protocol: Protocol,
     /// How to connect.
     pub client: ClientConfig,
 }
@@ -132,12 +157,14 @@ impl Args {
             url,
             destination,
             checksum: self.checksum.clone(),
+            protocol: self.protocol,
             client: ClientConfig {
                 trust,
                 interfaces: self.interface.clone(),
                 connect_timeout: self.connect_timeout,
+                idle_timeout: self.idle_timeout,
                 migration_timeout: self.migration_timeout,
-                ..ClientConfig::default()
+                congestion: self.congestion,
             },
         })
     }
@@ -278,6 +305,14 @@ mod tests {
         assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
         let request = resolve(&["--json", "-O", "h/a"]).unwrap();
         assert_eq!(request.destination, Destination::File("a".into()));
+    }
+
+    #[test]
+    fn congestion_controls_have_names() {
+        let chosen = |line: &[&str]| resolve(line).unwrap().client.congestion;
+        assert_eq!(chosen(&["h/a"]), Congestion::default());
+        assert_eq!(chosen(&["--congestion", "olia", "h/a"]), Congestion::Olia);
+        assert!(Args::try_parse_from(["mpq-get", "--congestion=reno", "h/a"]).is_err());
     }
 
     #[test]

@@ -14,17 +14,21 @@ use bytes::Buf;
 use h3::error::StreamError;
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
+use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::args::Request;
+use crate::args::{Protocol, Request};
+use crate::connection::Connection;
 use crate::error::Error;
 use crate::events::{Event, Summary};
 use crate::gap::{Gap, Pause};
 use crate::output::{Kept, Output, Written};
 use crate::progress::Snapshot;
+use crate::quic::Quic;
 use crate::report::Reporter;
 
 /// Between two reports of progress.
@@ -39,10 +43,20 @@ const WRITE_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What went wrong, and what is left on the disk.
 pub async fn run(request: &Request, report: &mut Reporter) -> Result<(), (Error, Kept)> {
+    match request.protocol {
+        Protocol::Multipath => run_by::<Client>(request, report).await,
+        Protocol::Quic => run_by::<Quic>(request, report).await,
+    }
+}
+
+async fn run_by<C: Connection>(
+    request: &Request,
+    report: &mut Reporter,
+) -> Result<(), (Error, Kept)> {
     let nothing = |error| (error, Kept::NOTHING);
     let mut signals = Signals::new().map_err(nothing)?;
     let (client, remote) = tokio::select! {
-        connected = connect(request) => connected.map_err(nothing)?,
+        connected = connect::<C>(request) => connected.map_err(nothing)?,
         error = signals.recv() => return Err(nothing(error)),
     };
     let connected = Event::Connected {
@@ -59,17 +73,21 @@ pub async fn run(request: &Request, report: &mut Reporter) -> Result<(), (Error,
     let outcome = watch(body, &client, &transfer, report, &mut signals).await;
     client.expecting(false);
     let result = settle(outcome, output, request, &mut signals).await;
+    let seconds = report.elapsed();
     let (handshakes, paths) = (client.handshakes(), client.paths());
     client.close().await;
 
     let written = result?;
+    let usage = Usage::now();
     let summary = Summary {
         bytes: written.bytes,
-        seconds: report.elapsed(),
+        seconds,
         sha256: written.sha256,
         handshakes,
         requests: transfer.requests.get(),
         paths: paths.into_iter().map(Into::into).collect(),
+        cpu: usage.cpu.as_secs_f64(),
+        peak_memory: usage.peak_memory,
     };
     report.done(&request.destination.name(), summary);
     Ok(())
@@ -96,7 +114,7 @@ impl Transfer {
 }
 
 /// Connects to the first of the host's addresses that answers; they share the time there is.
-async fn connect(request: &Request) -> Result<(Client, SocketAddr), Error> {
+async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Error> {
     let host = request.host();
     let start = Instant::now();
     let limit = request.client.connect_timeout;
@@ -121,7 +139,7 @@ async fn connect(request: &Request) -> Result<(Client, SocketAddr), Error> {
             connect_timeout,
             ..request.client.clone()
         };
-        last = match Client::connect(config, remote, &host).await {
+        last = match C::connect(config, remote, &host).await {
             Ok(client) => return Ok((client, remote)),
             Err(error) => Error::connecting(error, remote, &host),
         };
@@ -152,7 +170,7 @@ enum Failure {
 /// Asks for the body and hands it to `output`, which it opens when the server has answered with
 /// one. Also ends when the output has failed; that error comes from [`Output::close`].
 async fn fetch(
-    client: &Client,
+    client: &impl Connection,
     request: &Request,
     transfer: &Transfer,
     output: &mut Option<Output>,
@@ -228,7 +246,7 @@ async fn fetch(
 /// Reports while `body` runs; ends with it, with a signal, or soon after the connection is lost.
 async fn watch(
     body: impl Future<Output = Result<(), Failure>>,
-    client: &Client,
+    client: &impl Connection,
     transfer: &Transfer,
     report: &mut Reporter,
     signals: &mut Signals,
@@ -248,12 +266,7 @@ async fn watch(
             outcome = &mut body => break outcome,
             error = &mut lost => break Err(Failure::Told(error.into())),
             error = signals.recv() => break Err(Failure::Told(error)),
-            event = events.recv() => match event {
-                Ok((at, event)) => tell(at, event, transfer, report),
-                Err(RecvError::Lagged(_)) => {}
-                // Cannot be while the client lives; if it were, `lost` would end this loop.
-                Err(RecvError::Closed) => std::future::pending().await,
-            },
+            (at, event) = next(&mut events) => tell(at, event, transfer, report),
             _ = ticks.tick() => {
                 report.progress(&Snapshot {
                     bytes: transfer.bytes.get(),
@@ -280,6 +293,17 @@ async fn watch(
             })
         }
         Err(Failure::Stream(error)) => Err(Error::Http3(error.to_string())),
+    }
+}
+
+/// The next event. There is none any more when the connection is lost, which is told elsewhere.
+async fn next(events: &mut Receiver<(Instant, ClientEvent)>) -> (Instant, ClientEvent) {
+    loop {
+        match events.recv().await {
+            Ok(event) => return event,
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use mpq_core::client::{ClientEvent, PathInfo};
+use mpq_core::client::{ClientEvent, PathInfo, PathState};
 use serde::Serialize;
 
 /// One event. Its JSON object has the variant's name in snake case as `event`, beside the fields.
@@ -85,6 +85,8 @@ pub enum Event {
     Progress {
         /// Body bytes so far.
         bytes: u64,
+        /// The paths that there are now.
+        paths: Vec<Path>,
     },
     /// The last event of a download that failed.
     Error {
@@ -110,6 +112,9 @@ pub struct Path {
     pub remote: SocketAddr,
     /// UDP payload bytes received over it.
     pub bytes: u64,
+    /// Round-trip time, smoothed; missing until something has come over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<f64>,
 }
 
 /// The whole download in numbers.
@@ -127,16 +132,23 @@ pub struct Summary {
     pub requests: u64,
     /// Every path there was.
     pub paths: Vec<Path>,
+    /// Processor time that the program took, in user and kernel mode together, seconds.
+    pub cpu: f64,
+    /// The most memory that the program had resident, bytes.
+    pub peak_memory: u64,
 }
 
 impl From<PathInfo> for Path {
     fn from(info: PathInfo) -> Path {
+        // Before that, noq has only a guess.
+        let measured = info.state != PathState::Opening && info.received > 0;
         Path {
             path: info.id,
             interface: info.interface,
             local: info.local,
             remote: info.remote,
             bytes: info.received,
+            rtt: measured.then(|| (info.rtt.as_secs_f64() * 1e6).round() / 1e6),
         }
     }
 }
@@ -249,7 +261,7 @@ impl fmt::Display for Event {
             }
             Event::Cancelled { .. } => write!(f, "server stays where it is"),
             Event::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
-            Event::Progress { bytes } => write!(f, "{bytes} bytes"),
+            Event::Progress { bytes, .. } => write!(f, "{bytes} bytes"),
             Event::Error { message, .. } => write!(f, "{message}"),
             Event::Done(summary) => {
                 let Summary { bytes, seconds, .. } = summary;
@@ -262,6 +274,8 @@ impl fmt::Display for Event {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn json(event: Event) -> serde_json::Value {
@@ -279,6 +293,7 @@ mod tests {
             local: "10.0.1.2".parse().unwrap(),
             remote: "10.1.0.2:443".parse().unwrap(),
             bytes: 7,
+            rtt: Some(0.05),
         }
     }
 
@@ -288,7 +303,7 @@ mod tests {
             json(Event::PathClosed(path())),
             serde_json::json!({
                 "t": 1.234568, "event": "path_closed", "path": 1, "interface": "eth1",
-                "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7,
+                "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7, "rtt": 0.05,
             })
         );
         assert_eq!(
@@ -298,8 +313,8 @@ mod tests {
         let announced = Event::from(ClientEvent::Announced {
             sequence: 3,
             targets: vec!["10.1.0.3:443".parse().unwrap()],
-            lead: std::time::Duration::from_millis(1500),
-            outage: std::time::Duration::ZERO,
+            lead: Duration::from_millis(1500),
+            outage: Duration::ZERO,
         });
         assert_eq!(
             json(announced),
@@ -319,10 +334,46 @@ mod tests {
             handshakes: 1,
             requests: 1,
             paths: vec![path()],
+            cpu: 0.25,
+            peak_memory: 4096,
         }));
         assert_eq!(done["event"], "done");
         assert_eq!(done["sha256"], "ab");
         assert_eq!(done["paths"][0]["interface"], "eth1");
+        assert_eq!(
+            (&done["cpu"], &done["peak_memory"]),
+            (&0.25.into(), &4096.into())
+        );
+    }
+
+    #[test]
+    fn a_round_trip_is_told_once_it_is_measured() {
+        let info = |state, received| PathInfo {
+            id: 0,
+            interface: "eth0".to_owned(),
+            local: "10.0.0.2".parse().unwrap(),
+            remote: "10.1.0.2:443".parse().unwrap(),
+            state,
+            rtt: Duration::from_nanos(50_123_456),
+            received,
+            sent: 0,
+            lost: 0,
+        };
+        let rtt = |state, received| Path::from(info(state, received)).rtt;
+        assert_eq!(rtt(PathState::Opening, 9), None);
+        assert_eq!(rtt(PathState::Closed, 0), None);
+        assert_eq!(rtt(PathState::Validated, 9), Some(0.050123));
+        assert_eq!(rtt(PathState::Closed, 9), Some(0.050123));
+        let unmeasured = Path {
+            rtt: None,
+            ..path()
+        };
+        let progress = json(Event::Progress {
+            bytes: 5,
+            paths: vec![path(), unmeasured],
+        });
+        assert_eq!(progress["paths"][0]["rtt"], 0.05);
+        assert_eq!(progress["paths"][1].get("rtt"), None);
     }
 
     #[test]

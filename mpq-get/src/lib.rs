@@ -1,16 +1,18 @@
 //! mpq-get: downloads over HTTP/3, through every network interface at once, and through moves of
-//! the server. The connection is `mpq_core::client`'s; here are the command line ([`args`]), the
-//! way of the body ([`download`], [`output`]) and what is told of it ([`report`], [`events`],
-//! [`progress`], [`error`]).
+//! the server. The connection is `mpq_core::client`'s, or for comparison one of plain QUIC
+//! ([`quic`]); here are the command line ([`args`]), the way of the body ([`download`], [`output`])
+//! and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod connection;
 pub mod download;
 pub mod error;
 pub mod events;
 mod gap;
 pub mod output;
 pub mod progress;
+pub mod quic;
 pub mod report;
 
 use std::process::ExitCode;

@@ -205,7 +205,8 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("a valid template")
 }
 
-fn live_paths(paths: &[PathInfo]) -> impl Iterator<Item = &PathInfo> {
+/// Those that are not closed.
+pub(crate) fn live_paths(paths: &[PathInfo]) -> impl Iterator<Item = &PathInfo> {
     paths.iter().filter(|path| path.state != PathState::Closed)
 }
 

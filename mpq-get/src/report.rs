@@ -8,7 +8,7 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::events::{Event, Summary};
 use crate::output::Kept;
-use crate::progress::{Progress, Snapshot};
+use crate::progress::{Progress, Snapshot, live_paths};
 
 /// Tells the world about one download.
 #[derive(Debug)]
@@ -78,6 +78,10 @@ impl Reporter {
             now,
             &Event::Progress {
                 bytes: snapshot.bytes,
+                paths: live_paths(&snapshot.paths)
+                    .cloned()
+                    .map(Into::into)
+                    .collect(),
             },
         );
         self.progress.update(now, snapshot);

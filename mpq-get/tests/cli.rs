@@ -94,6 +94,41 @@ impl Server {
     }
 }
 
+/// Forwards datagrams between one client and `server`, and after so many of the server's nothing
+/// any more: as a server that has gone without a word.
+fn forwarder(server: SocketAddr, datagrams: usize) -> SocketAddr {
+    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+    back.connect(server).unwrap();
+    let address = front.local_addr().unwrap();
+    let (client, known) = std::sync::mpsc::channel();
+    let (from_client, to_server) = (front.clone(), back.clone());
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        loop {
+            let (length, from) = from_client.recv_from(&mut datagram).unwrap();
+            // The one that asks from another port whether the server refuses needs no answer.
+            if !datagram[..length]
+                .windows(8)
+                .any(|text| text == b"refused?")
+            {
+                // Told once too often when the server has gone.
+                let _ = client.send(from);
+                to_server.send(&datagram[..length]).unwrap();
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let client = known.recv().unwrap();
+        let mut datagram = [0; 2048];
+        for _ in 0..datagrams {
+            let length = back.recv(&mut datagram).unwrap();
+            front.send_to(&datagram[..length], client).unwrap();
+        }
+    });
+    address
+}
+
 /// Answers until the client has gone: `/file` is whole, `/short` promises more than it sends,
 /// `/stuck` stops half-way, `/moved` is elsewhere, and all else is missing.
 async fn serve(connection: quinn::Connection) {
@@ -172,6 +207,16 @@ fn run(folder: &Path, line: &[&str]) -> Outcome {
     }
 }
 
+/// The JSON lines.
+fn events(outcome: &Outcome) -> Vec<serde_json::Value> {
+    outcome
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
+}
+
 impl Outcome {
     /// Failed with this code and exactly one line that contains `text`.
     #[track_caller]
@@ -230,12 +275,7 @@ fn json_tells_the_download() {
     let server = Server::start();
     let outcome = server.get(&["--json", "-o", "copy"], "file");
     assert!(outcome.status.success(), "{}", outcome.stderr);
-    let events: Vec<serde_json::Value> = outcome
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(line).unwrap())
-        .collect();
+    let events = events(&outcome);
     let connected = &events[0];
     assert_eq!(connected["event"], "connected");
     assert_eq!(connected["remote"], server.address.to_string());
@@ -251,6 +291,18 @@ fn json_tells_the_download() {
         done["paths"][0]["bytes"].as_u64().unwrap() > SIZE as u64,
         "{done}"
     );
+    assert!(done["paths"][0]["rtt"].as_f64().unwrap() > 0.0, "{done}");
+    assert!(done["cpu"].as_f64().unwrap() > 0.0, "{done}");
+    // The whole body passes through it, but need not be in it at any one time.
+    assert!(done["peak_memory"].as_u64().unwrap() > 1 << 20, "{done}");
+    let progress = events
+        .iter()
+        .find(|event| event["event"] == "progress")
+        .unwrap();
+    let path = &progress["paths"][0];
+    assert_eq!(path["path"], 0, "{progress}");
+    assert_eq!(path["remote"], server.address.to_string());
+    assert!(path["bytes"].as_u64().unwrap() > 0, "{progress}");
     assert!(
         events
             .iter()
@@ -417,6 +469,91 @@ fn silence_is_a_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{}/file", silent.local_addr().unwrap());
     run(folder.path(), &["-k", "--connect-timeout", "0.5", &url]).fails(28, "--connect-timeout");
+}
+
+#[test]
+fn plain_quic_gets_the_same() {
+    let server = Server::start();
+    let outcome = server.get(&["--protocol", "quic", "--json", "-O"], "file");
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    assert!(fs::read(server.path("file")).unwrap() == body());
+    let events = events(&outcome);
+    let named = |name| events.iter().filter(move |event| event["event"] == name);
+    assert_eq!(named("connected").next().unwrap()["multipath"], false);
+    let done = named("done").next().unwrap();
+    assert_eq!(done["sha256"], digest());
+    assert_eq!(
+        (&done["handshakes"], &done["requests"]),
+        (&1.into(), &1.into())
+    );
+    let [path] = &done["paths"].as_array().unwrap()[..] else {
+        panic!("one path: {done}");
+    };
+    for path in [path, named("path_validated").next().unwrap()] {
+        assert_eq!(path["interface"], "lo");
+        assert_eq!(path["local"], "127.0.0.1");
+        assert_eq!(path["remote"], server.address.to_string());
+    }
+    assert!(path["bytes"].as_u64().unwrap() > SIZE as u64, "{done}");
+}
+
+#[test]
+fn plain_quic_leaves_by_the_first_interface() {
+    let server = Server::start();
+    let both = ["--interface", "127.0.0.2", "--interface", "127.0.0.3"];
+    let outcome = server.get(
+        &[&["--protocol", "quic", "--json", "-O"], &both[..]].concat(),
+        "file",
+    );
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    let paths = &events(&outcome).pop().unwrap()["paths"];
+    assert_eq!(paths[0]["local"], "127.0.0.2");
+    assert_eq!(paths.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn plain_quic_fails_in_the_same_ways() {
+    let server = Server::start();
+    let quic = ["--protocol", "quic"];
+    let get = |options: &[&str], path| server.get(&[&quic, options].concat(), path);
+    get(&["-O"], "gone").fails(22, "404 Not Found");
+    get(&["-O"], "short").fails(18, "bytes are kept in short.part");
+    get(&["--interface", "none0"], "file").fails(45, "none0");
+    let get = |options: &[&str]| run(server.folder.path(), &[&quic, options].concat());
+    get(&[&server.url("file")]).fails(60, "-k");
+    let numeric = format!("https://{}/file", server.address);
+    get(&["--cacert", "ca.pem", &numeric]).fails(60, "127.0.0.1");
+    get(&["--cacert", "none.pem", &numeric]).fails(77, "none.pem");
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/file", free.local_addr().unwrap());
+    get(&["-k", "--connect-timeout", "0.5", &url]).fails(28, "--connect-timeout");
+    drop(free);
+    get(&["-k", &url]).fails(7, "refused");
+    let other = Server::with_alpn(b"doq");
+    other.get(&quic, "file").fails(95, "no HTTP/3 server");
+}
+
+#[test]
+fn a_server_that_goes_without_a_word_is_a_timeout() {
+    for protocol in ["multipath", "quic"] {
+        let server = Server::start();
+        let address = forwarder(server.address, 500);
+        let url = format!("https://localhost:{}/file", address.port());
+        let line = [
+            &["--protocol", protocol, "--idle-timeout", "0.5", "--json"],
+            &["--cacert", "ca.pem", "-O", url.as_str()][..],
+        ];
+        let outcome = run(server.folder.path(), &line.concat());
+        outcome.fails(28, "bytes are kept in file.part");
+        let part = fs::read(server.path("file.part")).unwrap();
+        assert!(!part.is_empty() && body().starts_with(&part), "{protocol}");
+        assert!(!server.path("file").exists());
+        let last = events(&outcome).pop().unwrap();
+        assert_eq!(
+            (&last["event"], &last["code"]),
+            (&"error".into(), &28.into())
+        );
+    }
 }
 
 #[test]

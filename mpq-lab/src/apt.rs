@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -29,10 +29,28 @@ pub fn update() -> Result<()> {
 pub fn install(packages: &[&str]) -> Result<()> {
     show(
         Command::new("apt-get")
-            .args(["--quiet=2", "--yes", "--no-install-recommends", "install"])
+            .args(["--quiet=2", "--option=Dpkg::Use-Pty=0"])
+            .args(["--yes", "--no-install-recommends", "install"])
             .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // dpkg tells of every file it looks at.
+            .stdout(Stdio::null()),
     )
+}
+
+/// Unpacks packages, without what they depend on, into `root`. Needs fresh lists.
+///
+/// # Errors
+/// If apt or dpkg fails.
+pub fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    show(
+        Command::new("apt-get")
+            .args(["--quiet=2", "--option=APT::Sandbox::User=root", "download"])
+            .args(packages)
+            .current_dir(folder.path()),
+    )?;
+    extract(folder.path(), root)
 }
 
 /// Unpacks packages of Debian's newest suites, with all they depend on, into `root`.
@@ -89,7 +107,12 @@ pub fn unpack_newest(packages: &[&str], root: &Path) -> Result<()> {
     ];
     apt(&[&fetch, packages].concat())?;
 
-    for entry in fs::read_dir(path.join("archives"))? {
+    extract(&path.join("archives"), root)
+}
+
+/// Unpacks every package in a folder.
+fn extract(folder: &Path, root: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
         let file = entry?.path();
         if file.extension().is_some_and(|extension| extension == "deb") {
             run("dpkg", [OsString::from("-x"), file.into(), root.into()])?;

@@ -6,9 +6,11 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -16,7 +18,7 @@ use tokio::process::{Child, Command};
 
 use crate::download::Download;
 use crate::host::built;
-use crate::topology::{Host, Topology};
+use crate::topology::{Host, Network, Topology};
 
 const PORT: u16 = 4433;
 
@@ -72,6 +74,7 @@ pub struct Bench {
     topology: Topology,
     // On tmpfs, as the images hold keys.
     images: TempDir,
+    // There too, so that no disk is measured.
     scratch: TempDir,
     criu: PathBuf,
 }
@@ -81,17 +84,18 @@ impl Bench {
     ///
     /// # Errors
     /// If the network cannot be made.
-    pub fn new(criu: &Path) -> Result<Bench> {
-        let private = fs::Permissions::from_mode(0o700);
-        let images = tempfile::Builder::new()
-            .prefix("mpq-lab-")
-            .permissions(private)
-            .tempdir_in("/dev/shm")
-            .context("cannot make a folder for the images")?;
+    pub fn new(criu: &Path, network: &Network) -> Result<Bench> {
+        let private = || {
+            tempfile::Builder::new()
+                .prefix("mpq-lab-")
+                .permissions(fs::Permissions::from_mode(0o700))
+                .tempdir_in("/dev/shm")
+                .context("cannot make a folder in memory")
+        };
         Ok(Bench {
-            topology: Topology::new()?,
-            images,
-            scratch: tempfile::tempdir()?,
+            topology: Topology::new(network)?,
+            images: private()?,
+            scratch: private()?,
             criu: criu.to_owned(),
         })
     }
@@ -111,41 +115,97 @@ impl Bench {
         SocketAddrV4::new(host.address(), PORT).into()
     }
 
-    /// Starts a server on host A and returns when it serves.
+    /// Starts a server on this host and returns when it serves.
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn serve(&self, content: Content) -> Result<()> {
-        let mut command = self.mpq_serve(Host::ServerA)?;
+    pub async fn serve(
+        &self,
+        host: Host,
+        content: Content,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<()> {
+        let mut command = self.mpq_serve(host)?;
         command
             .arg("--listen")
-            .arg(Self::address(Host::ServerA).to_string())
-            .arg("--migrate-to")
-            .arg(Self::address(Host::ServerB).to_string())
+            .arg(Self::address(host).to_string())
             .arg("--images")
             .arg(self.images())
             .arg("--pid-file")
             .arg(self.pid_file())
             .args(content_options(content));
+        configure(&mut command);
         let mut server = start_server(command, &self.log_file()).await?;
         // Once it is dumped somebody must collect it; see checkpoint.
         tokio::spawn(async move { server.wait().await });
         Ok(())
     }
 
-    /// Starts a download from host A over both of the client's interfaces.
+    /// Starts a download from this host over both of the client's interfaces.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn download(&self, configure: impl FnOnce(&mut Command)) -> Result<Download> {
+    pub fn download(&self, from: Host) -> Result<Download> {
+        self.download_as(
+            "download",
+            from,
+            &["--interface", "eth0", "--interface", "eth1"],
+        )
+    }
+
+    /// Starts a download into a file of this name, with these options.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn download_as(&self, name: &str, from: Host, options: &[&str]) -> Result<Download> {
         let mut command = self.topology.command(Host::Client, built("mpq-get")?);
         command
-            .args(["--insecure", "--interface", "eth0", "--interface", "eth1"])
+            .arg("--insecure")
+            .args(options)
             .arg("--output")
-            .arg(self.scratch.path().join("download"))
-            .arg(format!("https://{}/random", Self::address(Host::ServerA)));
-        configure(&mut command);
+            .arg(self.scratch.path().join(name))
+            .arg(format!("https://{}/random", Self::address(from)));
         Download::start(command)
+    }
+
+    /// The server's process.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn server(&self) -> Result<i32> {
+        let text = fs::read_to_string(self.pid_file()).context("no server runs")?;
+        Ok(text.trim().parse()?)
+    }
+
+    /// Kills the server.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn kill(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.server()?), Signal::SIGKILL)?)
+    }
+
+    /// Packets that the server has sent again on connections that have ended, as its log tells;
+    /// waits for the first of them to be told.
+    ///
+    /// # Errors
+    /// If it tells nothing.
+    pub async fn sent_again(&self) -> Result<u64> {
+        let end = Instant::now() + COLLECTED;
+        loop {
+            let log = fs::read_to_string(self.log_file())?;
+            let lost: Vec<u64> = log.lines().filter_map(lost_packets).collect();
+            if !lost.is_empty() {
+                return Ok(lost.iter().sum());
+            }
+            ensure!(Instant::now() < end, "the server tells no figures");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A folder in memory for whatever a run needs.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// Announces the move from one host to the other and returns when the images are complete.
@@ -218,6 +278,19 @@ impl Bench {
     fn log_file(&self) -> PathBuf {
         self.scratch.path().join("server.log")
     }
+}
+
+/// The lost packets of a line of a server's log, if it tells of a connection's end and not of one of
+/// its paths'.
+fn lost_packets(line: &str) -> Option<u64> {
+    let (_, figures) = line.split_once("stats ")?;
+    if figures.contains(" path=") {
+        return None;
+    }
+    let lost = figures
+        .split_whitespace()
+        .find_map(|figure| figure.strip_prefix("lost_packets="))?;
+    lost.parse().ok()
 }
 
 /// The options that make a server serve this content.

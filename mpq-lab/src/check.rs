@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::host::{cargo, show};
 use crate::setup::setup;
+use crate::tcp;
 
 /// Checks the workspace; `arguments` go to `cargo test`.
 ///
@@ -29,7 +30,8 @@ pub fn check(arguments: &[String]) -> Result<()> {
 
     let mut test = cargo(&["test", "--release", "--workspace"]);
     test.args(arguments);
-    match setup() {
+    // The arms over TCP need more than the demo does.
+    match setup().and_then(|criu| tcp::setup().map(|()| criu)) {
         Ok(criu) => {
             test.env("MPQ_CRIU", criu).env("MPQ_LAB_PRIVILEGED", "1");
         }

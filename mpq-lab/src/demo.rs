@@ -18,7 +18,7 @@ use crate::download::Download;
 use crate::host::{built, cargo, show};
 use crate::report::{Outage, Report};
 use crate::setup::setup;
-use crate::topology::Host;
+use crate::topology::{Host, Network};
 
 const CONTENT: Content = Content {
     size: 100_000_000,
@@ -65,9 +65,9 @@ pub async fn demo() -> Result<()> {
 }
 
 async fn between_hosts(criu: &Path) -> Result<Report> {
-    let bench = Bench::new(criu)?;
-    bench.serve(CONTENT).await?;
-    let mut download = bench.download(|_| ())?;
+    let bench = Bench::new(criu, &Network::default())?;
+    bench.serve(Host::ServerA, CONTENT, |_| ()).await?;
+    let mut download = bench.download(Host::ServerA)?;
     let (outage, entries) = async {
         download.wait_for_bytes(CONTENT.size / 2).await?;
         let dump = bench.checkpoint(Host::ServerA, Host::ServerB).await?;

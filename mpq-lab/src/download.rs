@@ -1,7 +1,7 @@
 //! A running `mpq-get`, seen through the events it writes with `--json`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +36,13 @@ pub enum Event {
         /// The move's number.
         sequence: u64,
     },
+    /// Nothing comes from the server any more.
+    Silent,
+    /// The server answers at its new address.
+    Detected {
+        /// That address.
+        remote: SocketAddr,
+    },
     /// The connection goes on at another address.
     Resumed {
         /// That address.
@@ -50,6 +57,11 @@ pub enum Event {
     Progress {
         /// Body bytes.
         bytes: u64,
+    },
+    /// The download has failed.
+    Error {
+        /// Why.
+        message: String,
     },
     /// All is there.
     Done(Done),
@@ -154,13 +166,25 @@ impl Download {
     ///
     /// # Errors
     /// If the tool fails or hangs.
-    pub async fn finish(mut self) -> Result<Vec<Entry>> {
-        while self.next().await?.is_some() {}
-        let status = self.child.wait().await?;
-        if !status.success() {
-            bail!("mpq-get failed: {status}");
+    pub async fn finish(self) -> Result<Vec<Entry>> {
+        match self.end().await? {
+            (status, entries) if status.success() => Ok(entries),
+            (status, _) => bail!("mpq-get failed: {status}"),
         }
-        Ok(self.entries)
+    }
+
+    /// Waits for the end, be it a failure, and returns all events.
+    ///
+    /// # Errors
+    /// If the tool hangs.
+    pub async fn end(mut self) -> Result<(ExitStatus, Vec<Entry>)> {
+        while self.next().await?.is_some() {}
+        Ok((self.child.wait().await?, self.entries))
+    }
+
+    /// The tool's process.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.id().and_then(|pid| pid.try_into().ok())
     }
 
     async fn next(&mut self) -> Result<Option<Event>> {

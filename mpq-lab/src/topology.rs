@@ -1,33 +1,42 @@
 //! The network: two access links, a router and two server hosts, each in a network namespace.
 //!
 //! ```text
-//!          eth0 10.0.0.2 ── 100 Mbit/s ── 10.0.0.1          10.1.0.2 server A
-//!  client                                          router ──┤ 10.1.0.1
-//!          eth1 10.0.1.2 ──  50 Mbit/s ── 10.0.1.1          10.1.0.3 server B
+//!          eth0 10.0.0.2 ── link 0 ── 10.0.0.1          10.1.0.2 server A
+//!  client                                      router ──┤ 10.1.0.1
+//!          eth1 10.0.1.2 ── link 1 ── 10.0.1.1          10.1.0.3 server B
 //! ```
 //!
 //! Each client interface has its own default route, the second with a higher metric, as a laptop
-//! has them; there are no policy rules. Both directions of a link are limited by a token bucket
-//! with a short queue.
+//! has them; there are no policy rules. The two links are [emulated](crate::emulator).
 //!
 //! The names of the namespaces hold the process id of their maker, so several topologies can exist
-//! side by side and what a killed run left behind is known as such.
+//! side by side and what a killed run left behind is known as such. One that is to stay after its
+//! maker has names without it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::emulator;
 use crate::host::run;
+use crate::shape::{Change, MTU, Shape};
 
 const PREFIX: &str = "mpq-lab";
+
+/// Packets that may wait for the emulator to read them; so many come in tens of milliseconds.
+const DEVICE_QUEUE: u32 = 10_000;
 
 /// How long a process may take to follow a signal.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -68,10 +77,115 @@ impl Host {
     }
 }
 
-/// The namespaces and links; dropping it ends every process in them and removes them.
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Host, String> {
+        let found = Host::ALL.into_iter().find(|host| host.name() == text);
+        found.ok_or_else(|| format!("expected one of {}", Host::ALL.map(Host::name).join(", ")))
+    }
+}
+
+/// One of the emulated links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Line {
+    /// Between the client and the router: 0 or 1.
+    Link(usize),
+    /// The one that the packets of both go through.
+    Shared,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Line::Link(link) => write!(f, "{link}"),
+            Line::Shared => f.write_str("shared"),
+        }
+    }
+}
+
+impl FromStr for Line {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Line, String> {
+        match text {
+            "0" => Ok(Line::Link(0)),
+            "1" => Ok(Line::Link(1)),
+            "shared" => Ok(Line::Shared),
+            _ => Err("expected 0, 1 or shared".into()),
+        }
+    }
+}
+
+/// What the links do.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Those between the client and the router.
+    pub links: [Shape; 2],
+    /// One more that the packets of both go through, between them and the router.
+    pub shared: Option<Shape>,
+}
+
+impl Default for Network {
+    /// The paper's (its Table 2).
+    fn default() -> Network {
+        let second = Shape {
+            rate: 50_000_000,
+            burst: 200_000,
+            ..Shape::default()
+        };
+        Network {
+            links: [Shape::default(), second],
+            shared: None,
+        }
+    }
+}
+
+impl Network {
+    /// Whether a network can be so.
+    ///
+    /// # Errors
+    /// What is wrong, and with which link and field.
+    pub fn check(&self) -> Result<(), String> {
+        let named = [
+            ("links[0]", Some(&self.links[0])),
+            ("links[1]", Some(&self.links[1])),
+        ];
+        for (name, shape) in named.into_iter().chain([("shared", self.shared.as_ref())]) {
+            if let Some(shape) = shape {
+                shape.check().map_err(|error| format!("{name}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the emulator has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
+pub struct Emulation {
+    /// Half of the packets left a link at most this late, in seconds.
+    pub median_lateness: f64,
+    /// How late the latest packet left a link, in seconds.
+    pub worst_lateness: f64,
+    /// Packets that were carried from one side to the other.
+    pub packets: u64,
+    /// Packets that found a full queue, or a link that was down.
+    pub dropped: u64,
+    /// Packets that were lost at random, as asked for.
+    pub lost: u64,
+    /// Packets that the host they were for did not take.
+    pub refused: u64,
+}
+
+/// The namespaces and links. Dropping it ends every process in them and removes them, unless it was
+/// made to stay.
 #[derive(Debug)]
 pub struct Topology {
     id: String,
+    /// The emulator; none if another process has started it.
+    emulator: Option<Child>,
+    stays: bool,
 }
 
 impl Topology {
@@ -79,21 +193,128 @@ impl Topology {
     ///
     /// # Errors
     /// If a step fails; what was made until then is removed.
-    pub fn new() -> Result<Topology> {
+    pub fn new(network: &Network) -> Result<Topology> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
 
-        remove_leftovers()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let topology = Topology {
-            id: format!("{PREFIX}-{}-{number}", std::process::id()),
-        };
-        topology.build()?;
+        let id = format!("{PREFIX}-{}-{number}", std::process::id());
+        Topology::make(id, network, false)
+    }
+
+    /// As [`Topology::new`], but it stays until [`Topology::take_down`]. There is one such network.
+    ///
+    /// # Errors
+    /// If a step fails; what was made until then is removed.
+    pub fn put_up(network: &Network) -> Result<Topology> {
+        // Half of it may be there.
+        Topology::take_down()?;
+        let mut topology = Topology::make(PREFIX.into(), network, true)?;
+        topology.stays = true;
         Ok(topology)
+    }
+
+    /// The network that stays, if it is whole.
+    pub fn standing() -> Option<Topology> {
+        let topology = Topology {
+            id: PREFIX.into(),
+            emulator: None,
+            stays: true,
+        };
+        let exists = |host| topology.namespace_file(host).exists();
+        let whole = Host::ALL.into_iter().all(exists) && topology.network().is_ok();
+        whole.then_some(topology)
+    }
+
+    /// Removes the network that stays, as far as it is there, and what runs that were killed have
+    /// left.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn take_down() -> Result<()> {
+        remove_leftovers()?;
+        clear(PREFIX)
+    }
+
+    fn make(id: String, network: &Network, stays: bool) -> Result<Topology> {
+        network.check().map_err(|error| anyhow!(error))?;
+        remove_leftovers()?;
+        // From here on it is removed if a step fails.
+        let mut topology = Topology {
+            id,
+            emulator: None,
+            stays: false,
+        };
+        topology.make_hosts()?;
+        let emulator = emulator::start(
+            &topology.id,
+            topology.namespace_file(Host::Client),
+            topology.namespace_file(Host::Router),
+            network,
+            stays,
+        )?;
+        topology.emulator = Some(emulator);
+        topology.connect()?;
+        Ok(topology)
+    }
+
+    /// Changes a link, 0 or 1, from now on.
+    ///
+    /// # Errors
+    /// If there is no such link, or it cannot be so.
+    pub fn set(&self, link: usize, change: &Change) -> Result<()> {
+        self.set_line(Line::Link(link), change)
+    }
+
+    /// Changes a link, or the shared one, from now on.
+    ///
+    /// # Errors
+    /// If there is no such link, or it cannot be so.
+    pub fn set_line(&self, line: Line, change: &Change) -> Result<()> {
+        emulator::change(&self.id, line, change)
+    }
+
+    /// The links as they are now.
+    ///
+    /// # Errors
+    /// If the emulator has ended.
+    pub fn network(&self) -> Result<Network> {
+        emulator::network(&self.id)
+    }
+
+    /// What the emulator has done since the last call, or the start.
+    ///
+    /// # Errors
+    /// If the emulator has ended.
+    pub fn emulation(&self) -> Result<Emulation> {
+        emulator::emulation(&self.id)
     }
 
     /// The name of a host's namespace.
     pub fn namespace(&self, host: Host) -> String {
-        format!("{}-{}", self.id, host.name())
+        namespace(&self.id, host)
+    }
+
+    /// The file that stands for a host's namespace.
+    pub fn namespace_file(&self, host: Host) -> PathBuf {
+        file(&self.namespace(host))
+    }
+
+    /// Runs a command on a host to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started or fails.
+    pub fn run(&self, host: Host, program: &str, arguments: &[&str]) -> Result<()> {
+        let enter = self.enter(host);
+        let command = [enter.as_str(), "--", program];
+        run("nsenter", command.iter().chain(arguments)).map(drop)
+    }
+
+    /// The text of a file, such as one of `/proc/net`, as a host sees it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, host: Host, file: &str) -> Result<String> {
+        run("nsenter", [self.enter(host).as_str(), "--", "cat", file])
     }
 
     /// A command that runs on a host, and is killed when its handle is dropped.
@@ -114,7 +335,7 @@ impl Topology {
         format!("--net=/var/run/netns/{}", self.namespace(host))
     }
 
-    fn build(&self) -> Result<()> {
+    fn make_hosts(&self) -> Result<()> {
         for host in Host::ALL {
             run("ip", ["netns", "add", &self.namespace(host)])?;
             let forward = u8::from(host == Host::Router);
@@ -123,34 +344,34 @@ impl Topology {
                  echo 0 >/proc/sys/net/ipv4/conf/default/rp_filter
                  echo {forward} >/proc/sys/net/ipv4/ip_forward"
             );
-            run(
-                "nsenter",
-                [self.enter(host).as_str(), "--", "sh", "-ec", &settings],
-            )?;
+            self.run(host, "sh", &["-ec", &settings])?;
             self.ip(host, "link set lo up")?;
         }
+        Ok(())
+    }
 
-        for (link, rate, burst) in [(0, "100mbit", "400kb"), (1, "50mbit", "200kb")] {
-            let near = format!("eth{link}");
-            let far = format!("link{link}");
-            self.cable((Host::Client, &near), (Host::Router, &far))?;
-            self.ip(
-                Host::Client,
-                &format!("addr add 10.0.{link}.2/24 dev {near}"),
-            )?;
-            self.ip(
-                Host::Router,
-                &format!("addr add 10.0.{link}.1/24 dev {far}"),
-            )?;
+    fn connect(&self) -> Result<()> {
+        for link in 0..2 {
+            let near = (Host::Client, format!("eth{link}"), 2);
+            let far = (Host::Router, format!("link{link}"), 1);
+            for (host, device, number) in [near, far] {
+                // Without a link-local IPv6 address, nothing is sent that nobody has asked for.
+                self.ip(
+                    host,
+                    &format!(
+                        "link set {device} mtu {MTU} txqueuelen {DEVICE_QUEUE} addrgenmode none up"
+                    ),
+                )?;
+                self.ip(
+                    host,
+                    &format!("addr add 10.0.{link}.{number}/24 dev {device}"),
+                )?;
+            }
             let metric = 100 + link;
             self.ip(
                 Host::Client,
-                &format!("route add default via 10.0.{link}.1 dev {near} metric {metric}"),
+                &format!("route add default via 10.0.{link}.1 dev eth{link} metric {metric}"),
             )?;
-            for (host, device) in [(Host::Client, &near), (Host::Router, &far)] {
-                let bucket = format!("root tbf rate {rate} burst {burst} latency 1ms");
-                self.tc(host, &format!("qdisc add dev {device} {bucket}"))?;
-            }
         }
 
         self.ip(Host::Router, "link add servers type bridge")?;
@@ -177,38 +398,56 @@ impl Topology {
     }
 
     fn ip(&self, host: Host, arguments: &str) -> Result<()> {
-        self.configure("ip", host, arguments)
-    }
-
-    fn tc(&self, host: Host, arguments: &str) -> Result<()> {
-        self.configure("tc", host, arguments)
-    }
-
-    fn configure(&self, program: &str, host: Host, arguments: &str) -> Result<()> {
         let namespace = self.namespace(host);
         let arguments = ["-netns", &namespace]
             .into_iter()
             .chain(arguments.split_whitespace());
-        run(program, arguments).map(drop)
+        run("ip", arguments).map(drop)
     }
 }
 
 impl Drop for Topology {
     fn drop(&mut self) {
-        for host in Host::ALL {
-            // A build that failed half-way has not made them all.
-            let namespace = self.namespace(host);
-            if Path::new("/var/run/netns").join(&namespace).exists()
-                && let Err(error) = remove(&namespace)
-            {
-                eprintln!("cannot remove the network namespace: {error:#}");
-            }
+        if self.stays {
+            return;
+        }
+        if let Err(error) = clear(&self.id) {
+            eprintln!("cannot remove the network: {error:#}");
+        }
+        if let Some(mut emulator) = self.emulator.take() {
+            // It was ended just now, and is collected here.
+            let _ = emulator.kill();
+            let _ = emulator.wait();
         }
     }
 }
 
-/// Ends the processes in a namespace and removes it, and its devices with it.
-fn remove(namespace: &str) -> Result<()> {
+fn namespace(id: &str, host: Host) -> String {
+    format!("{id}-{}", host.name())
+}
+
+fn file(namespace: &str) -> PathBuf {
+    Path::new("/var/run/netns").join(namespace)
+}
+
+/// Removes all there is of a network: the processes on its hosts, its emulator, its namespaces with
+/// their devices.
+fn clear(id: &str) -> Result<()> {
+    let namespaces = Host::ALL.map(|host| namespace(id, host));
+    let namespaces = namespaces.iter().filter(|name| file(name).exists());
+    for namespace in namespaces.clone() {
+        end(namespace)?;
+    }
+    // Its devices would keep the namespaces alive.
+    emulator::stop(id)?;
+    for namespace in namespaces {
+        run("ip", ["netns", "delete", namespace])?;
+    }
+    Ok(())
+}
+
+/// Ends the processes in a namespace.
+fn end(namespace: &str) -> Result<()> {
     // A server is asked twice: first it lets downloads finish, then it cleans up after itself.
     for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGKILL] {
         for pid in pids(namespace)? {
@@ -220,7 +459,11 @@ fn remove(namespace: &str) -> Result<()> {
             thread::sleep(PATIENCE / 50);
         }
     }
-    run("ip", ["netns", "delete", namespace]).map(drop)
+    ensure!(
+        pids(namespace)?.is_empty(),
+        "processes in {namespace} do not end"
+    );
+    Ok(())
 }
 
 fn pids(namespace: &str) -> Result<Vec<Pid>> {
@@ -230,22 +473,41 @@ fn pids(namespace: &str) -> Result<Vec<Pid>> {
 }
 
 fn remove_leftovers() -> Result<()> {
-    for line in run("ip", ["netns", "list"])?.lines() {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        if let Some(maker) = maker(name)
+    let namespaces = run("ip", ["netns", "list"])?;
+    let names = namespaces
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let mut ids = emulator::ids();
+    ids.extend(names.filter_map(network_of).map(str::to_owned));
+    ids.sort();
+    ids.dedup();
+    for id in ids {
+        if let Some(maker) = maker(&id)
             && !Path::new("/proc").join(maker.to_string()).exists()
         {
             // Another run may be removing the same ones.
-            let _ = remove(name);
+            let _ = clear(&id);
         }
     }
     Ok(())
 }
 
-/// The process that made a namespace, if it is one of the lab's.
-fn maker(namespace: &str) -> Option<u32> {
-    let rest = namespace.strip_prefix(PREFIX)?.strip_prefix('-')?;
-    rest.split_once('-')?.0.parse().ok()
+/// The network that a namespace of this name is of.
+fn network_of(namespace: &str) -> Option<&str> {
+    let names = Host::ALL.map(Host::name);
+    names
+        .iter()
+        .find_map(|name| namespace.strip_suffix(name)?.strip_suffix('-'))
+}
+
+/// The process that made a network, if it is one of the lab's and was not to stay.
+fn maker(id: &str) -> Option<u32> {
+    let (maker, number) = id
+        .strip_prefix(PREFIX)?
+        .strip_prefix('-')?
+        .split_once('-')?;
+    number.parse::<u32>().ok()?;
+    maker.parse().ok()
 }
 
 #[cfg(test)]
@@ -253,10 +515,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_labs_own_namespaces_have_a_maker() {
-        assert_eq!(maker("mpq-lab-123-0-server-a"), Some(123));
-        for name in ["mpq-lab", "mpq-lab-x-0-router", "other-123-0-client", ""] {
+    fn only_the_labs_own_networks_have_a_maker() {
+        for name in ["client", "server-a"] {
+            let namespace = format!("mpq-lab-123-0-{name}");
+            assert_eq!(network_of(&namespace).and_then(maker), Some(123));
+            let stays = format!("mpq-lab-{name}");
+            assert_eq!(network_of(&stays), Some(PREFIX));
+        }
+        for name in [
+            "mpq-lab",
+            "mpq-lab-x-0",
+            "mpq-lab-1",
+            "other-123-0",
+            "ask-1",
+            "",
+        ] {
             assert_eq!(maker(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn the_usual_network_is_the_papers() {
+        let network = Network::default();
+        assert_eq!(network.check(), Ok(()));
+        let queues = network.links.each_ref().map(Shape::queue);
+        assert_eq!(queues, [412_500, 206_250]);
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for host in Host::ALL {
+            assert_eq!(host.name().parse(), Ok(host));
+        }
+        for line in [Line::Link(0), Line::Link(1), Line::Shared] {
+            assert_eq!(line.to_string().parse(), Ok(line));
+        }
+        assert!("2".parse::<Line>().is_err() && "server".parse::<Host>().is_err());
     }
 }

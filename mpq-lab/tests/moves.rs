@@ -12,6 +12,7 @@ use mpq_lab::download::{Done, Download, Entry, Event};
 use mpq_lab::host::built;
 use mpq_lab::report::Report;
 use mpq_lab::topology::Host::{ServerA, ServerB};
+use mpq_lab::topology::Network;
 
 mod common;
 
@@ -22,8 +23,8 @@ async fn download(
     during: impl AsyncFnOnce(&mut Download) -> Result<()>,
 ) -> Vec<Entry> {
     let run = async {
-        bench.serve(content).await?;
-        let mut download = bench.download(|_| ())?;
+        bench.serve(ServerA, content, |_| ()).await?;
+        let mut download = bench.download(ServerA)?;
         during(&mut download).await?;
         download.finish().await
     };
@@ -68,7 +69,7 @@ async fn moves_at_random_moments_keep_every_byte() {
         let content = Content { size, seed };
         eprintln!("seed {seed}: {size} bytes, a move from byte {moment} on");
 
-        let bench = Bench::new(&criu()).unwrap();
+        let bench = Bench::new(&criu(), &Network::default()).unwrap();
         let entries = download(&bench, content, async |download| {
             download.wait_for_bytes(moment).await?;
             bench.checkpoint(ServerA, ServerB).await?;
@@ -93,7 +94,7 @@ async fn a_server_goes_and_comes_back_in_one_download() {
         size: 60_000_000,
         seed: 20,
     };
-    let bench = Bench::new(&criu()).unwrap();
+    let bench = Bench::new(&criu(), &Network::default()).unwrap();
     let entries = download(&bench, content, async |download| {
         download.wait_for_bytes(content.size / 4).await?;
         bench.checkpoint(ServerA, ServerB).await?;
@@ -130,7 +131,7 @@ async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
     };
     // The usual idle timeout of QUIC is 30 s.
     let freeze = Duration::from_secs(35);
-    let bench = Bench::new(&criu()).unwrap();
+    let bench = Bench::new(&criu(), &Network::default()).unwrap();
     let mut frozen = 0.0;
     let entries = download(&bench, content, async |download| {
         download.wait_for_bytes(content.size / 2).await?;
@@ -189,7 +190,7 @@ async fn a_dump_that_fails_leaves_the_server_where_it_was() {
     fs::write(&failing, script).unwrap();
     fs::set_permissions(&failing, fs::Permissions::from_mode(0o755)).unwrap();
 
-    let bench = Bench::new(&failing).unwrap();
+    let bench = Bench::new(&failing, &Network::default()).unwrap();
     let mut refusal = String::new();
     let entries = download(&bench, content, async |download| {
         download.wait_for_bytes(content.size / 2).await?;

@@ -1,17 +1,14 @@
 //! The network is as described, and goes away with all that ran in it.
 
-use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
 use common::privileged;
-use mpq_lab::host::run;
-use mpq_lab::topology::{Host, Topology};
-use nix::sched::{CloneFlags, setns};
+use mpq_lab::host::{inside, run};
+use mpq_lab::topology::{Host, Network, Topology};
 use socket2::{Domain, Socket, Type};
 
 mod common;
@@ -34,11 +31,11 @@ async fn on(topology: &Topology, host: Host, line: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_client_interface_has_a_route_and_a_rate_of_its_own() {
+async fn each_client_interface_has_a_route_and_a_link_of_its_own() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
 
     let routes = on(&topology, Host::Client, "ip route show default").await;
     let routes: Vec<_> = routes.lines().map(str::trim).collect();
@@ -52,35 +49,28 @@ async fn each_client_interface_has_a_route_and_a_rate_of_its_own() {
     let rules = on(&topology, Host::Client, "ip rule").await;
     assert_eq!(rules.lines().count(), 3, "{rules}");
 
-    for (host, device, rate) in [
-        (Host::Client, "eth0", "rate 100Mbit burst 400Kb"),
-        (Host::Client, "eth1", "rate 50Mbit burst 200Kb"),
-        (Host::Router, "link0", "rate 100Mbit burst 400Kb"),
-        (Host::Router, "link1", "rate 50Mbit burst 200Kb"),
+    for (host, device) in [
+        (Host::Client, "eth0"),
+        (Host::Client, "eth1"),
+        (Host::Router, "link0"),
+        (Host::Router, "link1"),
     ] {
-        let shown = on(&topology, host, &format!("tc qdisc show dev {device}")).await;
-        assert!(shown.contains(rate), "{device}: {shown}");
+        let shown = on(&topology, host, &format!("ip link show dev {device}")).await;
+        assert!(shown.contains("mtu 1500"), "{device}: {shown}");
     }
+    assert_eq!(topology.network().unwrap(), Network::default());
 }
 
 /// A UDP socket on a host, bound to a device there.
 fn socket(topology: &Topology, host: Host, device: &str) -> UdpSocket {
-    let namespace = Path::new("/var/run/netns").join(topology.namespace(host));
-    let device = device.to_owned();
-    // The thread that enters the namespace ends; its socket stays there.
-    let made = thread::spawn(move || {
-        setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        socket.bind_device(Some(device.as_bytes())).unwrap();
-        socket
-            .bind(&SocketAddr::from(([0; 4], 4433)).into())
-            .unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        UdpSocket::from(socket)
+    let made = inside(&topology.namespace_file(host), || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.bind_device(Some(device.as_bytes()))?;
+        socket.bind(&SocketAddr::from(([0; 4], 4433)).into())?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(UdpSocket::from(socket))
     });
-    made.join().unwrap()
+    made.unwrap()
 }
 
 #[tokio::test]
@@ -88,7 +78,7 @@ async fn datagrams_go_to_both_servers_and_back_over_both_links() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
     let mut buffer = [0; 16];
     for host in [Host::ServerA, Host::ServerB] {
         let server = socket(&topology, host, "eth0");
@@ -112,8 +102,8 @@ async fn nothing_is_left_of_a_dropped_network() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let topology = Topology::new().unwrap();
-    let other = Topology::new().unwrap();
+    let topology = Topology::new(&Network::default()).unwrap();
+    let other = Topology::new(&Network::default()).unwrap();
     // It does not go when it is asked to.
     let mut inside = topology
         .command(Host::ServerB, "env")
@@ -149,7 +139,7 @@ async fn leftovers_of_a_dead_run_are_removed() {
         run("ip", ["netns", "add", namespace]).unwrap();
     }
 
-    let topology = Topology::new();
+    let topology = Topology::new(&Network::default());
     let remain = [&leftover, &living].map(|namespace| exists(namespace));
     run("ip", ["netns", "delete", &living]).unwrap();
     topology.unwrap();

@@ -9,6 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
+use mpq_core::Congestion;
+
+const LOG: &str = "\
+Log:
+  A connection that is over leaves lines for programs to read. After `stats` they hold name=value
+  pairs, in bytes and seconds: one line for the connection, then one for each of its paths.
+
+";
 
 const EXIT_CODES: &str = "\
 Signals of a running server:
@@ -33,7 +41,7 @@ Exit codes:
     name = "mpq-serve",
     version,
     about = "Serves files over HTTP/3, and moves to another address or host under its downloads",
-    after_help = EXIT_CODES,
+    after_help = [LOG, EXIT_CODES].concat(),
     args_conflicts_with_subcommands = true
 )]
 pub struct Args {
@@ -67,6 +75,11 @@ pub struct Serve {
     /// Limit each response to this rate, in bit/s; with k, M or G (powers of 1000)
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_rate: Option<NonZeroU64>,
+
+    /// Congestion control of what is sent: cubic, bbr, newreno, or olia, which couples the paths of a
+    /// connection
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Congestion,
 
     /// Certificate chain, PEM; without it a self-signed one is made at start, and its fingerprint
     /// printed
@@ -365,11 +378,13 @@ mod tests {
         assert_eq!(serve.lead, Duration::ZERO);
         assert_eq!(serve.grace, Duration::from_secs(10));
         assert_eq!(serve.limit_rate, None);
+        assert_eq!(serve.congestion, Congestion::default());
         assert!(serve.migrate_to.is_empty());
 
         let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:1 --migrate-to [::1]:1 \
-                    --lead 500ms --move-in-process 2s";
+                    --lead 500ms --move-in-process 2s --congestion olia";
         let serve = parse(line).unwrap().serve;
+        assert_eq!(serve.congestion, Congestion::Olia);
         assert_eq!(serve.migrate_to.len(), 2);
         assert_eq!(serve.move_in_process, Some(Duration::from_secs(2)));
     }
@@ -418,6 +433,7 @@ mod tests {
             ("--migrate-to [ff02::1]:4433", ErrorKind::ValueValidation),
             ("--migrate-to example.org:4433", ErrorKind::ValueValidation),
             ("--listen 4433", ErrorKind::ValueValidation),
+            ("--congestion reno", ErrorKind::ValueValidation),
             ("--seed 1 restore --images d", ErrorKind::ArgumentConflict),
             ("file", ErrorKind::InvalidSubcommand),
         ] {

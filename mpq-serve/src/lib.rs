@@ -15,6 +15,7 @@ pub mod random;
 pub mod range;
 pub mod restore;
 pub mod serve;
+pub mod stats;
 pub mod streams;
 
 use std::process::ExitCode;

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use mpq_core::migration::frame::MAX_ADDRESSES;
 use mpq_core::migration::server::Announcement;
-use mpq_core::server::{BindError, Server, Session, Thaw};
+use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Serve;
@@ -23,10 +25,14 @@ use crate::error::{At, Error, Failure};
 use crate::files::Root;
 use crate::http::{Site, respond};
 use crate::random::Random;
+use crate::stats;
 use crate::streams;
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
 const PARKED_AT_MOST: Duration = Duration::from_secs(60);
+
+/// For what is logged of connections that end with the server.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs the server until it is told to leave.
 ///
@@ -93,7 +99,10 @@ async fn serve(options: Serve) -> Result<(), Error> {
         root,
         limit_rate: options.limit_rate,
     });
-    let server = Server::bind(options.listen, &identity).map_err(|error| match error {
+    let config = ServerConfig {
+        congestion: options.congestion,
+    };
+    let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
@@ -113,17 +122,19 @@ async fn serve(options: Serve) -> Result<(), Error> {
     tracing::info!("certificate sha256 {}", identity.fingerprint());
 
     let running = Arc::new(AtomicUsize::new(0));
+    let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
             handshake = server.accept() => {
                 let Some(handshake) = handshake else { break };
                 let (site, running) = (site.clone(), running.clone());
-                tokio::spawn(async move {
+                sessions.spawn(async move {
                     if let Some(session) = handshake.await {
                         answer(session, site, running).await;
                     }
                 });
             }
+            Some(_) = sessions.join_next() => {}
             _ = move_signal.recv() => {
                 let mover = Mover {
                     server: server.clone(),
@@ -152,6 +163,11 @@ async fn serve(options: Serve) -> Result<(), Error> {
         _ = interrupt.recv() => {}
     }
     server.close().await;
+    // They have their figures to log, unless a response clings to its connection.
+    let _ = timeout(LAST_WORDS, async {
+        while sessions.join_next().await.is_some() {}
+    })
+    .await;
     control.remove();
     if let Some(file) = &options.pid_file {
         let _ = fs::remove_file(file);
@@ -160,11 +176,16 @@ async fn serve(options: Serve) -> Result<(), Error> {
 }
 
 /// Answers the requests of one connection.
-async fn answer(mut session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
-    tracing::info!("{} connected", session.remote);
-    let remote = session.remote;
-    while let Ok(Some(request)) = session.h3.accept().await {
-        let (site, gate, running) = (site.clone(), session.gate.clone(), running.clone());
+async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
+    let Session {
+        mut h3,
+        gate,
+        remote,
+        traffic,
+    } = session;
+    tracing::info!("{remote} connected");
+    while let Ok(Some(request)) = h3.accept().await {
+        let (site, gate, running) = (site.clone(), gate.clone(), running.clone());
         tokio::spawn(async move {
             let Ok((request, mut stream)) = request.resolve_request().await else {
                 return;
@@ -182,7 +203,12 @@ async fn answer(mut session: Session, site: Arc<Site>, running: Arc<AtomicUsize>
             );
         });
     }
+    // Closes the connection, if it is not closed yet.
+    drop(h3);
     tracing::info!("{remote} disconnected");
+    if let Ok(traffic) = traffic.await {
+        stats::log(remote, &traffic);
+    }
 }
 
 /// One move of the server.

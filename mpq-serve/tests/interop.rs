@@ -1,9 +1,11 @@
 //! Another implementation's client, quinn with h3-quinn, downloads from the real program.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use bytes::Buf;
 use http::Request;
@@ -20,8 +22,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts the program and reads from its log where it listens.
-fn start(arguments: &[&str]) -> (Server, SocketAddr) {
+/// Starts the program and reads from its log where it listens; gives the lines after that.
+fn start(arguments: &[&str]) -> (Server, SocketAddr, mpsc::Receiver<String>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
         .args(["--listen", "127.0.0.1:0"])
         .args(arguments)
@@ -34,8 +36,13 @@ fn start(arguments: &[&str]) -> (Server, SocketAddr) {
             .map(|(_, address)| address.to_owned())
     });
     // The rest of the log must be read, or the server stops at a full pipe.
-    std::thread::spawn(move || log.for_each(drop));
-    (Server(child), listen.expect("it listens").parse().unwrap())
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        log.map_while(Result::ok)
+            .for_each(|line| drop(sender.send(line)));
+    });
+    let listen = listen.expect("it listens").parse().unwrap();
+    (Server(child), listen, lines)
 }
 
 fn trusting(certificate: CertificateDer<'static>) -> quinn::ClientConfig {
@@ -52,7 +59,7 @@ fn trusting(certificate: CertificateDer<'static>) -> quinn::ClientConfig {
 }
 
 #[tokio::test]
-async fn quinn_gets_random_byte_exact() {
+async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (
@@ -63,9 +70,18 @@ async fn quinn_gets_random_byte_exact() {
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let files = [cert, key].map(|file| file.to_str().unwrap().to_owned());
     let options = [
-        "--random", "20M", "--seed", "7", "--cert", &files[0], "--key", &files[1],
+        "--random",
+        "20M",
+        "--seed",
+        "7",
+        "--cert",
+        &files[0],
+        "--key",
+        &files[1],
+        "--congestion",
+        "olia",
     ];
-    let (_server, address) = start(&options);
+    let (_server, address, mut log) = start(&options);
 
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(trusting(made.cert.der().clone()));
@@ -101,4 +117,48 @@ async fn quinn_gets_random_byte_exact() {
     );
     drop(requests);
     driver.abort();
+    endpoint.close(0_u32.into(), b"");
+    endpoint.wait_idle().await;
+
+    // The whole connection, and its only path.
+    let client = endpoint.local_addr().unwrap().to_string();
+    for path in [None, Some("0")] {
+        let figures = figures(&mut log);
+        assert_eq!(figures["connection"], client, "{figures:?}");
+        assert_eq!(figures.get("path").map(String::as_str), path);
+        let number = |name: &str| figures[name].parse::<f64>().unwrap();
+        assert!(
+            number("sent") - number("lost") > received as f64,
+            "{figures:?}"
+        );
+        assert!(
+            number("sent_packets") > number("sent") / 65_536.0,
+            "{figures:?}"
+        );
+        assert!(number("received") > 0.0, "{figures:?}");
+        let positive: &[_] = match path {
+            None => &["seconds", "paths", "cpu", "peak_memory"],
+            Some(_) => &["rtt", "window"],
+        };
+        assert!(
+            positive.iter().all(|name| number(name) > 0.0),
+            "{figures:?}"
+        );
+    }
+}
+
+/// The next line of figures in the log, by name.
+fn figures(log: &mut mpsc::Receiver<String>) -> BTreeMap<String, String> {
+    // Only ends a test that hangs.
+    let patience = Duration::from_secs(60);
+    loop {
+        let line = log.recv_timeout(patience).expect("figures");
+        if let Some((_, figures)) = line.split_once(" stats ") {
+            let pair = |pair: &str| {
+                let (name, value) = pair.split_once('=').expect("name=value");
+                (name.to_owned(), value.to_owned())
+            };
+            return figures.split(' ').map(pair).collect();
+        }
+    }
 }

@@ -401,7 +401,7 @@ impl Manager {
 }
 
 /// noq shows the number of a path, but does not give it.
-fn number(id: PathId) -> u32 {
+pub(crate) fn number(id: PathId) -> u32 {
     id.to_string().parse().unwrap_or(u32::MAX)
 }
 

@@ -261,9 +261,13 @@ impl Shared {
     }
 }
 
-impl Bound {
-    fn open(bind: &Bind) -> io::Result<Self> {
-        let address = canonical(bind.address);
+impl Bind {
+    /// A socket bound so, which does not block, with large buffers.
+    ///
+    /// # Errors
+    /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
+    pub fn open(&self) -> io::Result<std::net::UdpSocket> {
+        let address = canonical(self.address);
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -272,7 +276,7 @@ impl Bound {
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
-        if let Some(device) = &bind.device {
+        if let Some(device) = &self.device {
             socket.bind_device(Some(device.as_bytes()))?;
         }
         socket.set_nonblocking(true)?;
@@ -280,8 +284,15 @@ impl Bound {
         let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
         let _ = socket.set_send_buffer_size(BUFFER_SIZE);
         socket.bind(&address.into())?;
+        Ok(socket.into())
+    }
+}
+
+impl Bound {
+    fn open(bind: &Bind) -> io::Result<Self> {
+        let socket = bind.open()?;
         let state = UdpSocketState::new((&socket).into())?;
-        let io = UdpSocket::from_std(socket.into())?;
+        let io = UdpSocket::from_std(socket)?;
         Ok(Self {
             address: io.local_addr()?,
             io,

@@ -1,0 +1,86 @@
+//! Which congestion control a sender uses. All but OLIA are noq's and treat each path by itself.
+
+mod olia;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use noq::congestion::{Bbr3Config, ControllerFactory, CubicConfig, NewRenoConfig};
+
+use self::olia::Olia;
+
+/// A congestion control algorithm. It matters at the end that sends, mostly the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// CUBIC (RFC 9438), each path by itself.
+    #[default]
+    Cubic,
+    /// BBR version 3 (draft-ietf-ccwg-bbr), each path by itself.
+    Bbr,
+    /// NewReno (RFC 9002, section 7), each path by itself.
+    NewReno,
+    /// OLIA (Khalili et al., CoNEXT 2012): all paths of a connection together take no more from a
+    /// shared link than one NewReno connection would.
+    Olia,
+}
+
+/// A name that is none of [`Congestion::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected cubic, bbr, newreno or olia")]
+pub struct UnknownCongestion;
+
+impl Congestion {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Cubic, Self::Bbr, Self::NewReno, Self::Olia];
+
+    /// What makes the controllers of one connection; another connection needs another, since
+    /// OLIA's paths know each other by it.
+    pub(crate) fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Cubic => Arc::new(CubicConfig::default()),
+            Self::Bbr => Arc::new(Bbr3Config::default()),
+            Self::NewReno => Arc::new(NewRenoConfig::default()),
+            Self::Olia => Arc::new(Olia::default()),
+        }
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+            Self::NewReno => "newreno",
+            Self::Olia => "olia",
+        })
+    }
+}
+
+impl FromStr for Congestion {
+    type Err = UnknownCongestion;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCongestion> {
+        let named = |known: &Self| known.to_string() == name;
+        Self::ALL.into_iter().find(named).ok_or(UnknownCongestion)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for congestion in Congestion::ALL {
+            assert_eq!(congestion.to_string().parse(), Ok(congestion));
+        }
+        assert_eq!("reno".parse::<Congestion>(), Err(UnknownCongestion));
+        let message = UnknownCongestion.to_string();
+        assert!(
+            Congestion::ALL
+                .iter()
+                .all(|c| message.contains(&c.to_string()))
+        );
+    }
+}

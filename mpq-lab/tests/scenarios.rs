@@ -1,0 +1,123 @@
+//! One short run of each kind of scenario and of each arm, on the real network.
+
+use common::{criu, privileged};
+use mpq_lab::run::{self, Run, What};
+use mpq_lab::scenario::{Arm, Scenario};
+
+mod common;
+
+/// Runs an arm in a scenario of these lines.
+async fn once(arm: Arm, lines: &str) -> Run {
+    let text = format!("description = 'a test'\narms = ['{arm}']\n{lines}");
+    let scenario = Scenario::parse("test", &text).unwrap();
+    let run = run::once(&scenario, arm, 1, &criu()).await.unwrap();
+    assert_eq!(run.bytes, scenario.size);
+    run
+}
+
+/// How many of the bytes went over the second interface.
+fn over_second(run: &Run) -> f64 {
+    let received = run.samples.last().unwrap().received;
+    received[1] as f64 / received.iter().sum::<u64>() as f64
+}
+
+#[tokio::test]
+async fn pings_take_twice_the_delay() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let run = once(Arm::Ping, "size = '0'").await;
+    for rtt in &run.rtt {
+        assert!(rtt.iter().all(|rtt| *rtt >= 0.050), "{rtt:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_arm_downloads_over_the_interfaces_it_is_meant_to() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    for arm in [Arm::Quic, Arm::Tcp] {
+        let run = once(arm, "size = '5M'").await;
+        assert!(over_second(&run) < 0.01, "{arm}: {}", over_second(&run));
+        assert_eq!(run.starts, 1);
+    }
+    for arm in [Arm::Multipath, Arm::MultipathOlia, Arm::Mptcp] {
+        let run = once(arm, "size = '20M'").await;
+        assert!(over_second(&run) > 0.1, "{arm}: {}", over_second(&run));
+        assert_eq!(run.starts, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_move_is_survived_by_one_and_waited_for_by_the_others() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let lines = "size = '30M'\npatience = '2s'\n\
+                 move = { announce = '0.5s', freeze = '1s', thaw = '1.5s' }";
+    let moved = once(Arm::Multipath, lines).await;
+    assert_eq!((moved.starts, moved.handshakes, moved.requests), (1, 1, 1));
+    let order = [
+        What::Connected,
+        What::Announced,
+        What::Parked,
+        What::Frozen,
+        What::Thawed,
+        What::FirstByte,
+    ];
+    let times: Vec<f64> = order
+        .iter()
+        .map(|what| moved.when(*what).unwrap())
+        .collect();
+    assert!(times.is_sorted(), "{:?}", moved.marks);
+
+    for arm in [Arm::Quic, Arm::Tcp, Arm::Mptcp] {
+        let run = once(arm, lines).await;
+        assert_eq!(run.starts, 2, "{arm}: {:?}", run.marks);
+        // The patience ran out only after the server was gone.
+        let (frozen, lost) = (
+            run.when(What::Frozen).unwrap(),
+            run.when(What::Lost).unwrap(),
+        );
+        assert!(lost > frozen, "{arm}: {:?}", run.marks);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_makes_every_client_start_again() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let lines = "size = '30M'\npatience = '2s'\nmove = { freeze = '1s', thaw = '1.5s' }";
+    for arm in [Arm::Quic, Arm::Multipath] {
+        let run = once(arm, lines).await;
+        assert_eq!(run.starts, 2, "{arm}: {:?}", run.marks);
+        assert!(run.when(What::Announced).is_none());
+    }
+}
+
+#[tokio::test]
+async fn links_slow_down_lose_and_are_shared_as_the_scenario_says() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let run = once(
+        Arm::Multipath,
+        "size = '20M'\nevents = [{ at = '0.3s', link = 1, change = { rate = '1M', burst = '10k' } }]",
+    )
+    .await;
+    assert!(over_second(&run) < 0.2, "{}", over_second(&run));
+
+    let lossy = "size = '5M'\nlinks = [{ loss = 0.01 }, { loss = 0.01 }]";
+    assert!(once(Arm::Multipath, lossy).await.sent_again > 0);
+
+    let shared =
+        "size = '10M'\nrival = true\nshared = { rate = '50M', burst = '200k', delay = '0ms' }";
+    let run = once(Arm::Multipath, shared).await;
+    assert!(
+        (0.05..0.95).contains(&run.share.unwrap()),
+        "{:?}",
+        run.share
+    );
+}
