@@ -1,5 +1,6 @@
 //! The report of an experiment: `report.md`, with the pictures it shows, beside the raw results.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +8,6 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::figures::{self, Parts};
-use crate::host;
 use crate::paper::{self, Range};
 use crate::plot::{self, Column, Course};
 use crate::results::Results;
@@ -49,6 +49,7 @@ impl Report<'_> {
         let repeats: u32 = runs.iter().map(|run| run.repeats).sum();
         let disturbed = runs.iter().filter(|run| run.disturbed()).count();
         let most = |value: fn(&Run) -> f64| runs.iter().map(value).fold(0.0, f64::max);
+        let revisions: BTreeSet<&str> = runs.iter().map(|run| run.revision.as_str()).collect();
         let names: Vec<_> = scenarios
             .iter()
             .map(|scenario| scenario.name.as_str())
@@ -58,7 +59,7 @@ impl Report<'_> {
             "# Results\n\n\
              {} runs of {}; kernel {}, {} cores, revision {}.\n\n\
              A run that lost more than {:.0}% of its time to other tenants of the machine, or in \
-             which a packet left a link more than {:.0} ms late, was repeated: {repeats} were. \
+             which a packet left a link late by more than {:.1}% of its time, was repeated: {repeats} were. \
              {disturbed} stayed disturbed after that and count as they are. The most time that a \
              run lost was {:.1}%; the latest packet was {:.1} ms late, and the median of the worst \
              run {:.3} ms.\n\n\
@@ -68,20 +69,9 @@ impl Report<'_> {
             names.join(", "),
             fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
             std::thread::available_parallelism()?,
-            host::run(
-                "git",
-                [
-                    "-C",
-                    env!("CARGO_MANIFEST_DIR"),
-                    "rev-parse",
-                    "--short",
-                    "HEAD"
-                ]
-            )
-            .unwrap_or_else(|_| "unknown".into())
-            .trim(),
+            revisions.into_iter().collect::<Vec<_>>().join(", "),
             run::MOST_STEAL * 100.0,
-            run::MOST_LATENESS * 1e3,
+            run::MOST_LATENESS * 100.0,
             most(|run| run.steal) * 100.0,
             most(|run| run.worst_lateness) * 1e3,
             most(|run| run.median_lateness) * 1e3,
@@ -184,14 +174,15 @@ impl Report<'_> {
             let of = |value: &dyn Fn(&Run) -> Option<f64>| {
                 figures::range(runs.iter().filter_map(|run| value(run)))
             };
-            let paper = paper::turnaround(*arm, moved);
+            let paper = paper::turnaround(*arm, moved).filter(|_| is_the_papers(scenario));
+            let rate = paper::throughput(*arm).filter(|_| is_the_papers(scenario));
             writeln!(
                 self.text,
                 "| {arm} | {} | {} | {} | {} | {} | {} |",
                 cell(of(&|run| Some(run.turnaround)), 2),
                 cell(paper, 2),
                 cell(of(&|run| Some(figures::steady(run)? / 1e6)), 1),
-                paper::throughput(*arm).map_or(String::new(), |rate| format!("{:.0}", rate / 1e6)),
+                rate.map_or(String::new(), |rate| format!("{:.0}", rate / 1e6)),
                 cell(of(&|run| Some(run.payload? / 1e6)), 1),
                 cell(of(&|run| Some(run.starts as f64)), 1),
             )?;
@@ -319,7 +310,7 @@ impl Report<'_> {
                     .into_iter()
                     .filter_map(|(what, name)| Some((run.when(what)?, name)))
                     .collect(),
-                paper: paper::throughput(*arm),
+                paper: paper::throughput(*arm).filter(|_| is_the_papers(scenario)),
             };
             let name = format!("{}-{arm}-throughput", scenario.name);
             let title = format!(
@@ -348,16 +339,29 @@ impl Report<'_> {
 
     fn controller(&mut self) -> Result<()> {
         let of = |arm| figures::range(self.results.of("no-move", arm).map(|run| run.turnaround));
-        if let (Some(cubic), Some(olia)) = (of(Arm::Multipath), of(Arm::MultipathOlia)) {
+        let (Some(cubic), Some(olia)) = (of(Arm::Multipath), of(Arm::MultipathOlia)) else {
+            return Ok(());
+        };
+        writeln!(
+            self.text,
+            "## The default congestion controller\n\n\
+             CUBIC, a window for each path: 100 MB over both paths took {} s with it and {} s with \
+             OLIA (`--congestion olia`).",
+            cell(Some(cubic), 2),
+            cell(Some(olia), 2)
+        )?;
+        let share = |arm| {
+            let runs = self.results.of("shared-bottleneck", arm);
+            figures::range(runs.filter_map(|run| run.share))
+        };
+        if let (Some(cubic), Some(olia)) = (share(Arm::Multipath), share(Arm::MultipathOlia)) {
             writeln!(
                 self.text,
-                "## The default congestion controller\n\n\
-                 CUBIC, a window for each path: 100 MB over both paths took {} s with it and {} s \
-                 with OLIA. OLIA (`--congestion olia`) is for paths that share a bottleneck, where \
-                 it takes no more than one plain connection would; uncoupled CUBIC takes more (see \
-                 the scenario `shared-bottleneck`).\n",
-                cell(Some(cubic), 2),
-                cell(Some(olia), 2)
+                "OLIA is for paths that share a bottleneck: beside one plain connection its two \
+                 paths took {} of the link, and CUBIC's {}. The default is for interfaces that are \
+                 there to be used at once, each with a link of its own.",
+                cell(Some(olia), 2),
+                cell(Some(cubic), 2)
             )?;
         }
         Ok(())
@@ -371,6 +375,11 @@ impl Report<'_> {
     ) -> Option<Range> {
         figures::range(self.results.of(&scenario.name, arm).filter_map(value))
     }
+}
+
+/// Whether the paper has results of its own for it.
+fn is_the_papers(scenario: &Scenario) -> bool {
+    ["no-move", "move", "move-short"].contains(&scenario.name.as_str())
 }
 
 fn scaled(range: Range, by: f64) -> Range {

@@ -127,14 +127,14 @@ pub fn added(run: &Run, without: f64) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::run::Mark;
     use crate::sample::{Sample, Usage};
     use crate::scenario::Arm;
 
     /// 100 Mbit/s over the first interface, 50 over the second, and nothing from 2 s to 4 s.
-    fn run() -> Run {
+    pub(crate) fn moved() -> Run {
         let mut received = [0, 0];
         let samples = (0..=60).map(|tick| {
             let unix = f64::from(tick) / 10.0;
@@ -148,6 +148,7 @@ mod tests {
             scenario: "test".into(),
             arm: Arm::Multipath,
             number: 1,
+            revision: String::new(),
             turnaround: 6.0,
             bytes: 1,
             starts: 1,
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_move_has_its_parts() {
-        let run = run();
+        let run = moved();
         near(steady(&run), 150e6);
         let parts = parts(&run).unwrap();
         near(parts.announced, 0.4);
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn throughput_is_told_by_path() {
-        let throughput = throughput(&run());
+        let throughput = throughput(&moved());
         assert_eq!(throughput.len(), 60);
         near(Some(throughput[5].1[0]), 100e6);
         near(Some(throughput[5].1[1]), 50e6);

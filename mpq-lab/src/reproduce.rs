@@ -12,7 +12,8 @@ use crate::scenario::{Arm, Scenario};
 use crate::setup::{install, setup};
 use crate::{document, host, plot, run, tcp};
 
-/// The paper's experiments, in the order of its figures, and what its move is measured against.
+/// The paper's experiments, in the order of its figures, what its move is measured against, and why
+/// CUBIC is the default.
 ///
 /// # Errors
 /// If a scenario's file is not there.
@@ -28,6 +29,7 @@ pub fn paper() -> Result<Vec<Scenario>> {
         moves.without_move(),
         moves,
         read("move-short")?,
+        read("shared-bottleneck")?,
     ])
 }
 
@@ -158,7 +160,14 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["rtt", "no-move", "move-without", "move", "move-short"]
+            [
+                "rtt",
+                "no-move",
+                "move-without",
+                "move",
+                "move-short",
+                "shared-bottleneck"
+            ]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! A folder of results: every run, one JSON object a line, written as soon as it is done, so that an
 //! interrupted experiment goes on where it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::figures;
+use crate::host::run;
 use crate::run::{Run, What};
 use crate::scenario::{Arm, Scenario};
 
 /// The runs.
 const RUNS: &str = "runs.jsonl";
 /// What they are runs of.
-const PLAN: &str = "plan.txt";
+const PLAN: &str = "plan.json";
 
 /// The folder.
 #[derive(Debug)]
@@ -28,22 +29,32 @@ impl Results {
     /// Opens or makes a folder for the results of these scenarios.
     ///
     /// # Errors
-    /// If it cannot be written, or holds results of others.
+    /// If it cannot be written, or holds results of other scenarios of these names.
     pub fn open(folder: &Path, scenarios: &[Scenario]) -> Result<Results> {
-        // More runs of the same may be added later.
-        let mut same = scenarios.to_vec();
-        same.iter_mut().for_each(|scenario| scenario.runs = 0);
-        let plan = format!("{same:#?}\n");
         fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         let file = folder.join(PLAN);
-        match fs::read_to_string(&file) {
-            Ok(there) => ensure!(
-                there == plan,
-                "{} holds results of other scenarios; name another folder with --out",
-                folder.display()
-            ),
-            Err(_) => fs::write(&file, plan)?,
+        let mut plan: BTreeMap<String, String> = match fs::read(&file) {
+            Ok(text) => {
+                serde_json::from_slice(&text).with_context(|| format!("{}", file.display()))?
+            }
+            Err(_) => BTreeMap::new(),
+        };
+        for scenario in scenarios {
+            // More runs of the same may be added later.
+            let mut same = scenario.clone();
+            same.runs = 0;
+            let text = format!("{same:?}");
+            let there = plan
+                .entry(scenario.name.clone())
+                .or_insert_with(|| text.clone());
+            ensure!(
+                *there == text,
+                "{} holds results of another {}; name another folder with --out",
+                folder.display(),
+                scenario.name
+            );
         }
+        fs::write(&file, serde_json::to_string_pretty(&plan)?)?;
         let runs = match fs::read_to_string(folder.join(RUNS)) {
             // The last line may have been cut off; that run is done again.
             Ok(text) => text
@@ -207,6 +218,53 @@ impl Results {
     }
 }
 
+/// A revision of this project, as git names it.
+pub fn revision() -> String {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let said = run("git", ["-C", folder, "describe", "--always", "--dirty"]);
+    said.map_or_else(|_| "unknown".into(), |said| said.trim().to_owned())
+}
+
 fn text(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:.6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::tests::moved;
+
+    fn scenario(size: &str) -> Scenario {
+        let text = format!("description = ''\nsize = '{size}'\narms = ['multipath']");
+        Scenario::parse("test", &text).unwrap()
+    }
+
+    #[test]
+    fn results_are_kept_and_those_of_others_are_not_mixed_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |size| Results::open(folder.path(), &[scenario(size)]);
+        open("1M").unwrap().add(moved()).unwrap();
+        // The machine went down while a run was written.
+        let file = folder.path().join(RUNS);
+        let whole = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("{whole}{}", &whole[..whole.len() / 2])).unwrap();
+
+        let mut results = open("1M").unwrap();
+        assert_eq!(results.runs(), [moved()]);
+        assert!(results.has("test", Arm::Multipath, 1));
+        assert!(!results.has("test", Arm::Quic, 1));
+        let second = Run {
+            number: 2,
+            ..moved()
+        };
+        results.add(second.clone()).unwrap();
+        assert_eq!(open("1M").unwrap().runs(), [moved(), second]);
+        assert!(open("2M").unwrap_err().to_string().contains("test"));
+
+        results.csv().unwrap();
+        let lines = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(lines("runs.csv").lines().count(), 3);
+        let samples = 2 * figures::throughput(&moved()).len();
+        assert_eq!(lines("throughput.csv").lines().count(), 1 + samples);
+    }
 }

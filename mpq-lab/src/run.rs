@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::bench::Bench;
 use crate::download::{Done, Download, Entry, Event};
+use crate::results::revision;
 use crate::sample::{Sample, Sampler, Side, Steal, Usage, unix};
 use crate::scenario::{Arm, LinkEvent, Move, Scenario};
 use crate::tcp::{self, Curl, Nginx};
@@ -22,8 +23,9 @@ use crate::topology::Topology;
 
 /// A run that lost more of its time than this to the machine's other tenants is repeated.
 pub const MOST_STEAL: f64 = 0.05;
-/// A run in which a packet left a link later than this, in seconds, is repeated.
-pub const MOST_LATENESS: f64 = 0.02;
+/// A run in which a packet left a link later than by this part of the run's time is repeated: the
+/// machine, or its host, stood still.
+pub const MOST_LATENESS: f64 = 0.005;
 /// How often a run is repeated before it counts as it is.
 const REPEATS: u32 = 5;
 /// How often a client is started again before the server counts as lost for good.
@@ -40,6 +42,9 @@ pub struct Run {
     pub arm: Arm,
     /// Which one of the arm's runs, from 1 on.
     pub number: u32,
+    /// The revision of this project that ran.
+    #[serde(default)]
+    pub revision: String,
     /// From the client's start to the last byte in its file.
     pub turnaround: f64,
     /// Bytes of the content; its SHA-256 was as it must be.
@@ -130,7 +135,7 @@ impl Run {
 
     /// Whether the machine has disturbed it more than is allowed.
     pub fn disturbed(&self) -> bool {
-        self.steal > MOST_STEAL || self.worst_lateness > MOST_LATENESS
+        self.steal > MOST_STEAL || self.worst_lateness > MOST_LATENESS * self.turnaround
     }
 }
 
@@ -202,6 +207,7 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
         scenario: scenario.name.clone(),
         arm,
         number,
+        revision: revision(),
         turnaround: outcome.end - outcome.start,
         bytes: scenario.size,
         starts: outcome.starts,
