@@ -24,10 +24,9 @@ const MOST_OFF_RATE: f64 = 0.01;
 const MOST_LATENESS: f64 = 0.000_2;
 /// A measurement that loses more of its time than this to the machine's other tenants is repeated.
 const MOST_STEAL: f64 = 0.05;
-/// A measurement that is off is repeated if the machine has stood still for longer, in seconds: queue
-/// and bucket of a link hold some ten milliseconds.
-const LONGEST_STALL: f64 = 0.01;
-/// How often a disturbed measurement is repeated.
+/// How often a measurement that was disturbed, or that is off, is repeated. A core that stood still
+/// is not always seen: a flood that has sent nothing for a while is off without a late packet. What
+/// is wrong with the network itself is wrong every time.
 const REPEATS: u32 = 3;
 
 /// Pings of one link.
@@ -90,7 +89,7 @@ pub async fn calibrate(network: &Network) -> Result<Calibration> {
     let calibration = loop {
         let topology = Topology::new(network)?;
         let calibration = measure(&topology, network, repeats).await?;
-        if repeats == REPEATS || !calibration.disturbed() {
+        if repeats == REPEATS || !calibration.doubtful() {
             break calibration;
         }
         repeats += 1;
@@ -120,11 +119,9 @@ fn deviations(count: f64, probability: f64) -> f64 {
 }
 
 impl Calibration {
-    /// Whether the machine's host has taken so much time, or so much at once, that the figures tell of
-    /// that and not of the links.
-    fn disturbed(&self) -> bool {
-        let stalled = self.emulation.worst_lateness > LONGEST_STALL;
-        self.steal > MOST_STEAL || (stalled && !self.wrong().is_empty())
+    /// Whether the figures may tell of the machine's host and not of the links.
+    fn doubtful(&self) -> bool {
+        self.steal > MOST_STEAL || !self.wrong().is_empty()
     }
 
     /// What is not as asked for.
@@ -436,16 +433,15 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_stood_still_excuses_what_is_wrong() {
-        let disturbed = |steal, stall, rate| {
+    fn what_may_be_the_machines_fault_is_measured_again() {
+        let doubtful = |steal, rate| {
             let mut found = calibration();
             found.steal = steal;
-            found.emulation.worst_lateness = stall;
             found.links[0].rate_up = rate;
-            found.disturbed()
+            found.doubtful()
         };
-        assert!(!disturbed(0.0, 0.05, 100e6) && !disturbed(0.0, 0.001, 90e6));
-        assert!(disturbed(0.0, 0.05, 90e6) && disturbed(0.06, 0.0, 100e6));
+        assert!(!doubtful(0.0, 100e6));
+        assert!(doubtful(0.0, 90e6) && doubtful(0.06, 100e6));
     }
 
     #[test]
