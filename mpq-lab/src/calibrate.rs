@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::emulator::Direction;
 use crate::flood::{Flood, Pace};
-use crate::sample::Steal;
+use crate::ping::ping;
+use crate::sample::{MOST_STEAL, Steal};
 use crate::shape::{MTU, Shape};
 use crate::topology::{Emulation, Host, Network, Topology};
 
@@ -22,8 +23,6 @@ const MOST_BEYOND_DELAY: Duration = Duration::from_millis(4);
 const MOST_OFF_RATE: f64 = 0.01;
 /// How late half of the packets may be, in seconds.
 const MOST_LATENESS: f64 = 0.000_2;
-/// A measurement that loses more of its time than this to the machine's other tenants is repeated.
-const MOST_STEAL: f64 = 0.05;
 /// How often a measurement that was disturbed, or that is off, is repeated. A core that stood still
 /// is not always seen: a flood that has sent nothing for a while is off without a late packet. What
 /// is wrong with the network itself is wrong every time.
@@ -287,7 +286,8 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
     };
     let up: Vec<usize> = (0..2).filter(|link| network.links[*link].up).collect();
     for &link in &up {
-        let times = ping(topology, link).await?;
+        let mut times = ping(topology, link, PINGS).await?;
+        times.sort_by(f64::total_cmp);
         let figures = &mut calibration.links[link];
         figures.rtt_min = times[0];
         figures.rtt_median = times[times.len() / 2];
@@ -334,35 +334,6 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
     calibration.emulation = topology.emulation()?;
     calibration.steal = steal.share()?;
     Ok(calibration)
-}
-
-/// Sorted round-trip times from the client to a server over a link, in seconds.
-async fn ping(topology: &Topology, link: usize) -> Result<Vec<f64>> {
-    let output = topology
-        .command(Host::Client, "ping")
-        .args(["-n", "-c", &PINGS.to_string(), "-i", "0.05"])
-        .args([
-            "-I",
-            &format!("eth{link}"),
-            &Host::ServerA.address().to_string(),
-        ])
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let mut times = ping_times(&said);
-    ensure!(!times.is_empty(), "ping over link {link}: {said}");
-    times.sort_by(f64::total_cmp);
-    Ok(times)
-}
-
-/// The times in what ping says, in seconds.
-fn ping_times(said: &str) -> Vec<f64> {
-    let milliseconds = |line: &str| -> Option<f64> {
-        let (_, time) = line.split_once("time=")?;
-        time.strip_suffix(" ms")?.parse().ok()
-    };
-    let times = said.lines().filter_map(milliseconds);
-    times.map(|ms| ms / 1e3).collect()
 }
 
 /// Datagrams from one end of a link to the other.
@@ -480,12 +451,5 @@ mod tests {
         let json = serde_json::to_string(&calibration()).unwrap();
         let read: Calibration = serde_json::from_str(&json).unwrap();
         assert_eq!(read, calibration());
-    }
-
-    #[test]
-    fn times_of_ping_are_found() {
-        let said = "64 bytes from 10.1.0.2: icmp_seq=1 ttl=63 time=50.3 ms\n\n\
-                    rtt min/avg/max/mdev = 50.300/50.300/50.300/0.000 ms\n";
-        assert_eq!(ping_times(said), [0.0503]);
     }
 }

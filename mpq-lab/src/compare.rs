@@ -23,10 +23,9 @@ use tokio::process::Command;
 
 use crate::bench::{Bench, Content, content_options, start_server};
 use crate::download::{Done, Download, Event};
-use crate::host::{self, built, cargo};
+use crate::host::{build_tools, built};
 use crate::ratios::Ratio;
-use crate::run::MOST_STEAL;
-use crate::sample::{Steal, cpu};
+use crate::sample::{MOST_STEAL, Steal, cpu};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
 
@@ -121,13 +120,7 @@ pub async fn bench(options: &Options) -> Result<()> {
             .inspect_err(|reason| eprintln!("Without the emulated network: {reason:#}"))
             .ok(),
     };
-    let tools = ["mpq-get", "mpq-serve", "mpq-lab"];
-    let tools = tools.iter().flat_map(|tool| ["--bin", tool]);
-    let build: Vec<_> = ["build", "--quiet", "--release"]
-        .into_iter()
-        .chain(tools)
-        .collect();
-    host::show(&mut cargo(&build))?;
+    build_tools()?;
 
     let rounds = options.rounds;
     let comparison = compare(options.size, LAB_SIZE, rounds, criu.as_deref()).await?;

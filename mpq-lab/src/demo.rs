@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use crate::bench::{Bench, Content, content_options, start_server};
 use crate::download::Download;
-use crate::host::{built, cargo, show};
+use crate::host::{build_tools, built};
 use crate::report::{Outage, Report};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
@@ -35,15 +35,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub async fn demo() -> Result<()> {
     let criu = setup();
     eprintln!("Building mpq-get and mpq-serve");
-    show(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--bin",
-        "mpq-get",
-        "--bin",
-        "mpq-serve",
-    ]))?;
+    build_tools()?;
     let report = match criu {
         Ok(criu) => {
             eprintln!(

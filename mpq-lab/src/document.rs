@@ -12,6 +12,7 @@ use crate::paper::{self, Range};
 use crate::plot::{self, Column, Course};
 use crate::results::Results;
 use crate::run::{self, Run, What};
+use crate::sample;
 use crate::scenario::{Arm, Scenario};
 
 /// Writes the report and its pictures, and returns its path.
@@ -70,7 +71,7 @@ impl Report<'_> {
             fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
             std::thread::available_parallelism()?,
             revisions.into_iter().collect::<Vec<_>>().join(", "),
-            run::MOST_STEAL * 100.0,
+            sample::MOST_STEAL * 100.0,
             run::MOST_LATENESS * 100.0,
             most(|run| run.steal) * 100.0,
             most(|run| run.worst_lateness) * 1e3,

@@ -97,6 +97,20 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// Builds the tools, and this program, which emulates the links; without a word if that succeeds.
+///
+/// # Errors
+/// If they cannot be built.
+pub fn build_tools() -> Result<()> {
+    show(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--workspace",
+        "--bins",
+    ]))
+}
+
 /// The folder for what is kept between runs.
 ///
 /// # Errors

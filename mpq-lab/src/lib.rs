@@ -1,9 +1,15 @@
-//! The testbed of mpq: network namespaces, a CRIU of its own, and runs of the two tools in them.
+//! The testbed of mpq; `cargo lab` is its command line, and the tests in `tests/` use it as a library.
 //!
-//! [`setup`] installs what is missing, [`topology`] makes the network, [`bench`] runs a server and
-//! a download on it and moves the server between hosts, [`demo`] shows one move with its figures,
-//! [`compare`] measures ratios side by side, and [`check`] runs every test of the workspace. `cargo lab` is the command line of all that;
-//! the tests in `tests/` use the library.
+//! - Set-up: [`setup`] installs what is missing ([`apt`], [`criu`]); [`check`] runs every test of the
+//!   workspace.
+//! - The network: [`topology`] makes hosts of network namespaces, [`emulator`] the links between them
+//!   as a [`shape`] says; [`calibrate`] measures whether it does, and [`standing`] leaves one up.
+//! - A run: [`bench`] runs a server and a [`download`] on a network and moves the server between
+//!   hosts; [`demo`] shows one move, and [`report`] its figures.
+//! - Experiments: a [`scenario`] is data; [`run`] lets an arm ([`tcp`] has those of others) download
+//!   once, while [`sample`] counts; [`reproduce`] repeats that into [`results`], and [`figures`],
+//!   [`plot`] and [`document`] make a report of them, beside what the [`paper`] has.
+//! - Side by side with plain quinn ([`quinn_server`]): [`compare`] and its [`ratios`].
 
 pub mod apt;
 pub mod bench;
@@ -19,6 +25,7 @@ pub mod figures;
 mod flood;
 pub mod host;
 pub mod paper;
+mod ping;
 pub mod plot;
 pub mod quinn_server;
 pub mod ratios;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::calibrate::calibrate;
-use crate::host::cargo;
+use crate::host::build_tools;
 use crate::results::Results;
 use crate::scenario::{Arm, Scenario};
 use crate::setup::{install, setup};
-use crate::{document, host, plot, run, tcp};
+use crate::{document, plot, run, tcp};
 
 /// The paper's experiments, in the order of its figures, what its move is measured against, and why
 /// CUBIC is the default.
@@ -52,16 +52,7 @@ pub async fn reproduce(
     if arms().any(|arm| matches!(arm, Arm::Tcp | Arm::Mptcp)) {
         tcp::setup()?;
     }
-    let tools = [
-        "build",
-        "--quiet",
-        "--release",
-        "--bin",
-        "mpq-get",
-        "--bin",
-        "mpq-serve",
-    ];
-    host::show(&mut cargo(&tools))?;
+    build_tools()?;
 
     let mut results = Results::open(folder, &scenarios)?;
     let mut networks: Vec<_> = scenarios.iter().map(|scenario| &scenario.network).collect();

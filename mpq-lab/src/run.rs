@@ -5,7 +5,6 @@
 //! counters; all times are in seconds since the client was started.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -14,15 +13,14 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::bench::Bench;
 use crate::download::{Done, Download, Entry, Event};
+use crate::ping::ping;
 use crate::results::revision;
-use crate::sample::{Sample, Sampler, Side, Steal, Usage, unix};
+use crate::sample::{MOST_STEAL, Sample, Sampler, Side, Steal, Usage, unix};
 use crate::scenario::{Arm, LinkEvent, Move, Scenario};
 use crate::tcp::{self, Curl, Nginx};
 use crate::topology::Host::{self, Client, ServerA, ServerB};
 use crate::topology::Topology;
 
-/// A run that lost more of its time than this to the machine's other tenants is repeated.
-pub const MOST_STEAL: f64 = 0.05;
 /// A run in which a packet left a link later than by this part of the run's time is repeated: the
 /// machine, or its host, stood still.
 pub const MOST_LATENESS: f64 = 0.005;
@@ -31,7 +29,7 @@ const REPEATS: u32 = 5;
 /// How often a client is started again before the server counts as lost for good.
 const STARTS: u64 = 10;
 /// Pings of one run over each interface.
-const PINGS: u32 = 20;
+const PINGS: usize = 20;
 
 /// What one run has shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,6 +87,12 @@ pub struct Mark {
     pub t: f64,
     /// What it was.
     pub what: What,
+}
+
+impl Mark {
+    fn new(t: f64, what: What) -> Mark {
+        Mark { t, what }
+    }
 }
 
 /// Things that happen.
@@ -261,7 +265,12 @@ impl Bed<'_> {
             ..Outcome::default()
         };
         for (link, rtt) in outcome.rtt.iter_mut().enumerate() {
-            *rtt = ping(self.bench.topology(), &format!("eth{link}")).await?;
+            *rtt = ping(self.bench.topology(), link, PINGS).await?;
+            ensure!(
+                rtt.len() == PINGS,
+                "only {} of {PINGS} pings over link {link}",
+                rtt.len()
+            );
         }
         outcome.end = unix();
         Ok(outcome)
@@ -391,18 +400,9 @@ impl Bed<'_> {
         let restored = self.bench.restore(ServerB).await?;
         self.sampler.watch(Side::Server, restored.pid);
         Ok(vec![
-            Mark {
-                t: dump.dump_started,
-                what: What::Frozen,
-            },
-            Mark {
-                t: dump.dumped,
-                what: What::Dumped,
-            },
-            Mark {
-                t: restored.thawed,
-                what: What::Thawed,
-            },
+            Mark::new(dump.dump_started, What::Frozen),
+            Mark::new(dump.dumped, What::Dumped),
+            Mark::new(restored.thawed, What::Thawed),
         ])
     }
 
@@ -441,10 +441,7 @@ impl Bed<'_> {
                 match curl.finish().await? {
                     Ok(file) => return Ok((lost, starts, unix(), file)),
                     Err(why) if self.scenario.moves.is_none() => bail!("curl: {why}"),
-                    Err(_) => lost.push(Mark {
-                        t: unix(),
-                        what: What::Lost,
-                    }),
+                    Err(_) => lost.push(Mark::new(unix(), What::Lost)),
                 }
             }
             bail!("curl has failed {STARTS} times")
@@ -494,14 +491,8 @@ impl Bed<'_> {
 
 fn killed(frozen: f64, thawed: f64) -> Vec<Mark> {
     vec![
-        Mark {
-            t: frozen,
-            what: What::Frozen,
-        },
-        Mark {
-            t: thawed,
-            what: What::Thawed,
-        },
+        Mark::new(frozen, What::Frozen),
+        Mark::new(thawed, What::Thawed),
     ]
 }
 
@@ -514,35 +505,6 @@ async fn links(topology: &Topology, events: &[LinkEvent], zero: Instant) -> Resu
         topology.set(event.link, &event.change)?;
     }
     Ok(())
-}
-
-/// Round-trip times over an interface to the server, in seconds.
-async fn ping(topology: &Topology, interface: &str) -> Result<Vec<f64>> {
-    const INTERVAL: Duration = Duration::from_millis(50);
-    let output = topology
-        .command(Client, "ping")
-        .args(["-n", "-c", &PINGS.to_string(), "-I", interface])
-        .args(["-i", &INTERVAL.as_secs_f64().to_string()])
-        .arg(ServerA.address().to_string())
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let times: Vec<f64> = said
-        .lines()
-        .filter_map(|line| {
-            line.split_once("time=")?
-                .1
-                .strip_suffix(" ms")?
-                .parse()
-                .ok()
-        })
-        .map(|ms: f64| ms / 1000.0)
-        .collect();
-    ensure!(
-        times.len() == PINGS as usize,
-        "ping over {interface}: {said}"
-    );
-    Ok(times)
 }
 
 fn zero_of(entries: &[Entry]) -> Result<f64> {
@@ -578,10 +540,7 @@ fn marks_of(entries: &[Entry]) -> Vec<Mark> {
             Event::Error { .. } => What::Lost,
             _ => return None,
         };
-        Some(Mark {
-            t: zero + entry.t,
-            what,
-        })
+        Some(Mark::new(zero + entry.t, what))
     });
     marks.collect()
 }

@@ -2,6 +2,7 @@
 //! memory of processes, time the machine lost to its neighbours.
 
 use std::fs::{self, File};
+use std::io::{self, Seek};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -9,12 +10,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
+use crate::host::inside;
+
 /// Between two samples.
-pub const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// The client's interfaces, in the order of the links.
 const INTERFACES: [&str; 2] = ["eth0", "eth1"];
@@ -92,13 +94,12 @@ impl Sampler {
         let processes = Arc::<Mutex<Vec<Process>>>::default();
         let seen = processes.clone();
         let thread = thread::spawn(move || {
-            let file =
-                File::open(&namespace).with_context(|| format!("{}", namespace.display()))?;
-            // This thread only; it ends with the sampler.
-            setns(file, CloneFlags::CLONE_NEWNET)?;
+            // It goes on to tell of the namespace in which it was opened.
+            let mut counters = inside(&namespace, || File::open("/proc/thread-self/net/dev"))
+                .with_context(|| format!("{}", namespace.display()))?;
             let mut samples = Vec::new();
             loop {
-                samples.push(interfaces()?);
+                samples.push(interfaces(&mut counters)?);
                 lock(&seen).iter_mut().for_each(Process::look);
                 if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
                     return Ok(samples);
@@ -160,8 +161,10 @@ pub fn unix() -> f64 {
     since.unwrap_or_default().as_secs_f64()
 }
 
-fn interfaces() -> Result<Sample> {
-    let text = fs::read_to_string("/proc/thread-self/net/dev")?;
+/// What `/proc/net/dev` says now.
+fn interfaces(counters: &mut File) -> Result<Sample> {
+    counters.rewind()?;
+    let text = io::read_to_string(counters)?;
     let unix = unix();
     let received = INTERFACES.map(|name| received(&text, name));
     let [Some(first), Some(second)] = received else {
@@ -214,6 +217,10 @@ fn peak_memory(status: &str) -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
+
+/// A measurement that loses more than this share of its time to the machine's other tenants is
+/// repeated.
+pub const MOST_STEAL: f64 = 0.05;
 
 /// A moment of the machine's CPU time.
 #[derive(Debug, Clone, Copy, PartialEq)]
