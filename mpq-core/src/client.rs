@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::congestion::Congestion;
 use crate::endpoint;
 use crate::h3_noq;
+use crate::migration::Strategy;
 use crate::path::interfaces::{self, InterfaceError, Local};
 use crate::path::manager::{Manager, PathTable};
 use crate::path::probe;
@@ -36,6 +37,13 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How fast the client may send.
     pub congestion: Congestion,
+    /// How the client follows the server.
+    pub strategy: Strategy,
+    /// Has the strategies that redirect send to addresses that nobody has validated; for testbeds.
+    pub allow_unvalidated: bool,
+    /// Up to how long, chosen at random, the client waits with going to a new address, so that many
+    /// clients do not arrive at once.
+    pub hold_back: Duration,
 }
 
 impl Default for ClientConfig {
@@ -47,6 +55,9 @@ impl Default for ClientConfig {
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             congestion: Congestion::default(),
+            strategy: Strategy::default(),
+            allow_unvalidated: false,
+            hold_back: Duration::ZERO,
         }
     }
 }
@@ -117,16 +128,22 @@ pub enum ClientEvent {
         lead: Duration,
         outage: Duration,
     },
+    /// Where else the server may be found.
+    Addresses {
+        pool: Vec<SocketAddr>,
+        name: Option<String>,
+    },
     /// The server is about to be frozen.
     Parked { sequence: u64 },
-    /// The server fell silent without parking.
+    /// The server fell silent without parking, or without any word.
     Silent,
     /// Somebody answers at a target; `by` is `probe` or `knock`.
     Detected {
         remote: SocketAddr,
         by: &'static str,
     },
-    /// The first path to the new address is validated.
+    /// The server is at its new address: the first path there is validated, or it has answered to
+    /// redirected datagrams.
     Moved { sequence: u64, remote: SocketAddr },
     /// All paths are on the new address.
     Settled { remote: SocketAddr },
@@ -244,8 +261,7 @@ impl Client {
             remote,
             paths.clone(),
             sender,
-            config.migration_timeout,
-            config.idle_timeout,
+            &config,
         );
         tokio::spawn(manager.run(answers, stream, to_manager, failed));
         let events = Mutex::new(events);

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::endpoint;
 use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
-use crate::migration::server::{Announcement, Input, Output};
+use crate::migration::server::{Announcement, Elsewhere, Input, Output};
 use crate::migration::{Frame, server::Server as Machine};
 use crate::path::probe;
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
@@ -58,6 +59,8 @@ pub enum BindError {
 pub struct ServerConfig {
     /// How fast each connection may send.
     pub congestion: Congestion,
+    /// Where clients may look for a server that has vanished.
+    pub elsewhere: Elsewhere,
 }
 
 /// What became of a frozen server.
@@ -117,6 +120,10 @@ struct Client {
     connection: noq::WeakConnectionHandle,
     gate: Gate,
     frames: mpsc::UnboundedSender<Frame>,
+    /// What our knocks carry.
+    knock: probe::Token,
+    /// It redirects its datagrams when we move, and its paths stay what they are.
+    redirects: AtomicBool,
     paths: Mutex<Paths>,
 }
 
@@ -156,7 +163,7 @@ impl Server {
         let shared = Arc::new(Shared {
             sockets,
             listen: Mutex::new(listen),
-            machine: Mutex::default(),
+            machine: Mutex::new(Machine::new(config.elsewhere.clone())),
             clients: Mutex::default(),
             outputs,
         });
@@ -287,14 +294,25 @@ impl Server {
                     });
                 }
                 Output::Reopen(listen) => {
+                    let redirecting = match listen {
+                        Some(_) => shared.redirecting(),
+                        None => Vec::new(),
+                    };
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
                     shared.input(Input::Reopened);
+                    if !redirecting.is_empty() {
+                        // noq is to forget the address that the old sockets had.
+                        self.endpoint.handle_network_change(None);
+                    }
+                    for (id, client, heard) in redirecting {
+                        tokio::spawn(await_redirected(shared.clone(), id, client, heard));
+                    }
                     if let Some(on_reopened) = on_reopened.take() {
                         on_reopened(self.listen());
                     }
                 }
-                Output::Knock(clients, token) => shared.knock(&clients, token),
+                Output::Knock(clients) => shared.knock(&clients),
                 Output::Done { moved } => {
                     shared.each_client(|client| client.gate.open());
                     let listen = self.listen();
@@ -418,13 +436,29 @@ impl Shared {
         *self.listen.lock().unwrap() = self.sockets.locals()[0];
     }
 
-    fn knock(&self, clients: &[u64], token: probe::Token) {
+    fn knock(&self, clients: &[u64]) {
         let known = self.clients.lock().unwrap();
         for client in clients.iter().filter_map(|id| known.get(id)) {
+            let knock = probe::knock(client.knock);
             for remote in &client.paths.lock().unwrap().known_at {
-                self.sockets.send(None, *remote, &probe::knock(token));
+                self.sockets.send(None, *remote, &knock);
             }
         }
+    }
+
+    /// The clients that redirect, and how many datagrams came from each so far.
+    fn redirecting(&self) -> Vec<(u64, Arc<Client>, u64)> {
+        let clients = self.clients.lock().unwrap();
+        let redirecting = clients
+            .iter()
+            .filter(|(_, client)| client.redirects.load(Ordering::Relaxed));
+        let heard = |client: &Client| {
+            let connection = client.connection.upgrade();
+            connection.map_or(0, |connection| connection.stats().udp_rx.datagrams)
+        };
+        redirecting
+            .map(|(id, client)| (*id, client.clone(), heard(client)))
+            .collect()
     }
 
     /// Starts the tasks of a connection; what it carried comes when it is over.
@@ -445,6 +479,8 @@ impl Shared {
             connection: connection.weak_handle(),
             gate,
             frames,
+            knock: probe::knock_token(&connection),
+            redirects: AtomicBool::new(false),
             paths: Mutex::new(paths),
         });
         shared.clients.lock().unwrap().insert(id, client.clone());
@@ -461,7 +497,7 @@ impl Shared {
             let work = async {
                 tokio::join!(
                     watch_paths(&shared, id, &client, events),
-                    speak(&shared, id, stream, weak.clone(), to_send),
+                    speak(&shared, id, &client, stream, to_send),
                     close_when_idle(&shared, &weak),
                 )
             };
@@ -525,12 +561,24 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
     }
 }
 
+/// Waits for the first word of a client after the move, over the paths that it had before.
+async fn await_redirected(shared: Arc<Shared>, id: u64, client: Arc<Client>, heard: u64) {
+    while let Some(connection) = client.connection.upgrade() {
+        if connection.stats().udp_rx.datagrams > heard {
+            client.paths.lock().unwrap().old.clear();
+            return shared.input(Input::Established(id));
+        }
+        drop(connection);
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+}
+
 /// Reads the client's migration stream and, once it said HELLO, writes ours.
 async fn speak(
     shared: &Shared,
     id: u64,
+    client: &Client,
     stream: oneshot::Receiver<MigrationStream>,
-    connection: noq::WeakConnectionHandle,
     to_send: mpsc::UnboundedReceiver<Frame>,
 ) -> Infallible {
     if let Ok(mut stream) = stream.await {
@@ -542,12 +590,14 @@ async fn speak(
                 match decoder.frame() {
                     Ok(Some(Frame::Hello { capabilities })) => {
                         if let (Some(frames), Some(connection)) =
-                            (to_send.take(), connection.upgrade())
+                            (to_send.take(), client.connection.upgrade())
                         {
                             tokio::spawn(write_frames(connection, frames));
                         }
-                        // Over one path only, a client cannot come along.
-                        if capabilities & Frame::MULTIPATH != 0 {
+                        let redirects = capabilities & Frame::REDIRECT != 0;
+                        client.redirects.store(redirects, Ordering::Relaxed);
+                        // One that can do neither cannot come along.
+                        if redirects || capabilities & Frame::MULTIPATH != 0 {
                             shared.input(Input::Hello(id));
                         }
                     }

@@ -1,6 +1,7 @@
-//! The transition tables of both machines, made by driving them through every state and input.
+//! The transition tables and state diagrams of both machines, made by driving them through every
+//! state and input, and what each strategy makes of the same move.
 //!
-//! The tables are part of the crate's documentation. After a change of a machine, run this test
+//! They are part of the crate's documentation. After a change of a machine, run this test
 //! with `UPDATE_TRANSITIONS=1` and read the difference.
 
 use std::fmt::Write;
@@ -8,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mpq_core::migration::Frame;
+use mpq_core::migration::{Frame, Strategy};
 use mpq_core::migration::client::{self, Client, Config, Event};
 use mpq_core::migration::server::{self, Announcement, Server};
 
@@ -34,6 +35,7 @@ fn letter(ip: IpAddr) -> char {
 fn frame_name(frame: &Frame) -> &'static str {
     match frame {
         Frame::Hello { .. } => "HELLO",
+        Frame::Addresses { .. } => "ADDRESSES",
         Frame::Migration { .. } => "MIGRATION",
         Frame::Ready { .. } => "READY",
         Frame::Parked { .. } => "PARKED",
@@ -56,6 +58,26 @@ fn table(state: &str, rows: &[(&str, String, String)]) -> String {
     }
     writeln!(text, "\nNo effect: {}.", idle.join(" · ")).unwrap();
     text
+}
+
+/// What leads from a state to which other, by the tables' rows.
+fn diagram(states: &[(&str, Vec<(&str, String, String)>)]) -> String {
+    let mut text = "\n```mermaid\nstateDiagram-v2\n".to_owned();
+    let name = |state: &str| -> String { state.replace(['(', ')'], "").replace(' ', "_") };
+    for (state, rows) in states {
+        let mut ways: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (input, after, _) in rows.iter().filter(|(_, after, _)| after != state) {
+            match ways.iter_mut().find(|(known, _)| known == after) {
+                Some((_, inputs)) => inputs.push(input),
+                None => ways.push((after, vec![input])),
+            }
+        }
+        for (after, inputs) in ways {
+            let inputs = inputs.join(" / ");
+            writeln!(text, "    {} --> {}: {inputs}", name(state), name(after)).unwrap();
+        }
+    }
+    text + "```\n"
 }
 
 fn compare(file: &str, text: &str) {
@@ -86,8 +108,12 @@ fn migration(sequence: u64, targets: Vec<SocketAddr>) -> Step {
         targets,
         outage: SECOND,
         lead: SECOND,
-        token: [0; 8],
     }))
+}
+
+fn addresses(pool: Vec<SocketAddr>) -> Step {
+    let name = None;
+    says(Frame::Addresses { pool, name })
 }
 
 fn says(frame: Frame) -> Step {
@@ -115,8 +141,12 @@ fn path_open(path: u32, local: char, remote: char) -> Step {
 
 /// Brings a client with paths x–A and y–A, which expects data, through `steps`.
 fn drive_client(steps: &[Step]) -> (Client, Instant) {
+    drive(Config::default(), steps)
+}
+
+fn drive(config: Config, steps: &[Step]) -> (Client, Instant) {
     let mut now = Instant::now();
-    let mut client = Client::new(now, Config::default(), ip('x'), at('A'));
+    let mut client = Client::new(now, config, ip('x'), at('A'));
     let start = [
         locals("xy"),
         path_open(1, 'y', 'A'),
@@ -147,8 +177,8 @@ fn client_outputs(client: &mut Client) -> String {
             let targets: String = targets.iter().map(|t| letter(t.ip())).collect();
             format!("probe {targets}")
         }
-        client::Output::Listen(Some(_)) => "listen for the knock".into(),
-        client::Output::Listen(None) => "stop listening".into(),
+        client::Output::Redirect(Some(to)) => format!("redirect to {}", letter(to.ip())),
+        client::Output::Redirect(None) => "redirect to nobody".into(),
         client::Output::Open { local, remote } => {
             format!("open {}–{}", letter(local), letter(remote.ip()))
         }
@@ -156,6 +186,7 @@ fn client_outputs(client: &mut Client) -> String {
         client::Output::Close { path } => format!("close path {path}"),
         client::Output::Event(event) => {
             let name = match event {
+                Event::Addresses { .. } => "Addresses",
                 Event::Announced { .. } => "Announced",
                 Event::Refused { .. } => "Refused",
                 Event::Parked { .. } => "Parked",
@@ -188,6 +219,10 @@ fn the_clients_table() {
             vec![announced.clone(), parked.clone()],
         ),
         (
+            "Searching (unannounced)",
+            vec![addresses(vec![at('B')]), After(SECOND)],
+        ),
+        (
             "Arriving",
             vec![announced.clone(), parked.clone(), answer('B', false)],
         ),
@@ -206,6 +241,7 @@ fn the_clients_table() {
             "MIGRATION to where it may not send us",
             migration(8, vec!["127.0.0.1:443".parse().unwrap()]),
         ),
+        ("ADDRESSES, B", addresses(vec![at('B')])),
         ("PARKED", parked),
         (
             "PARKED, of another move",
@@ -223,7 +259,8 @@ fn the_clients_table() {
         ("heard", In(Input::Heard)),
         ("B answers a probe", answer('B', false)),
         ("B knocks", answer('B', true)),
-        ("C answers, which was not announced", answer('C', true)),
+        ("C answers a probe, which was not announced", answer('C', false)),
+        ("C knocks, which was not announced", answer('C', true)),
         ("path x–B is validated", path_open(2, 'x', 'B')),
         ("path y–A is gone", In(Input::PathGone { path: 1 })),
         ("x–B is refused for now", refused('B', true)),
@@ -232,18 +269,85 @@ fn the_clients_table() {
         ("3 s pass", After(3 * SECOND)),
         ("300 s pass", After(300 * SECOND)),
     ];
-    let mut text = String::new();
-    for (state, way) in states {
+    let rows_of = |state, way: &[Step]| {
         let rows = inputs.clone().map(|(name, step)| {
-            let (mut client, mut now) = drive_client(&way);
+            let (mut client, mut now) = drive_client(way);
             assert_eq!(client.state(), state);
             client_step(&mut client, &mut now, &step);
             let outputs = client_outputs(&mut client);
             (name, client.state().to_owned(), outputs)
         });
-        text += &table(state, &rows);
-    }
+        (state, rows.to_vec())
+    };
+    let states: Vec<_> = states
+        .iter()
+        .map(|(state, way)| rows_of(*state, way))
+        .collect();
+    let tables = states.iter().map(|(state, rows)| table(state, rows));
+    let text = diagram(&states) + &tables.collect::<String>();
     compare("client_transitions.md", &text);
+}
+
+/// Validates every path that the client has asked for to B.
+fn validate(client: &mut Client, now: Instant, opened: &str) {
+    for (index, way) in opened.split("open ").skip(1).enumerate() {
+        let mut ends = way.chars();
+        if let (Some(local), Some('–'), Some('B')) = (ends.next(), ends.next(), ends.next()) {
+            let input = client::Input::PathOpen {
+                path: 2 + index as u32,
+                local: ip(local),
+                remote: at('B'),
+            };
+            client.handle(now, input);
+        }
+    }
+}
+
+#[test]
+fn the_same_move_by_each_strategy() {
+    let steps = [
+        ("ADDRESSES: B", Some(addresses(vec![at('B')]))),
+        ("MIGRATION to B", Some(migration(7, vec![at('B')]))),
+        ("50 ms pass", Some(After(50 * MILLISECOND))),
+        ("PARKED", Some(says(Frame::Parked { sequence: 7 }))),
+        ("1 s passes", Some(After(SECOND))),
+        ("B knocks", Some(answer('B', true))),
+        ("B answers a probe", Some(answer('B', false))),
+        ("paths to B are validated", None),
+        ("50 ms pass", Some(After(50 * MILLISECOND))),
+        ("something comes", Some(In(client::Input::Heard))),
+    ];
+    let mut text = String::new();
+    let safe = Strategy::ALL.map(|strategy| (strategy, false));
+    let redirecting = Strategy::ALL.into_iter().filter(|s| s.redirects());
+    let unvalidated = redirecting.map(|strategy| (strategy, true));
+    for (strategy, allow_unvalidated) in safe.into_iter().chain(unvalidated) {
+        let config = Config {
+            strategy,
+            allow_unvalidated,
+            ..Config::default()
+        };
+        let (mut client, mut now) = drive(config, &[]);
+        let name = match allow_unvalidated {
+            true => format!("{strategy}, unvalidated"),
+            false => strategy.to_string(),
+        };
+        writeln!(text, "\n## {name}\n\n| input | state | outputs |\n| --- | --- | --- |").unwrap();
+        let mut opened = String::new();
+        for (input, step) in &steps {
+            match step {
+                Some(step) => client_step(&mut client, &mut now, step),
+                None => validate(&mut client, now, &opened),
+            }
+            let outputs = client_outputs(&mut client);
+            writeln!(text, "| {input} | {} | {outputs} |", client.state()).unwrap();
+            opened += &outputs;
+        }
+        let follows = strategy != Strategy::Restart;
+        let expected = if follows { at('B') } else { at('A') };
+        assert_eq!(client.remote(), expected, "{name}");
+    }
+    compare("strategies.md", &text);
 }
 
 fn announcement() -> server::Input {
@@ -251,7 +355,6 @@ fn announcement() -> server::Input {
         targets: vec![at('B')],
         lead: SECOND,
         outage: SECOND,
-        token: [0; 8],
     })
 }
 
@@ -281,7 +384,7 @@ fn server_outputs(server: &mut Server) -> String {
         Output::Dump => "dump".into(),
         Output::Reopen(Some(listen)) => format!("reopen at {}", letter(listen.ip())),
         Output::Reopen(None) => "reopen where it was".into(),
-        Output::Knock(clients, _) => format!("knock at {clients:?}"),
+        Output::Knock(clients) => format!("knock at {clients:?}"),
         Output::Done { moved: true } => "done: moved".into(),
         Output::Done { moved: false } => "done: stayed".into(),
     });
@@ -327,8 +430,7 @@ fn the_servers_table() {
             ("30 s pass", After(30 * SECOND)),
         ]
     };
-    let mut text = String::new();
-    for (state, steps, last) in states {
+    let rows_of = |(state, steps, last): (_, usize, Option<Input>)| {
         let rows = inputs().map(|(name, step)| {
             let (mut server, mut now) = (Server::default(), Instant::now());
             server.handle(now, Input::Hello(1));
@@ -345,8 +447,11 @@ fn the_servers_table() {
             let outputs = server_outputs(&mut server);
             (name, server.state().to_owned(), outputs)
         });
-        text += &table(state, &rows);
-    }
+        (state, rows.to_vec())
+    };
+    let states: Vec<_> = states.into_iter().map(rows_of).collect();
+    let tables = states.iter().map(|(state, rows)| table(state, rows));
+    let text = diagram(&states) + &tables.collect::<String>();
     compare("server_transitions.md", &text);
 }
 

@@ -92,7 +92,6 @@ fn announcement(target: SocketAddr) -> Announcement {
         targets: vec![target],
         lead: Duration::ZERO,
         outage: Duration::ZERO,
-        token: *b"token678",
     }
 }
 
@@ -237,7 +236,7 @@ async fn a_server_without_clients_moves_too_and_only_one_move_runs_at_a_time() {
 async fn every_congestion_control_delivers_over_two_paths() {
     for congestion in Congestion::ALL {
         let (_server, places) =
-            serve_with(ServerConfig { congestion }, mpsc::unbounded_channel().0);
+            serve_with(ServerConfig { congestion, ..ServerConfig::default() }, mpsc::unbounded_channel().0);
         let client = connect(places[0]).await;
         both_paths(&client).await;
         download(&client, vec![]).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, ValueEnum};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
+use mpq_core::migration::Strategy;
 use mpq_core::tls::Trust;
 use url::{Host, Url};
 
@@ -67,6 +68,21 @@ pub struct Args {
     /// The transport under HTTP/3
     #[arg(long, value_enum, default_value_t)]
     pub protocol: Protocol,
+
+    /// How to follow a server that moves: multipath, or for comparison paper, proactive, reactive,
+    /// pool, symmetric or restart
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub strategy: Strategy,
+
+    /// Let the strategies that redirect datagrams send to an address before it is validated, as
+    /// their papers do (for testbeds)
+    #[arg(long)]
+    pub allow_unvalidated: bool,
+
+    /// After a move, wait up to so long, at random, before going to the new address, so that many
+    /// clients do not come at once
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = some_seconds)]
+    pub hold_back: Duration,
 
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
@@ -165,6 +181,9 @@ impl Args {
                 idle_timeout: self.idle_timeout,
                 migration_timeout: self.migration_timeout,
                 congestion: self.congestion,
+                strategy: self.strategy,
+                allow_unvalidated: self.allow_unvalidated,
+                hold_back: self.hold_back,
             },
         })
     }
@@ -231,12 +250,18 @@ fn checksum(given: &str) -> Result<String, String> {
 }
 
 fn seconds(given: &str) -> Result<Duration, String> {
+    some_seconds(given)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must be a number of seconds above zero".to_owned())
+}
+
+fn some_seconds(given: &str) -> Result<Duration, String> {
     given
         .parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "must be a number of seconds above zero".to_owned())
+        .ok_or_else(|| "must be a number of seconds".to_owned())
 }
 
 #[cfg(test)]
@@ -313,6 +338,18 @@ mod tests {
         assert_eq!(chosen(&["h/a"]), Congestion::default());
         assert_eq!(chosen(&["--congestion", "olia", "h/a"]), Congestion::Olia);
         assert!(Args::try_parse_from(["mpq-get", "--congestion=reno", "h/a"]).is_err());
+    }
+
+    #[test]
+    fn strategies_have_names() {
+        let chosen = |line: &[&str]| resolve(line).unwrap().client;
+        let plain = chosen(&["h/a"]);
+        assert_eq!(plain.strategy, Strategy::default());
+        assert_eq!(plain.hold_back, Duration::ZERO);
+        let pool = chosen(&["--strategy", "pool", "--hold-back=0.5", "h/a"]);
+        assert_eq!(pool.strategy, Strategy::Pool);
+        assert_eq!(pool.hold_back, Duration::from_millis(500));
+        assert!(Args::try_parse_from(["mpq-get", "--strategy=none", "h/a"]).is_err());
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub enum Event {
     PathValidated(Path),
     /// A path is no longer used.
     PathClosed(Path),
+    /// The server has said where else it may be found.
+    Addresses {
+        /// Alternative addresses.
+        pool: Vec<SocketAddr>,
+        /// A DNS name that leads to it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
     /// The server has said that it will move.
     MigrationAnnounced {
         /// The move's number.
@@ -169,6 +177,7 @@ impl From<ClientEvent> for Event {
                 targets,
                 lead: lead.as_secs_f64(),
             },
+            ClientEvent::Addresses { pool, name } => Event::Addresses { pool, name },
             ClientEvent::Parked { sequence } => Event::Parked { sequence },
             ClientEvent::Silent => Event::Silent,
             ClientEvent::Detected { remote, by } => Event::Detected { remote, by },
@@ -186,6 +195,7 @@ impl Event {
         !matches!(
             self,
             Event::Connected { .. }
+                | Event::Addresses { .. }
                 | Event::PathOpened(_)
                 | Event::PathValidated(_)
                 | Event::PathClosed(_)
@@ -244,12 +254,14 @@ impl fmt::Display for Event {
             Event::PathOpened(path) => write!(f, "{path}: opened"),
             Event::PathValidated(path) => write!(f, "{path}: validated"),
             Event::PathClosed(path) => write!(f, "{path}: closed, {} bytes received", path.bytes),
+            Event::Addresses { pool, name } => {
+                let pool = pool.iter().map(ToString::to_string);
+                let places: Vec<_> = pool.chain(name.clone()).collect();
+                write!(f, "server may also be found at {}", places.join(" or "))
+            }
             Event::MigrationAnnounced { targets, lead, .. } => {
-                write!(f, "server will move to ")?;
-                for (index, target) in targets.iter().enumerate() {
-                    write!(f, "{}{target}", if index == 0 { "" } else { " or " })?;
-                }
-                write!(f, " in {lead:.1} s")
+                let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
+                write!(f, "server will move to {} in {lead:.1} s", targets.join(" or "))
             }
             Event::Parked { .. } => write!(f, "server parked, searching"),
             Event::Silent => write!(f, "server silent, searching"),

@@ -94,6 +94,18 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub migrate_to: Vec<SocketAddr>,
 
+    /// Move without announcing it: clients find the server by its knock, or at its --pool
+    #[arg(long)]
+    pub unannounced: bool,
+
+    /// Address at which clients may look for the server should it vanish; may be repeated
+    #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
+    pub pool: Vec<SocketAddr>,
+
+    /// DNS name that leads to the server wherever it is, which clients are told
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
     /// Time between the announcement of a move and parking; in s, or with ms, s, m or h
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub lead: Duration,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mpq_core::migration::frame::MAX_ADDRESSES;
-use mpq_core::migration::server::Announcement;
+use mpq_core::migration::server::{Announcement, Elsewhere};
 use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -84,6 +84,10 @@ impl Write for Log {
 }
 
 async fn serve(options: Serve) -> Result<(), Error> {
+    if options.pool.len() > MAX_ADDRESSES {
+        let message = format!("at most {MAX_ADDRESSES} addresses can be given with --pool");
+        return Err(Error::Start(message));
+    }
     let identity = match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => Identity::from_pem(cert, key),
         _ => Identity::self_signed(&["localhost".to_owned()]),
@@ -101,6 +105,10 @@ async fn serve(options: Serve) -> Result<(), Error> {
     });
     let config = ServerConfig {
         congestion: options.congestion,
+        elsewhere: Elsewhere {
+            pool: options.pool.clone(),
+            name: options.name.clone(),
+        },
     };
     let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
@@ -258,10 +266,12 @@ impl Mover {
         let images =
             std::path::absolute(images.unwrap_or_else(|| self.control.images())).at(".")?;
         let announcement = Announcement {
-            targets: targets.clone(),
+            targets: match self.options.unannounced {
+                true => Vec::new(),
+                false => targets.clone(),
+            },
             lead: self.options.lead,
             outage: Duration::ZERO,
-            token: random_token()?,
         };
         tracing::info!("moving to {targets:?}");
         let announced = now();
@@ -338,13 +348,4 @@ impl Mover {
             tokio::time::sleep(POLL).await;
         }
     }
-}
-
-/// What a knock will carry.
-fn random_token() -> Result<[u8; 8], Error> {
-    let source = "/dev/urandom";
-    let mut token = [0; 8];
-    let mut file = fs::File::open(source).at(source)?;
-    io::Read::read_exact(&mut file, &mut token).at(source)?;
-    Ok(token)
 }

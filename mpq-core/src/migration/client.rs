@@ -1,23 +1,35 @@
 //! The client's machine: keeps a path from every interface to the server, through its moves.
 //!
-//! The strategy is `multipath`: the old paths carry the download until the server parks, the new
-//! address is found by cheap probes or by the server's knock, and paths are opened there from every
-//! interface at once. Nothing but probes goes to an address before QUIC has validated it, and an
-//! answer there is only a hint to try. Announced addresses must pass [`policy`](super::policy).
+//! What is described here is the default [`Strategy`]; the others differ in the points that its
+//! module lists. The old paths carry the download until the server parks, the new address is found
+//! by cheap probes or by the server's knock, and paths are opened there from every interface at
+//! once. A server that falls silent without a word is looked for at the addresses of its pool, and
+//! followed if it knocks from elsewhere.
+//!
+//! Nothing but probes goes to an address before it is validated, and an answer there is only a hint
+//! to try. All addresses must pass [`policy`](super::policy).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::frame::Frame;
+use super::frame::{Frame, MAX_ADDRESSES};
 use super::policy;
-use crate::path::probe::Token;
+use super::strategy::Strategy;
 
 /// What a client may be told to do otherwise.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// How long the server may be silent in a move before it is given up.
     pub deadline: Duration,
+    /// How it follows.
+    pub strategy: Strategy,
+    /// Sends the connection's datagrams to an address that nobody has validated, as the papers of
+    /// the redirecting strategies do. For testbeds only.
+    pub allow_unvalidated: bool,
+    /// How long to wait with going to a new address once somebody answers there. Chosen at random
+    /// by whoever drives the machine, so that a herd of clients does not arrive at once.
+    pub hold_back: Duration,
     /// Capabilities to say HELLO with.
     pub capabilities: u64,
 }
@@ -26,6 +38,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(300),
+            strategy: Strategy::default(),
+            allow_unvalidated: false,
+            hold_back: Duration::ZERO,
             capabilities: Frame::MULTIPATH,
         }
     }
@@ -83,8 +98,9 @@ pub enum Output {
     Send(Frame),
     /// Send a probe to every one of these addresses from every local address.
     Probe(Vec<SocketAddr>),
-    /// Listen for the knock with this token; for none any more.
-    Listen(Option<Token>),
+    /// Send the datagrams of QUIC's paths to this address instead, and take those from there for
+    /// theirs; to nobody, if there is none.
+    Redirect(Option<SocketAddr>),
     /// Open and validate a path.
     Open {
         /// From here.
@@ -117,6 +133,13 @@ pub enum Event {
         /// How long it expects to be away.
         outage: Duration,
     },
+    /// Where else the server may be found.
+    Addresses {
+        /// Those of its addresses that are acceptable.
+        pool: Vec<SocketAddr>,
+        /// A DNS name that leads to it.
+        name: Option<String>,
+    },
     /// An announcement was not acceptable.
     Refused {
         /// Of the announcement.
@@ -127,7 +150,7 @@ pub enum Event {
         /// Of the announcement.
         sequence: u64,
     },
-    /// The server fell silent without parking.
+    /// The server fell silent without parking, or without any word.
     Silent,
     /// Somebody answers at a target.
     Detected {
@@ -138,7 +161,7 @@ pub enum Event {
     },
     /// The first path to the new address is validated.
     Moved {
-        /// Of the announcement.
+        /// Of the newest announcement; 0 if there was none.
         sequence: u64,
         /// The server's address from now on.
         remote: SocketAddr,
@@ -162,12 +185,22 @@ const LAST_PROBES: Duration = Duration::from_millis(250);
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(300);
+/// The same for one that has not said that it would go.
+const LEAST_UNANNOUNCED: Duration = Duration::from_secs(1);
+/// `proactive`: until the announcement is acknowledged, and READY on its way.
+const LEAVING: Duration = Duration::from_millis(50);
 /// How long whoever answers may take to become a path, in RTT and at the least, before the search
-/// goes on; and how often a probe's answer is followed up in one move, since each time may cost path
-/// ids that a frozen server cannot grant again. A knock is the server's own and always followed up.
+/// goes on.
 const ATTEMPT_RTTS: u32 = 8;
 const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
+/// How often answers of probes, and knocks, are followed up in one move, since each time may cost
+/// path ids that a frozen server cannot grant again. A knock is more likely the server's own.
 const MAX_ATTEMPTS: u32 = 3;
+const MAX_KNOCKS: u32 = 8;
+/// `paper`: how long the detection path may take until it is opened anew, at first (doubled each
+/// time), and how often it is; the last one stays, for the path ids come to an end.
+const FIRST_ROUND: Duration = Duration::from_secs(1);
+const MAX_ROUNDS: u32 = 4;
 /// Before an opening is tried again: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -177,8 +210,13 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 pub struct Client {
     config: Config,
     state: State,
+    /// The server's first address, which QUIC's paths keep if datagrams are redirected.
+    origin: SocketAddr,
     /// The server's present address.
     remote: SocketAddr,
+    /// Where redirected datagrams go.
+    redirected: Option<SocketAddr>,
+    pool: Vec<SocketAddr>,
     locals: Vec<IpAddr>,
     paths: Vec<Path>,
     openings: Vec<Opening>,
@@ -197,23 +235,45 @@ enum State {
     Announced(Move),
     /// The server is silent: since it parked, or for no known reason.
     Searching(Move, Silence),
-    /// Somebody answers at a target; paths to it are being validated.
+    /// Somebody answers at a target; it is being found out whether it is the server.
     Arriving(Move, Silence, Attempt),
 }
 
 #[derive(Debug, Clone)]
 struct Move {
+    /// Of the newest announcement.
     sequence: u64,
+    /// Whether that is what the move is for; else the server went without a word.
+    announced: bool,
     targets: Vec<SocketAddr>,
     probe_at: Instant,
     interval: Duration,
     probes_left: u32,
     attempts_left: u32,
+    knocks_left: u32,
+    /// Somebody answers there, and is gone to at this time.
+    held: Option<(Instant, SocketAddr)>,
+    /// `proactive`: when the old address is left.
+    leave_at: Option<Instant>,
+    detection: Detection,
+    /// Which target was gone to unvalidated last.
+    blind: usize,
+}
+
+/// `paper`: the path that is opened over and over until it succeeds.
+#[derive(Debug, Clone, Default)]
+struct Detection {
+    /// From where; once the server is silent, from everywhere.
+    local: Option<IpAddr>,
+    round: u32,
+    /// When the next round begins.
+    next: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     target: SocketAddr,
+    since: Instant,
     until: Instant,
 }
 
@@ -250,7 +310,10 @@ impl Client {
         Self {
             config,
             state: State::Settled,
+            origin: remote,
             remote,
+            redirected: Some(remote),
+            pool: Vec::new(),
             locals: vec![local],
             paths: vec![Path {
                 id: 0,
@@ -272,9 +335,18 @@ impl Client {
         self.remote
     }
 
-    /// Whether a move is under way.
+    /// The address that QUIC's paths lead to: the present one, or the first one if datagrams are
+    /// redirected.
+    pub fn path_remote(&self) -> SocketAddr {
+        match self.config.strategy.redirects() {
+            true => self.origin,
+            false => self.remote,
+        }
+    }
+
+    /// Whether an announced move is under way.
     pub fn is_moving(&self) -> bool {
-        !matches!(self.state, State::Settled)
+        self.current().is_some_and(|mv| mv.announced)
     }
 
     /// Something happened.
@@ -287,15 +359,7 @@ impl Client {
                 self.close_stale();
             }
             Input::Rtt(rtt) => self.rtt = rtt,
-            Input::Heard => {
-                self.heard = now;
-                if let State::Searching(mv, Silence { parked: false, .. }) = &self.state {
-                    let mut mv = mv.clone();
-                    mv.interval = self.slow_interval();
-                    mv.probe_at = now + mv.interval;
-                    self.state = State::Announced(mv);
-                }
-            }
+            Input::Heard => self.heard(now),
             Input::Expecting(expecting) => {
                 self.expecting = expecting;
                 self.heard = now;
@@ -325,64 +389,46 @@ impl Client {
 
     /// What is due at `now` is done.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let State::Announced(mv) = &self.state
-            && self.expecting
-            && now >= self.heard + self.silence()
-        {
-            let mv = mv.clone();
-            self.outputs.push_back(Output::Event(Event::Silent));
-            self.search(mv, false, now);
+        if self.leave_at().is_some_and(|at| now >= at) {
+            self.leave(now);
         }
-        if let State::Searching(mv, silence) | State::Arriving(mv, silence, _) = &self.state
-            && now >= silence.deadline
-        {
-            // A server that still speaks where it was has not moved, whatever answered elsewhere.
-            let event = match now < self.heard + self.silence() {
-                true => Event::Cancelled {
-                    sequence: mv.sequence,
-                },
-                false => Event::Failed,
-            };
-            self.settle();
-            self.outputs.push_back(Output::Event(event));
+        self.give_up(now);
+        self.end_attempt(now);
+        if self.round_at().is_some_and(|at| now >= at) {
+            self.next_round(now);
         }
-        if let State::Arriving(mv, silence, attempt) = &self.state
-            && now >= attempt.until
+        if let State::Searching(mv, silence) = &self.state
+            && let Some((at, target)) = mv.held
+            && now >= at
         {
-            let (mut mv, silence) = (mv.clone(), *silence);
-            mv.probe_at = now;
-            self.abandon_attempt();
-            self.state = State::Searching(mv, silence);
+            let (mv, silence) = (mv.clone(), *silence);
+            self.attempt(mv, silence, target, now);
         }
         if self.probe_at().is_some_and(|at| now >= at) {
             self.probe(now);
         }
-        let destination = self.destination();
-        for opening in &mut self.openings {
-            if Some(opening.remote) == destination && opening.retry_at.is_some_and(|at| at <= now) {
-                opening.retry_at = None;
-                let (local, remote) = (opening.local, opening.remote);
-                self.outputs.push_back(Output::Open { local, remote });
-            }
-        }
+        self.retry_openings(now);
         self.open_missing();
     }
 
     /// When [`Client::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let destination = self.destination();
-        let wanted = |o: &&Opening| Some(o.remote) == destination;
+        let wanted = |o: &&Opening| self.destination(o.local) == Some(o.remote);
         let retries = self.openings.iter().filter(wanted);
-        let deadline = match &self.state {
-            State::Settled => None,
-            State::Announced(_) => self.expecting.then(|| self.heard + self.silence()),
-            State::Searching(_, silence) => Some(silence.deadline),
-            State::Arriving(_, silence, attempt) => Some(silence.deadline.min(attempt.until)),
+        let (search, held) = match &self.state {
+            State::Settled | State::Announced(_) => (None, None),
+            State::Searching(mv, silence) => (Some(silence.deadline), mv.held.map(|(at, _)| at)),
+            State::Arriving(_, silence, attempt) => {
+                (Some(silence.deadline.min(attempt.until)), None)
+            }
         };
         retries
             .filter_map(|o| o.retry_at)
+            .chain(self.leave_at())
+            .chain(self.round_at())
             .chain(self.probe_at())
-            .chain(deadline)
+            .chain(search)
+            .chain(held)
             .min()
     }
 
@@ -398,59 +444,55 @@ impl Client {
                 targets,
                 outage,
                 lead,
-                token,
             } => {
-                if sequence <= self.newest {
+                if sequence <= self.newest || !self.config.strategy.heeds_announcements() {
                     return;
                 }
                 self.newest = sequence;
                 self.settle();
-                let current = self.remote.ip();
-                let mut targets = targets;
-                targets.retain(|target| {
-                    policy::acceptable(current, *target) && *target != self.remote
-                });
+                let targets = self.acceptable(targets);
                 if targets.is_empty() {
-                    return self
-                        .outputs
-                        .push_back(Output::Event(Event::Refused { sequence }));
+                    return self.event(Event::Refused { sequence });
                 }
                 self.heard = now;
-                self.state = State::Announced(Move {
-                    sequence,
-                    targets: targets.clone(),
-                    probe_at: now + self.slow_interval(),
-                    interval: self.slow_interval(),
-                    probes_left: MAX_PROBES,
-                    attempts_left: MAX_ATTEMPTS,
-                });
-                self.outputs.push_back(Output::Listen(Some(token)));
+                let mut mv = self.new_move(true, targets.clone(), now);
+                match self.config.strategy {
+                    Strategy::Proactive => mv.leave_at = Some(now + LEAVING),
+                    Strategy::Paper => mv.detection = self.sacrifice_a_path(now),
+                    _ => {}
+                }
+                self.state = State::Announced(mv);
                 self.outputs
                     .push_back(Output::Send(Frame::Ready { sequence }));
-                let event = Event::Announced {
+                self.event(Event::Announced {
                     sequence,
                     targets,
                     lead,
                     outage,
-                };
-                self.outputs.push_back(Output::Event(event));
+                });
             }
             Frame::Parked { sequence } => {
                 if let State::Announced(mv) | State::Searching(mv, _) = &self.state
-                    && mv.sequence == sequence
+                    && (mv.announced, mv.sequence) == (true, sequence)
                 {
                     let mv = mv.clone();
-                    self.outputs
-                        .push_back(Output::Event(Event::Parked { sequence }));
+                    self.event(Event::Parked { sequence });
                     self.search(mv, true, now);
                 }
             }
             Frame::Cancelled { sequence } => {
-                if self.current().is_some_and(|mv| mv.sequence == sequence) {
+                let this = |mv: &Move| mv.announced && mv.sequence == sequence;
+                if self.current().is_some_and(this) {
                     self.settle();
-                    self.outputs
-                        .push_back(Output::Event(Event::Cancelled { sequence }));
+                    self.event(Event::Cancelled { sequence });
                 }
+            }
+            Frame::Addresses { pool, name } => {
+                let current = self.remote.ip();
+                self.pool = pool;
+                self.pool.retain(|a| policy::acceptable(current, *a));
+                let pool = self.pool.clone();
+                self.event(Event::Addresses { pool, name });
             }
             // Only a confirmation: by then a path to the new address is validated.
             Frame::Arrived { .. } => {}
@@ -459,14 +501,91 @@ impl Client {
         }
     }
 
+    fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        match &self.state {
+            State::Searching(mv, Silence { parked: false, .. }) => {
+                let mut mv = mv.clone();
+                mv.interval = self.slow_interval();
+                mv.probe_at = now + mv.interval;
+                mv.held = None;
+                self.state = match mv.announced {
+                    true => State::Announced(mv),
+                    false => State::Settled,
+                };
+            }
+            // What was under way before the redirection does not count.
+            State::Arriving(_, _, attempt)
+                if self.config.strategy.redirects() && now >= attempt.since + self.rtt / 2 =>
+            {
+                let target = attempt.target;
+                self.arrive(target);
+            }
+            _ => {}
+        }
+    }
+
+    /// When the old address is left: it is silent, or the strategy does not wait for that.
+    fn leave_at(&self) -> Option<Instant> {
+        let silent_at = |least| self.heard + self.silence(least);
+        match &self.state {
+            State::Announced(mv) => mv
+                .leave_at
+                .or(self.expecting.then(|| silent_at(LEAST_SILENCE))),
+            State::Settled if self.expecting && self.config.strategy.heeds_pool() => {
+                let somewhere = !self.elsewhere().is_empty();
+                somewhere.then(|| silent_at(LEAST_UNANNOUNCED))
+            }
+            _ => None,
+        }
+    }
+
+    fn leave(&mut self, now: Instant) {
+        match &self.state {
+            State::Announced(mv) => {
+                let mv = mv.clone();
+                let parked = mv.leave_at.is_some();
+                if !parked {
+                    self.event(Event::Silent);
+                }
+                self.search(mv, parked, now);
+            }
+            State::Settled => {
+                let mv = self.new_move(false, self.elsewhere(), now);
+                self.event(Event::Silent);
+                self.search(mv, false, now);
+            }
+            _ => {}
+        }
+    }
+
     fn search(&mut self, mut mv: Move, parked: bool, now: Instant) {
         mv.interval = self.rtt.max(FIRST_PROBES);
         mv.probe_at = now + mv.interval;
+        mv.leave_at = None;
+        if self.config.strategy == Strategy::Paper && mv.detection.next.is_none() {
+            mv.detection.next = Some(now + FIRST_ROUND);
+        }
         let deadline = now + self.config.deadline;
-        self.state = State::Searching(mv, Silence { deadline, parked });
+        let silence = Silence { deadline, parked };
+        if self.config.strategy == Strategy::Proactive {
+            self.redirect(None);
+        }
+        match self.unvalidated_target(&mut mv) {
+            Some(target) => self.attempt(mv, silence, target, now),
+            None => self.state = State::Searching(mv, silence),
+        }
     }
 
     fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
+        let strategy = self.config.strategy;
+        if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
+            return;
+        }
+        let known = self.current().is_some_and(|mv| mv.targets.contains(&remote));
+        if knock && (!known || strategy.redirects()) {
+            return self.knock_from_elsewhere(remote, now);
+        }
         let (mv, silence) = match &self.state {
             State::Searching(mv, silence) => (mv, *silence),
             // Another one's answer led us astray.
@@ -481,20 +600,161 @@ impl Client {
             }
             _ => return,
         };
-        if !mv.targets.contains(&remote) || !(knock || mv.attempts_left > 0) {
+        let mut mv = mv.clone();
+        let left = match knock {
+            true => &mut mv.knocks_left,
+            false => &mut mv.attempts_left,
+        };
+        if !known || *left == 0 || mv.held.is_some() {
             return;
         }
-        let mut mv = mv.clone();
-        mv.attempts_left = mv.attempts_left.saturating_sub(1);
+        *left -= 1;
+        self.event(Event::Detected { remote, knock });
+        if self.config.hold_back.is_zero() {
+            return self.attempt(mv, silence, remote, now);
+        }
         self.abandon_attempt();
+        mv.held = Some((now + self.config.hold_back, remote));
+        self.state = State::Searching(mv, silence);
+    }
+
+    /// The server says that it is where nobody said it would be: it is asked there first.
+    fn knock_from_elsewhere(&mut self, remote: SocketAddr, now: Instant) {
+        // One that still speaks where it was has not moved.
+        if now < self.heard + self.rtt || self.acceptable(vec![remote]).is_empty() {
+            return;
+        }
+        let deadline = now + self.config.deadline;
+        let (mut mv, silence) = match &self.state {
+            State::Settled => {
+                let parked = false;
+                (
+                    self.new_move(false, vec![], now),
+                    Silence { deadline, parked },
+                )
+            }
+            State::Searching(mv, silence) => (mv.clone(), *silence),
+            State::Announced(_) | State::Arriving(..) => return,
+        };
+        let probes = self.locals.len() as u32;
+        if mv.knocks_left == 0 || mv.probes_left < probes {
+            return;
+        }
+        if !mv.targets.contains(&remote) {
+            if mv.targets.len() >= MAX_ADDRESSES {
+                return;
+            }
+            mv.targets.push(remote);
+        }
+        mv.knocks_left -= 1;
+        match self.unvalidated_target(&mut mv) {
+            Some(_) => self.attempt(mv, silence, remote, now),
+            None => {
+                mv.probes_left -= probes;
+                self.outputs.push_back(Output::Probe(vec![remote]));
+                self.state = State::Searching(mv, silence);
+            }
+        }
+    }
+
+    /// Finds out whether it is the server that answers at `target`.
+    fn attempt(&mut self, mut mv: Move, silence: Silence, target: SocketAddr, now: Instant) {
+        self.abandon_attempt();
+        mv.held = None;
         let until = now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS);
         let attempt = Attempt {
-            target: remote,
+            target,
+            since: now,
             until,
         };
         self.state = State::Arriving(mv, silence, attempt);
-        self.outputs
-            .push_back(Output::Event(Event::Detected { remote, knock }));
+        if self.config.strategy.redirects() {
+            self.redirect(Some(target));
+        }
+    }
+
+    fn end_attempt(&mut self, now: Instant) {
+        let State::Arriving(mv, silence, attempt) = &self.state else {
+            return;
+        };
+        if now < attempt.until {
+            return;
+        }
+        let (mut mv, silence) = (mv.clone(), *silence);
+        mv.probe_at = now;
+        if let Some(target) = self.unvalidated_target(&mut mv) {
+            return self.attempt(mv, silence, target, now);
+        }
+        self.abandon_attempt();
+        self.redirect(match self.config.strategy {
+            Strategy::Proactive => None,
+            _ => Some(self.remote),
+        });
+        self.state = State::Searching(mv, silence);
+    }
+
+    /// Ends a move that has reached its deadline.
+    fn give_up(&mut self, now: Instant) {
+        let (State::Searching(mv, silence) | State::Arriving(mv, silence, _)) = &self.state else {
+            return;
+        };
+        if now < silence.deadline {
+            return;
+        }
+        // A server that still speaks where it was has not moved, whatever answered elsewhere.
+        let event = match now < self.heard + self.silence(LEAST_SILENCE) {
+            true => Event::Cancelled {
+                sequence: mv.sequence,
+            },
+            false => Event::Failed,
+        };
+        self.settle();
+        self.event(event);
+    }
+
+    /// The next target, if one may be gone to before anybody has answered there.
+    fn unvalidated_target(&self, mv: &mut Move) -> Option<SocketAddr> {
+        if !self.config.allow_unvalidated || !self.config.strategy.redirects() {
+            return None;
+        }
+        let target = mv.targets.get(mv.blind % mv.targets.len().max(1)).copied();
+        mv.blind += 1;
+        target
+    }
+
+    /// `paper`: ends one of at least two paths, whose interface then looks for the new address.
+    fn sacrifice_a_path(&mut self, now: Instant) -> Detection {
+        let mut open = self.paths.iter_mut().filter(|p| !p.closing);
+        let (Some(_), Some(path)) = (open.next(), open.next_back()) else {
+            return Detection::default();
+        };
+        path.closing = true;
+        self.outputs.push_back(Output::Close { path: path.id });
+        Detection {
+            local: Some(path.local),
+            round: 0,
+            next: Some(now + FIRST_ROUND),
+        }
+    }
+
+    /// `paper`: when the detection paths are opened anew.
+    fn round_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Announced(mv) | State::Searching(mv, _) => mv.detection.next,
+            State::Settled | State::Arriving(..) => None,
+        }
+    }
+
+    fn next_round(&mut self, now: Instant) {
+        let (State::Announced(mv) | State::Searching(mv, _)) = &mut self.state else {
+            return;
+        };
+        let old = mv.detection_target();
+        let detection = &mut mv.detection;
+        detection.round += 1;
+        let more = detection.round < MAX_ROUNDS;
+        detection.next = more.then(|| now + FIRST_ROUND * (1 << detection.round));
+        self.abandon(old);
     }
 
     fn path_open(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
@@ -507,20 +767,30 @@ impl Client {
             remote,
             closing: false,
         });
-        if let State::Arriving(Move { sequence, .. }, _, attempt) = self.state
-            && attempt.target == remote
-        {
-            let old = std::mem::replace(&mut self.remote, remote);
-            if self.openings.iter().any(|o| o.remote == old) {
-                self.openings.retain(|o| o.remote != old);
-                self.outputs.push_back(Output::Abandon(old));
+        let arrived = match &self.state {
+            _ if self.config.strategy.redirects() => false,
+            State::Arriving(_, _, attempt) => attempt.target == remote,
+            State::Announced(mv) | State::Searching(mv, _) => {
+                self.config.strategy == Strategy::Paper && mv.targets.contains(&remote)
             }
-            self.state = State::Settled;
-            self.outputs.push_back(Output::Listen(None));
-            self.outputs
-                .push_back(Output::Event(Event::Moved { sequence, remote }));
+            State::Settled => false,
+        };
+        if arrived {
+            self.arrive(remote);
         }
         self.close_stale();
+    }
+
+    /// The server is at `remote`.
+    fn arrive(&mut self, remote: SocketAddr) {
+        let sequence = self.newest;
+        self.remote = remote;
+        let path_remote = self.path_remote();
+        let elsewhere = self.openings.iter().map(|o| o.remote);
+        let elsewhere: BTreeSet<_> = elsewhere.filter(|r| *r != path_remote).collect();
+        elsewhere.into_iter().for_each(|old| self.abandon(old));
+        self.state = State::Settled;
+        self.event(Event::Moved { sequence, remote });
     }
 
     fn path_gone(&mut self, id: u32, now: Instant) {
@@ -541,7 +811,7 @@ impl Client {
 
     /// Closes the paths from where we or to where the server is no more, if there is a better one.
     fn close_stale(&mut self) {
-        let (remote, locals) = (self.remote, &self.locals);
+        let (remote, locals) = (self.path_remote(), &self.locals);
         let wanted = |p: &Path| p.remote == remote && locals.contains(&p.local);
         if !self.paths.iter().any(|p| wanted(p) && !p.closing) {
             return;
@@ -567,6 +837,7 @@ impl Client {
     /// When the next round of probes is due; never once those of this move are used up.
     fn probe_at(&self) -> Option<Instant> {
         let (mv, kept) = match &self.state {
+            _ if self.config.strategy == Strategy::Paper => return None,
             // They open the way for the knock through firewalls. Half are kept for the search.
             State::Announced(mv) => (mv, MAX_PROBES / 2),
             State::Searching(mv, _) => (mv, 0),
@@ -585,28 +856,89 @@ impl Client {
         SLOW_PROBES.max(self.rtt * 4)
     }
 
+    fn new_move(&self, announced: bool, targets: Vec<SocketAddr>, now: Instant) -> Move {
+        Move {
+            sequence: self.newest,
+            announced,
+            targets,
+            probe_at: now + self.slow_interval(),
+            interval: self.slow_interval(),
+            probes_left: MAX_PROBES,
+            attempts_left: MAX_ATTEMPTS,
+            knocks_left: MAX_KNOCKS,
+            held: None,
+            leave_at: None,
+            detection: Detection::default(),
+            blind: 0,
+        }
+    }
+
+    /// Where the server may be, should it have gone without a word.
+    fn elsewhere(&self) -> Vec<SocketAddr> {
+        let known: BTreeSet<_> = self.pool.iter().copied().chain([self.origin]).collect();
+        known.into_iter().filter(|a| *a != self.remote).collect()
+    }
+
+    /// Those of these addresses that the server may be at, and is not.
+    fn acceptable(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let current = self.remote;
+        addresses.retain(|a| policy::acceptable(current.ip(), *a) && *a != current);
+        addresses
+    }
+
     fn abandon_attempt(&mut self) {
-        if let State::Arriving(_, _, Attempt { target, .. }) = self.state {
-            self.openings.retain(|o| o.remote != target);
-            self.outputs.push_back(Output::Abandon(target));
+        match &self.state {
+            State::Arriving(_, _, attempt) if !self.config.strategy.redirects() => {
+                self.abandon(attempt.target);
+            }
+            State::Announced(mv) | State::Searching(mv, _)
+                if self.config.strategy == Strategy::Paper =>
+            {
+                self.abandon(mv.detection_target());
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives up the openings to `target`.
+    fn abandon(&mut self, target: SocketAddr) {
+        self.openings.retain(|o| o.remote != target);
+        self.outputs.push_back(Output::Abandon(target));
+    }
+
+    fn redirect(&mut self, to: Option<SocketAddr>) {
+        if self.config.strategy.redirects() && self.redirected != to {
+            self.redirected = to;
+            self.outputs.push_back(Output::Redirect(to));
         }
     }
 
     /// Forgets the move that is under way, if any, and leaves no trace of it.
     fn settle(&mut self) {
         self.abandon_attempt();
-        if self.is_moving() {
-            self.outputs.push_back(Output::Listen(None));
-        }
+        self.redirect(Some(self.remote));
         self.state = State::Settled;
+    }
+
+    fn retry_openings(&mut self, now: Instant) {
+        let mut openings = std::mem::take(&mut self.openings);
+        for opening in &mut openings {
+            let (local, remote) = (opening.local, opening.remote);
+            let due = opening.retry_at.is_some_and(|at| at <= now);
+            if due && self.destination(local) == Some(remote) {
+                opening.retry_at = None;
+                self.outputs.push_back(Output::Open { local, remote });
+            }
+        }
+        self.openings = openings;
     }
 
     /// Opens what is missing: a path from every local address to where the server is.
     fn open_missing(&mut self) {
-        let Some(remote) = self.destination() else {
-            return;
-        };
-        for &local in &self.locals {
+        for local in self.locals.clone() {
+            let Some(remote) = self.destination(local) else {
+                continue;
+            };
             let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
             let open = |p: &Path| here(p.local, p.remote) && !p.closing;
             let there = self.paths.iter().any(open)
@@ -623,13 +955,20 @@ impl Client {
         }
     }
 
-    /// Where paths may be opened to; nowhere while the server is silent, since it cannot answer.
-    fn destination(&self) -> Option<SocketAddr> {
-        match self.state {
-            State::Arriving(_, _, attempt) => Some(attempt.target),
-            State::Searching(..) => None,
-            State::Settled | State::Announced(_) => Some(self.remote),
-        }
+    /// Where a path from this address may be opened to; nowhere while the server is silent, since it
+    /// cannot answer.
+    fn destination(&self, local: IpAddr) -> Option<SocketAddr> {
+        let paper = self.config.strategy == Strategy::Paper;
+        let destination = match &self.state {
+            State::Announced(mv) if paper && mv.detection.local == Some(local) => {
+                mv.detection_target()
+            }
+            State::Settled | State::Announced(_) => self.path_remote(),
+            State::Searching(mv, _) if paper => mv.detection_target(),
+            State::Arriving(_, _, attempt) if !self.config.strategy.redirects() => attempt.target,
+            State::Searching(..) | State::Arriving(..) => return None,
+        };
+        (destination.is_ipv4() == local.is_ipv4()).then_some(destination)
     }
 
     fn current(&self) -> Option<&Move> {
@@ -639,8 +978,13 @@ impl Client {
         }
     }
 
-    fn silence(&self) -> Duration {
-        (self.rtt * SILENCE_RTTS).max(LEAST_SILENCE)
+    /// How long a server that is expected to send may be silent.
+    fn silence(&self, least: Duration) -> Duration {
+        (self.rtt * SILENCE_RTTS).max(least)
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
     }
 
     /// The name of the state, for tables and logs.
@@ -648,9 +992,17 @@ impl Client {
         match &self.state {
             State::Settled => "Settled",
             State::Announced(_) => "Announced",
+            State::Searching(mv, _) if !mv.announced => "Searching (unannounced)",
             State::Searching(_, silence) if silence.parked => "Searching (parked)",
             State::Searching(..) => "Searching (silent)",
             State::Arriving(..) => "Arriving",
         }
+    }
+}
+
+impl Move {
+    /// `paper`: where the detection path is opened to in this round. A move has a target.
+    fn detection_target(&self) -> SocketAddr {
+        self.targets[self.detection.round as usize % self.targets.len()]
     }
 }

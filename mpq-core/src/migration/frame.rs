@@ -6,22 +6,29 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
-use crate::path::probe::Token;
-
 /// The version of this protocol, the first thing on the stream in either direction.
 pub const VERSION: u64 = 1;
 /// The longest frame body that is read, bytes.
 pub const MAX_BODY: usize = 4096;
 /// The most addresses in one frame.
 pub const MAX_ADDRESSES: usize = 8;
+/// The longest DNS name, bytes (RFC 1035 §2.3.4).
+const MAX_NAME: usize = 255;
 
 /// A message of the migration protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// Client: it speaks this protocol. A server announces only to those who said so.
     Hello {
-        /// Bits of what it can do; see [`Frame::MULTIPATH`].
+        /// Bits of how it can follow: [`Frame::MULTIPATH`], [`Frame::REDIRECT`].
         capabilities: u64,
+    },
+    /// Server: where else it may be found, should it vanish without a word.
+    Addresses {
+        /// Up to [`MAX_ADDRESSES`] alternative addresses.
+        pool: Vec<SocketAddr>,
+        /// A DNS name that leads to it.
+        name: Option<String>,
     },
     /// Server: it will move.
     Migration {
@@ -33,8 +40,6 @@ pub enum Frame {
         outage: Duration,
         /// Time until it parks (milliseconds on the wire).
         lead: Duration,
-        /// What its knock from the new address will carry.
-        token: Token,
     },
     /// Client: it looks out for the new address.
     Ready {
@@ -78,40 +83,44 @@ const READY: u64 = 3;
 const PARKED: u64 = 4;
 const CANCELLED: u64 = 5;
 const ARRIVED: u64 = 6;
+const ADDRESSES: u64 = 7;
 
 impl Frame {
-    /// Capability: multipath was negotiated on this connection.
+    /// Capability: it follows by opening paths, since multipath was negotiated.
     pub const MULTIPATH: u64 = 1;
+    /// Capability: it follows by redirecting its datagrams; its paths stay what they are.
+    pub const REDIRECT: u64 = 2;
 
     /// Appends the frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
-        // Every body begins with a number; only an announcement has more.
-        let (kind, number) = match self {
-            Self::Hello { capabilities } => (HELLO, capabilities),
-            Self::Migration { sequence, .. } => (MIGRATION, sequence),
-            Self::Ready { sequence } => (READY, sequence),
-            Self::Parked { sequence } => (PARKED, sequence),
-            Self::Cancelled { sequence } => (CANCELLED, sequence),
-            Self::Arrived { sequence } => (ARRIVED, sequence),
+        let kind = match self {
+            Self::Hello { capabilities } => {
+                put_varint(&mut body, *capabilities);
+                HELLO
+            }
+            Self::Addresses { pool, name } => {
+                put_addresses(&mut body, pool);
+                body.put_slice(name.as_deref().unwrap_or_default().as_bytes());
+                ADDRESSES
+            }
+            Self::Migration {
+                sequence,
+                targets,
+                outage,
+                lead,
+            } => {
+                put_varint(&mut body, *sequence);
+                put_addresses(&mut body, targets);
+                put_varint(&mut body, millis(*outage));
+                put_varint(&mut body, millis(*lead));
+                MIGRATION
+            }
+            Self::Ready { sequence } => numbered(&mut body, *sequence, READY),
+            Self::Parked { sequence } => numbered(&mut body, *sequence, PARKED),
+            Self::Cancelled { sequence } => numbered(&mut body, *sequence, CANCELLED),
+            Self::Arrived { sequence } => numbered(&mut body, *sequence, ARRIVED),
         };
-        put_varint(&mut body, *number);
-        if let Self::Migration {
-            targets,
-            outage,
-            lead,
-            token,
-            ..
-        } = self
-        {
-            put_varint(&mut body, targets.len() as u64);
-            targets
-                .iter()
-                .for_each(|target| put_address(&mut body, *target));
-            put_varint(&mut body, millis(*outage));
-            put_varint(&mut body, millis(*lead));
-            body.put_slice(token);
-        }
         put_varint(out, kind);
         put_varint(out, body.len() as u64);
         out.extend_from_slice(&body);
@@ -134,22 +143,24 @@ impl Frame {
             },
             MIGRATION => {
                 let sequence = varint(body)?;
-                let count = usize::try_from(varint(body)?).ok()?;
-                if !(1..=MAX_ADDRESSES).contains(&count) {
-                    return None;
-                }
-                let targets = (0..count).map(|_| address(body)).collect::<Option<_>>()?;
+                let targets = addresses(body).filter(|targets| !targets.is_empty())?;
                 let outage = Duration::from_millis(varint(body)?);
                 let lead = Duration::from_millis(varint(body)?);
-                let token = *body.first_chunk()?;
-                body.advance(size_of::<Token>());
                 Self::Migration {
                     sequence,
                     targets,
                     outage,
                     lead,
-                    token,
                 }
+            }
+            ADDRESSES => {
+                let pool = addresses(body)?;
+                let name = std::str::from_utf8(std::mem::take(body)).ok()?;
+                if name.len() > MAX_NAME {
+                    return None;
+                }
+                let name = (!name.is_empty()).then(|| name.to_owned());
+                Self::Addresses { pool, name }
             }
             READY => Self::Ready {
                 sequence: varint(body)?,
@@ -261,6 +272,28 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     Some(value & (u64::MAX >> (66 - 8 * length as u32).min(64)))
 }
 
+/// The body of a frame that has no more than its announcement's number; returns the type.
+fn numbered(body: &mut Vec<u8>, sequence: u64, kind: u64) -> u64 {
+    put_varint(body, sequence);
+    kind
+}
+
+fn put_addresses(out: &mut Vec<u8>, addresses: &[SocketAddr]) {
+    let addresses = &addresses[..addresses.len().min(MAX_ADDRESSES)];
+    put_varint(out, addresses.len() as u64);
+    addresses
+        .iter()
+        .for_each(|address| put_address(out, *address));
+}
+
+fn addresses(bytes: &mut &[u8]) -> Option<Vec<SocketAddr>> {
+    let count = usize::try_from(varint(bytes)?).ok()?;
+    if count > MAX_ADDRESSES {
+        return None;
+    }
+    (0..count).map(|_| address(bytes)).collect()
+}
+
 fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => {
@@ -298,23 +331,21 @@ mod tests {
                 .prop_map(|capabilities| Frame::Hello { capabilities }),
             (
                 number.clone(),
-                prop::collection::vec(any::<SocketAddr>(), 1..=MAX_ADDRESSES),
+                some_addresses(1),
                 duration.clone(),
-                duration,
-                any::<Token>()
+                duration
             )
-                .prop_map(|(sequence, targets, outage, lead, token)| {
-                    // Neither flow label nor scope travels.
-                    let plain = |a: SocketAddr| SocketAddr::new(a.ip(), a.port());
-                    let targets = targets.into_iter().map(plain).collect();
-                    Frame::Migration {
-                        sequence,
-                        targets,
-                        outage,
-                        lead,
-                        token,
-                    }
+                .prop_map(|(sequence, targets, outage, lead)| Frame::Migration {
+                    sequence,
+                    targets,
+                    outage,
+                    lead,
                 }),
+            (
+                some_addresses(0),
+                prop::option::of("[a-z]{1,63}(\\.[a-z]{1,63}){0,2}")
+            )
+                .prop_map(|(pool, name)| Frame::Addresses { pool, name }),
             number
                 .clone()
                 .prop_map(|sequence| Frame::Ready { sequence }),
@@ -326,6 +357,12 @@ mod tests {
                 .prop_map(|sequence| Frame::Cancelled { sequence }),
             number.prop_map(|sequence| Frame::Arrived { sequence }),
         ]
+    }
+
+    fn some_addresses(least: usize) -> impl Strategy<Value = Vec<SocketAddr>> {
+        // Neither flow label nor scope travels.
+        let plain = |a: SocketAddr| SocketAddr::new(a.ip(), a.port());
+        prop::collection::vec(any::<SocketAddr>().prop_map(plain), least..=MAX_ADDRESSES)
     }
 
     fn decode_all(chunks: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Frame>, FrameError> {
@@ -386,6 +423,11 @@ mod tests {
             Err(FrameError::Malformed(MIGRATION)),
             "9 targets"
         );
+        assert_eq!(
+            decode(&[1, 7, 2, 0, 0xff]),
+            Err(FrameError::Malformed(ADDRESSES)),
+            "a name that is no text"
+        );
         let unknown_then_parked = [1, 0x21, 3, 1, 2, 3, 4, 1, 7];
         assert_eq!(
             decode(&unknown_then_parked),
@@ -405,7 +447,6 @@ mod tests {
             targets: vec!["[2001:db8::1]:443".parse().unwrap(); MAX_ADDRESSES],
             outage: Duration::MAX,
             lead: Duration::MAX,
-            token: [0; 8],
         };
         let mut bytes = Vec::new();
         announcement.encode(&mut bytes);

@@ -7,6 +7,7 @@
 //! ```text
 //! client                                     server
 //!   | HELLO ----------------------------------> |  Serving
+//!   | <--------------------------- ADDRESSES    |  where else it may be found, if it says so
 //!   | <--------------------------- MIGRATION    |  Announced: clients know where it will be
 //!   | READY ----------------------------------> |
 //!   |      (old paths carry the download)       |
@@ -17,15 +18,17 @@
 //!   | <----------------------------- ARRIVED    |  Serving
 //! ```
 //!
-//! If the server wakes at its old address, it sends CANCELLED and all goes on as before.
+//! If the server wakes at its old address, it sends CANCELLED and all goes on as before. A server
+//! that moves without a word is looked for at the addresses of its pool, or followed when it knocks.
+//! This is the default [`Strategy`]; there are others, for comparison.
 //!
 //! Both machines are sans-IO: inputs and the time go in, outputs are polled, and there is no
 //! clock, socket or task inside. So they can be run against each other in virtual time
 //! (`tests/migration_model.rs`), over a network that delays, reorders and loses, with failing
 //! freezes, changing interfaces and forged answers. What holds in every run:
 //!
-//! - Probes and openings go only to the present address and to acceptable announced ones
-//!   ([`policy`]); probes of one move are capped.
+//! - Probes and openings go only to the present address and to acceptable ones that the server has
+//!   named or knocked from ([`policy`]); probes of one move are capped.
 //! - Answers are hints. Whoever answers and does not become a validated path in time is given up,
 //!   and the search goes on. A server that still speaks where it was has not moved.
 //! - The last path is never closed, and a client that was told of the move ends where the server
@@ -40,11 +43,15 @@
 #![doc = include_str!("client_transitions.md")]
 //! # The server's transitions
 #![doc = include_str!("server_transitions.md")]
+//! # The same move by each strategy
+#![doc = include_str!("strategies.md")]
 #![deny(clippy::disallowed_methods)]
 
 pub mod client;
 pub mod frame;
 pub mod policy;
 pub mod server;
+pub mod strategy;
 
 pub use frame::Frame;
+pub use strategy::Strategy;

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::frame::Frame;
-use crate::path::probe::Token;
 
 /// What happens to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +37,21 @@ pub enum Input {
 /// A move that the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
-    /// Where the server will be.
+    /// Where the server will be. If that is nowhere, it goes without a word.
     pub targets: Vec<SocketAddr>,
     /// Time between the announcement and parking.
     pub lead: Duration,
     /// How long the server expects to be silent.
     pub outage: Duration,
-    /// What the knock will carry: random, unguessable.
-    pub token: Token,
+}
+
+/// Where else a server may be found; its clients are told with their HELLO.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Alternative addresses.
+    pub pool: Vec<SocketAddr>,
+    /// A DNS name that leads to it.
+    pub name: Option<String>,
 }
 
 /// What the machine wants done.
@@ -65,8 +71,8 @@ pub enum Output {
     Dump,
     /// Open the sockets at this address, or at the old one, then say [`Input::Reopened`].
     Reopen(Option<SocketAddr>),
-    /// Knock at every address that these clients were known at, with this token.
-    Knock(Vec<u64>, Token),
+    /// Knock at every address that these clients were known at.
+    Knock(Vec<u64>),
     /// The move is over: the server is elsewhere, or stays where it was. Gates that are still
     /// closed, of connections that do not speak the protocol, are to be opened.
     Done {
@@ -83,6 +89,7 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 /// The machine of one server.
 #[derive(Debug, Default)]
 pub struct Server {
+    elsewhere: Elsewhere,
     state: State,
     /// Clients that speak the protocol, and whether they are on the present address.
     clients: BTreeMap<u64, bool>,
@@ -97,11 +104,11 @@ enum State {
     Announced(Announcement, Instant),
     Parking(Announcement),
     Parked(Announcement),
-    /// Moved (a token to knock with) or not.
-    Resuming(Option<Token>),
+    Resuming {
+        moved: bool,
+    },
     /// At the new address, waiting for its clients.
     Arriving {
-        token: Token,
         knock_at: Instant,
         interval: Duration,
         until: Instant,
@@ -109,11 +116,24 @@ enum State {
 }
 
 impl Server {
+    /// A server that may be found elsewhere.
+    pub fn new(elsewhere: Elsewhere) -> Self {
+        Self {
+            elsewhere,
+            ..Self::default()
+        }
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Hello(client) => {
                 self.clients.insert(client, true);
+                if self.elsewhere != Elsewhere::default() {
+                    let Elsewhere { pool, name } = self.elsewhere.clone();
+                    let frame = Frame::Addresses { pool, name };
+                    self.outputs.push_back(Output::Send(client, frame));
+                }
                 let (announcement, lead) = match &self.state {
                     State::Announced(announcement, park_at) => {
                         (announcement, park_at.saturating_duration_since(now))
@@ -121,6 +141,9 @@ impl Server {
                     State::Parking(announcement) => (announcement, Duration::ZERO),
                     _ => return,
                 };
+                if announcement.targets.is_empty() {
+                    return;
+                }
                 let announcement = Announcement {
                     lead,
                     ..announcement.clone()
@@ -142,8 +165,10 @@ impl Server {
             Input::Announce(announcement) => {
                 if let State::Serving = self.state {
                     self.sequence += 1;
-                    let frame = self.migration(&announcement);
-                    self.send_all(&frame);
+                    if !announcement.targets.is_empty() {
+                        let frame = self.migration(&announcement);
+                        self.send_all(&frame);
+                    }
                     let park_at = now + announcement.lead;
                     self.state = State::Announced(announcement, park_at);
                 }
@@ -162,26 +187,25 @@ impl Server {
             Input::Failed => match self.state {
                 State::Announced(..) | State::Parking(_) => self.cancel(),
                 State::Parked(_) => {
-                    self.state = State::Resuming(None);
+                    self.state = State::Resuming { moved: false };
                     self.outputs.push_back(Output::Reopen(None));
                 }
                 _ => {}
             },
             Input::Thawed(listen) => {
-                if let State::Parked(announcement) = &self.state {
-                    self.state = State::Resuming(Some(announcement.token));
+                if let State::Parked(_) = self.state {
+                    self.state = State::Resuming { moved: true };
                     self.outputs.push_back(Output::Reopen(Some(listen)));
                 }
             }
             Input::Reopened => match self.state {
-                State::Resuming(None) => self.cancel(),
-                State::Resuming(Some(token)) => {
+                State::Resuming { moved: false } => self.cancel(),
+                State::Resuming { moved: true } => {
                     self.clients
                         .values_mut()
                         .for_each(|arrived| *arrived = false);
                     let (interval, until) = (FIRST_KNOCK, now + ARRIVAL);
                     self.state = State::Arriving {
-                        token,
                         knock_at: now,
                         interval,
                         until,
@@ -211,25 +235,25 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Instant) {
         match &mut self.state {
             State::Announced(announcement, park_at) if *park_at <= now => {
+                let announced = !announcement.targets.is_empty();
                 self.state = State::Parking(announcement.clone());
                 self.outputs.push_back(Output::CloseGates);
-                self.send_all(&Frame::Parked {
-                    sequence: self.sequence,
-                });
+                if announced {
+                    self.send_all(&Frame::Parked {
+                        sequence: self.sequence,
+                    });
+                }
                 self.outputs.push_back(Output::Drain);
             }
             State::Arriving {
-                token,
-                knock_at,
-                interval,
-                ..
+                knock_at, interval, ..
             } if *knock_at <= now => {
                 *knock_at = now + *interval;
                 *interval *= 2;
                 let missing = self.clients.iter().filter(|(_, arrived)| !**arrived);
                 let missing: Vec<_> = missing.map(|(client, _)| *client).collect();
                 if !missing.is_empty() {
-                    self.outputs.push_back(Output::Knock(missing, *token));
+                    self.outputs.push_back(Output::Knock(missing));
                 }
             }
             _ => {}
@@ -273,14 +297,12 @@ impl Server {
             targets,
             lead,
             outage,
-            token,
         } = announcement.clone();
         Frame::Migration {
             sequence: self.sequence,
             targets,
             outage,
             lead,
-            token,
         }
     }
 
@@ -327,8 +349,8 @@ impl Server {
             State::Announced(..) => "Announced",
             State::Parking(_) => "Parking",
             State::Parked(_) => "Parked",
-            State::Resuming(None) => "Resuming (old address)",
-            State::Resuming(Some(_)) => "Resuming (new address)",
+            State::Resuming { moved: false } => "Resuming (old address)",
+            State::Resuming { moved: true } => "Resuming (new address)",
             State::Arriving { .. } => "Arriving",
         }
     }

@@ -13,9 +13,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::interfaces::Local;
 use super::probe::{self, Token};
 use super::sockets::{Answer, Sockets, canonical, mapped};
-use crate::client::{ClientError, ClientEvent, PathInfo, PathState};
+use crate::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
 use crate::h3_noq::MigrationStream;
-use crate::migration::Frame;
+use crate::migration::{Frame, Strategy};
 use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
 use crate::migration::frame::Decoder;
 use crate::server::{sleep_until, write_frames};
@@ -82,9 +82,11 @@ pub(crate) struct Manager {
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
     frames: mpsc::UnboundedSender<Frame>,
-    /// What our probes carry, and the knock that is awaited.
+    /// The server's address as noq knows it from the start.
+    origin: SocketAddr,
+    /// What our probes carry, and the server's knocks.
     token: Token,
-    knock: Option<Token>,
+    knock: Token,
     idle_timeout: Duration,
     expecting: bool,
     /// Datagrams received, and when the last one came.
@@ -103,15 +105,25 @@ impl Manager {
         remote: SocketAddr,
         table: PathTable,
         events: broadcast::Sender<(Instant, ClientEvent)>,
-        migration_timeout: Duration,
-        idle_timeout: Duration,
+        config: &ClientConfig,
     ) -> Self {
         let now = Instant::now();
         let multipath = connection.is_multipath_enabled();
-        let capabilities = if multipath { Frame::MULTIPATH } else { 0 };
+        let (token, knock) = (probe::probe_token(connection), probe::knock_token(connection));
+        sockets.listen_for(&[token, knock]);
+        let idle_timeout = config.idle_timeout;
         let config = Config {
-            deadline: migration_timeout,
-            capabilities,
+            deadline: config.migration_timeout,
+            strategy: config.strategy,
+            allow_unvalidated: config.allow_unvalidated,
+            hold_back: config.hold_back.mul_f64(fraction(token)),
+            capabilities: match config.strategy {
+                Strategy::Restart => 0,
+                strategy if strategy.redirects() => Frame::REDIRECT,
+                _ if multipath => Frame::MULTIPATH,
+                // Over one path only, there is no other to come along by.
+                _ => 0,
+            },
         };
         let mut machine = Machine::new(now, config, locals[0].ip, remote);
         if multipath {
@@ -127,8 +139,9 @@ impl Manager {
             table,
             events,
             frames,
-            token: rand_token(connection),
-            knock: None,
+            origin: remote,
+            token,
+            knock,
             idle_timeout,
             expecting: false,
             received: (0, now),
@@ -211,11 +224,7 @@ impl Manager {
             Output::Send(frame) => {
                 let _ = self.frames.send(frame);
             }
-            Output::Listen(knock) => {
-                self.knock = knock;
-                let tokens: Vec<_> = knock.into_iter().chain([self.token]).collect();
-                self.sockets.listen_for(&tokens);
-            }
+            Output::Redirect(to) => self.redirect(to),
             Output::Probe(targets) => {
                 let probe = probe::probe(self.token);
                 for target in targets {
@@ -250,6 +259,7 @@ impl Manager {
                 lead,
                 outage,
             },
+            Event::Addresses { pool, name } => ClientEvent::Addresses { pool, name },
             Event::Refused { .. } => ClientEvent::Failed {
                 reason: "the announced address is not one that this server may send us to".into(),
             },
@@ -286,6 +296,21 @@ impl Manager {
                 remote,
                 retry: true,
             }),
+        }
+    }
+
+    fn redirect(&mut self, to: Option<SocketAddr>) {
+        self.sockets.redirect(self.origin, to);
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        self.received.0 = connection.stats().udp_rx.datagrams;
+        // Whoever is there learns from it that we are.
+        let validated = |p: &PathInfo| p.state == PathState::Validated;
+        for path in self.table.all().into_iter().filter(validated) {
+            if let Some(path) = connection.path(PathId::from(path.id)) {
+                let _ = path.ping();
+            }
         }
     }
 
@@ -357,7 +382,7 @@ impl Manager {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let knock = self.knock == Some(answer.token);
+        let knock = self.knock == answer.token;
         let remote = canonical(answer.remote);
         self.input(Input::Answer { remote, knock });
     }
@@ -386,10 +411,15 @@ impl Manager {
         if let Some(rtt) = open.iter().map(|p| p.rtt).max() {
             self.machine.handle(now, Input::Rtt(rtt));
         }
-        let remote = self.machine.remote();
+        let remote = self.machine.path_remote();
         let there = open.iter().filter(|p| p.remote == remote).count();
-        if self.settling && there == open.len() && there == self.locals.len() {
+        let all = match connection.is_multipath_enabled() {
+            true => self.locals.len(),
+            false => 1,
+        };
+        if self.settling && there == open.len() && there == all {
             self.settling = false;
+            let remote = self.machine.remote();
             self.event(ClientEvent::Settled { remote });
         }
     }
@@ -405,12 +435,9 @@ pub(crate) fn number(id: PathId) -> u32 {
     id.to_string().parse().unwrap_or(u32::MAX)
 }
 
-/// Unguessable off the path, as the connection's own secrets are.
-fn rand_token(connection: &noq::Connection) -> Token {
-    let mut token = Token::default();
-    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
-    let _ = connection.export_keying_material(&mut token, b"EXPORTER-mpq-probe", b"");
-    token
+/// A number between 0 and 1, as random as the token.
+fn fraction(token: Token) -> f64 {
+    u64::from_be_bytes(token) as f64 / u64::MAX as f64
 }
 
 async fn read_frames(stream: oneshot::Receiver<MigrationStream>, frames: mpsc::Sender<Frame>) {

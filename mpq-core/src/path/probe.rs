@@ -2,10 +2,10 @@
 //!
 //! A *probe* is a long-header packet of a reserved version, which every QUIC server answers with
 //! Version Negotiation (RFC 9000 §6, RFC 8999 §6). A *knock* is the restored server's own word: a
-//! packet of the same shape as that answer, addressed to the token of the MIGRATION frame, so that
-//! nobody off the path can forge one. Both are only hints; a path is validated by QUIC itself.
+//! packet of the same shape as that answer. Both carry a secret of the connection, so that nobody
+//! off the path can forge one. Still they are only hints; a path is validated by QUIC itself.
 
-/// What an answer is addressed to: the token of a probe, or of a MIGRATION frame.
+/// What an answer is addressed to: the token of a probe, or of the server's knocks.
 pub type Token = [u8; 8];
 
 /// A client must pad what may open a connection to this size, bytes (RFC 9000 §14.1).
@@ -14,6 +14,24 @@ const PROBE_SIZE: usize = 1200;
 const RESERVED_VERSION: [u8; 4] = [0x1a, 0x2a, 0x3a, 0x4a];
 /// Long header, and the fixed bit, which some load balancers want to see.
 const LONG_HEADER: u8 = 0xc0;
+
+/// The token of a client's probes.
+pub(crate) fn probe_token(connection: &noq::Connection) -> Token {
+    secret(connection, b"EXPORTER-mpq-probe")
+}
+
+/// The token of the knocks of a connection's server, known to both ends.
+pub(crate) fn knock_token(connection: &noq::Connection) -> Token {
+    secret(connection, b"EXPORTER-mpq-knock")
+}
+
+/// A secret that both ends of the connection can make and nobody else (RFC 8446 §7.5).
+fn secret(connection: &noq::Connection, label: &[u8]) -> Token {
+    let mut token = Token::default();
+    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
+    let _ = connection.export_keying_material(&mut token, label, b"");
+    token
+}
 
 /// The probe whose answer will carry `token`.
 pub fn probe(token: Token) -> Vec<u8> {

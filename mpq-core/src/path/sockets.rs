@@ -10,6 +10,9 @@
 //! never reach noq, which would end the connection for them: they are counted.
 //!
 //! Replies to [probes](super::probe) are picked out of what is received.
+//!
+//! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
+//! address goes to another, and what comes from there is shown to noq as if it came from the first.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -83,10 +86,18 @@ struct Shared {
     bound: RwLock<Vec<Arc<Bound>>>,
     /// The task that reads; woken when the sockets are replaced.
     reader: Mutex<Option<Waker>>,
+    redirection: RwLock<Option<Redirection>>,
     listening: Mutex<Vec<Token>>,
     answers: mpsc::Sender<Answer>,
     send_errors: AtomicU64,
     unsent: AtomicU64,
+}
+
+/// What noq knows as `from` is at `to`, or nowhere.
+#[derive(Clone, Copy)]
+struct Redirection {
+    from: SocketAddr,
+    to: Option<SocketAddr>,
 }
 
 struct Bound {
@@ -107,6 +118,7 @@ impl Sockets {
         let sockets = Self(Arc::new(Shared {
             bound: RwLock::default(),
             reader: Mutex::default(),
+            redirection: RwLock::default(),
             listening: Mutex::default(),
             answers,
             send_errors: AtomicU64::new(0),
@@ -190,6 +202,14 @@ impl Sockets {
         }
     }
 
+    /// Has noq's datagrams to `from` go to `to`, or to nobody, instead. Then nothing from `from`
+    /// itself reaches noq; as long as there is no `to`, it does.
+    pub fn redirect(&self, from: SocketAddr, to: Option<SocketAddr>) {
+        let redirection = Redirection { from, to };
+        let needed = (to != Some(from)).then_some(redirection);
+        *self.0.redirection.write().unwrap() = needed;
+    }
+
     /// Which tokens make a Version Negotiation packet an [`Answer`]; all others go to noq.
     pub fn listen_for(&self, tokens: &[Token]) {
         *self.0.listening.lock().unwrap() = tokens.to_vec();
@@ -221,6 +241,26 @@ impl Shared {
             .filter(reaches)
             .find(|b| Some(b.address.ip()) == source);
         of_source.or_else(|| bound.iter().find(reaches)).cloned()
+    }
+
+    /// A datagram of noq's as it is to be sent; `None` if to nobody.
+    fn redirected<'a>(&self, transmit: &Transmit<'a>) -> Option<Transmit<'a>> {
+        let mut transmit = transmit.clone();
+        if let Some(Redirection { from, to }) = *self.redirection.read().unwrap()
+            && canonical(transmit.destination) == from
+        {
+            transmit.destination = mapped(to?);
+        }
+        Some(transmit)
+    }
+
+    /// Who noq is to take for the sender of what came from `remote`; `None` if it is not for noq.
+    fn shown(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        match *self.redirection.read().unwrap() {
+            Some(Redirection { from, to: Some(to) }) if remote == to => Some(from),
+            Some(Redirection { from, to: Some(_) }) if remote == from => None,
+            _ => Some(remote),
+        }
     }
 
     fn wake_reader(&self) {
@@ -388,7 +428,10 @@ impl AsyncUdpSocket for Receiver {
                 let Ok(count) = received else { continue };
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
                     self.shared.take_answers(socket.address.ip(), meta, buf);
-                    meta.addr = mapped(meta.addr);
+                    match self.shared.shown(canonical(meta.addr)) {
+                        Some(remote) => meta.addr = mapped(remote),
+                        None => meta.len = 0,
+                    }
                     meta.dst_ip = meta.dst_ip.map(|ip| ip.to_canonical());
                 }
                 self.next = self.next.wrapping_add(turn + 1);
@@ -443,11 +486,13 @@ impl UdpSender for Sender {
                 ready!(waiting.as_mut().poll(cx));
                 self.waiting = None;
             }
-            let Some(bound) = self.shared.pick(transmit) else {
+            let redirected = self.shared.redirected(transmit);
+            let bound = redirected.as_ref().and_then(|t| self.shared.pick(t));
+            let (Some(transmit), Some(bound)) = (redirected, bound) else {
                 self.shared.count_unsent();
                 return Poll::Ready(Ok(()));
             };
-            match bound.try_send(transmit) {
+            match bound.try_send(&transmit) {
                 Ok(()) => return Poll::Ready(Ok(())),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.waiting = Some(Box::pin(async move {
@@ -565,6 +610,43 @@ mod tests {
         };
         assert_eq!(answers.try_recv().unwrap(), expected);
         assert!(answers.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn redirected_datagrams_go_elsewhere_and_come_as_from_where_they_were_to_go() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.2")]).unwrap();
+        let (c, _answers) = Sockets::open(&[loopback("127.0.0.3")]).unwrap();
+        let (mut at_a, mut at_b) = (a.for_endpoint(), b.for_endpoint());
+        let (origin, elsewhere) = (c.locals()[0], b.locals()[0]);
+        let send = async |contents: &[u8]| {
+            let mut sender = at_a.create_sender();
+            let transmit = Transmit {
+                destination: mapped(origin),
+                ecn: None,
+                contents,
+                segment_size: None,
+                src_ip: None,
+            };
+            std::future::poll_fn(|cx| sender.as_mut().poll_send(&transmit, cx))
+                .await
+                .unwrap();
+        };
+        a.redirect(origin, None);
+        send(b"to nobody").await;
+        assert_eq!(a.counters().unsent, 1);
+        a.redirect(origin, Some(elsewhere));
+        send(b"to b").await;
+        assert_eq!(receive(&mut at_b).await.0, b"to b");
+        // The old place is not heard any more.
+        c.send(None, a.locals()[0], b"from c");
+        b.send(None, a.locals()[0], b"from b");
+        let (contents, meta) = receive(&mut at_a).await;
+        assert_eq!(contents, b"from b");
+        assert_eq!(canonical(meta.addr), origin);
+        a.redirect(origin, Some(origin));
+        c.send(None, a.locals()[0], b"from c");
+        assert_eq!(receive(&mut at_a).await.0, b"from c");
     }
 
     #[tokio::test]
