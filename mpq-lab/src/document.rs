@@ -95,6 +95,8 @@ impl Report<'_> {
              | quic | mpq-serve (noq, h3) | mpq-get --protocol quic (quinn, h3) | CUBIC |\n\
              | multipath | mpq-serve (noq, h3) | mpq-get (noq, h3) | CUBIC, a window for each path |\n\
              | multipath-olia | mpq-serve (noq, h3) | mpq-get (noq, h3) | OLIA, coupled |\n\
+             | paper, proactive, reactive, pool, symmetric, restart | mpq-serve (noq, h3) \
+             | mpq-get --strategy … (noq, h3) | CUBIC, a window for each path |\n\
              | tcp | nginx, HTTPS | curl | CUBIC |\n\
              | mptcp | nginx, HTTPS, mptcpize | curl, mptcpize | CUBIC, a window for each subflow |\n\
              | the paper's QUIC | quic-go | quic-go | CUBIC |\n\
@@ -242,7 +244,8 @@ impl Report<'_> {
              | --- | --- | --- | --- | --- | --- | --- | --- |"
         )?;
         for arm in arms {
-            let before = figures::range(self.results.of(without, *arm).map(|run| run.turnaround));
+            let before = self.results.of(without, arm.without_move());
+            let before = figures::range(before.map(|run| run.turnaround));
             let before = before.map(|range| range.mean);
             let of = |value: &dyn Fn(&Run) -> Option<f64>| self.range(scenario, *arm, value);
             let part =
@@ -267,6 +270,50 @@ impl Report<'_> {
             self.text,
             "\nThe rate is in percent of that before the announcement.\n"
         )?;
+        if arms.contains(&Arm::Paper) {
+            self.order(scenario, arms, without)?;
+        }
+        Ok(())
+    }
+
+    /// The strategies, best first, by what they added and by what they wasted.
+    fn order(&mut self, scenario: &Scenario, arms: &[Arm], without: &str) -> Result<()> {
+        let mean = |name: &str, arm: Arm, value: fn(&Run) -> f64| {
+            figures::range(self.results.of(name, arm).map(value)).map(|range| range.mean)
+        };
+        let mut rows = Vec::new();
+        for arm in arms {
+            let base = arm.without_move();
+            let Some((turnaround, received)) = mean(without, base, |run| run.turnaround)
+                .zip(mean(without, base, figures::received))
+            else {
+                return Ok(());
+            };
+            let added = self.range(scenario, *arm, &|run| figures::added(run, turnaround));
+            let wasted = self.range(scenario, *arm, &|run| {
+                // The same content comes with either; what is left is what came more than once.
+                let same = received;
+                Some((figures::received(run) - same) / 1e6)
+            });
+            rows.extend(added.zip(wasted).map(|(added, wasted)| (arm, added, wasted)));
+        }
+        rows.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+        writeln!(
+            self.text,
+            "### The strategies in order\n\n\
+             Wasted is what the client's interfaces received beyond what they receive of the same \
+             content from a server that stays.\n\n\
+             | strategy | added, s | wasted, MB |\n| --- | --- | --- |"
+        )?;
+        for (arm, added, wasted) in rows {
+            writeln!(
+                self.text,
+                "| {arm} | {} | {} |",
+                cell(Some(added), 3),
+                cell(Some(wasted), 2)
+            )?;
+        }
+        writeln!(self.text, "\n{ORDER}\n")?;
         Ok(())
     }
 
@@ -377,6 +424,16 @@ impl Report<'_> {
         figures::range(self.results.of(&scenario.name, arm).filter_map(value))
     }
 }
+
+/// Why the strategies come in that order.
+const ORDER: &str = "\
+`multipath` finds the server by its knock, and new paths from both interfaces carry at once what \
+the old ones had carried to the end. The redirecting ones find it by a probe of their own or answer \
+the knock by one, a round trip later. `reactive` and `pool` search only once the server has been \
+silent, `pool` for a second since nothing was announced to it; `proactive` stops listening to a \
+server that would still have delivered, so that what is in flight is sent again and the lead time is \
+lost. `paper` gives one of its paths up at the announcement, and its detection path's opening is \
+repeated at doubled intervals. `restart` waits for its idle timeout and downloads all of it again.";
 
 /// Whether the paper has results of its own for it.
 fn is_the_papers(scenario: &Scenario) -> bool {

@@ -120,6 +120,12 @@ pub fn parts(run: &Run) -> Option<Parts> {
     })
 }
 
+/// Bytes of IP packets that the client's interfaces have received.
+pub fn received(run: &Run) -> f64 {
+    let last = run.samples.last();
+    last.map_or(0.0, |last| last.received.iter().sum::<u64>() as f64)
+}
+
 /// What a move has cost beyond the outage itself: its turnaround less the outage and the mean of
 /// the same without a move, in seconds.
 pub fn added(run: &Run, without: f64) -> Option<f64> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mpq_core::migration::Strategy;
 
 use crate::calibrate::calibrate;
 use crate::host::build_tools;
@@ -30,6 +31,7 @@ pub fn paper() -> Result<Vec<Scenario>> {
         moves,
         read("move-short")?,
         read("shared-bottleneck")?,
+        read("strategies")?,
     ])
 }
 
@@ -107,11 +109,8 @@ fn left(plan: &[(&Scenario, Arm, u32)], spent: &[(&str, Arm, Duration)]) -> Dura
                 // Nothing of the kind was run yet: as a download of all, with the outage.
                 let moves = scenario.moves?;
                 let outage = moves.thaw.unwrap_or(moves.freeze);
-                let lost = if *arm == Arm::Multipath {
-                    Duration::ZERO
-                } else {
-                    scenario.patience
-                };
+                let follows = arm.strategy().is_some_and(|strategy| strategy != Strategy::Restart);
+                let lost = if follows { Duration::ZERO } else { scenario.patience };
                 Some(outage + lost + Duration::from_secs(10))
             })
             .or_else(|| mean(&|_, _| true))
@@ -157,7 +156,8 @@ mod tests {
                 "move-without",
                 "move",
                 "move-short",
-                "shared-bottleneck"
+                "shared-bottleneck",
+                "strategies"
             ]
         );
     }

@@ -195,8 +195,8 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
     };
     let outcome = match arm {
         Arm::Ping => bed.pings().await,
-        Arm::Quic | Arm::Multipath | Arm::MultipathOlia => bed.quic().await,
         Arm::Tcp | Arm::Mptcp => bed.tcp().await,
+        _ => bed.quic().await,
     };
     let mut outcome = outcome.with_context(|| format!("the logs:\n{}", bench.logs()))?;
     let steal = steal.share()?;
@@ -354,9 +354,10 @@ impl Bed<'_> {
     fn download(&self, from: Host, number: u64) -> Result<Download> {
         let patience = format!("{}", self.scenario.patience.as_secs_f64());
         let mut options = vec!["--interface", "eth0"];
-        match self.arm {
-            Arm::Quic => options.extend(["--protocol", "quic"]),
-            _ => options.extend(["--interface", "eth1"]),
+        let strategy = self.arm.strategy().map(|strategy| strategy.to_string());
+        match &strategy {
+            Some(strategy) => options.extend(["--interface", "eth1", "--strategy", strategy]),
+            None => options.extend(["--protocol", "quic"]),
         }
         // A server that has announced its move is waited for; one that is silent is given up.
         options.extend(["--idle-timeout", &patience]);
@@ -382,6 +383,9 @@ impl Bed<'_> {
             }
             if self.arm == Arm::MultipathOlia {
                 command.args(["--congestion", "olia"]);
+            }
+            if self.arm == Arm::Pool {
+                command.arg("--pool").arg(Bench::address(ServerB).to_string());
             }
         };
         let content = self.scenario.content();

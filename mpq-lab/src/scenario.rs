@@ -32,6 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mpq_core::migration::Strategy;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -78,6 +79,18 @@ pub enum Arm {
     Multipath,
     /// As [`Arm::Multipath`], with OLIA instead of CUBIC at the server.
     MultipathOlia,
+    /// As [`Arm::Multipath`], with the strategy of this name; see [`Strategy`].
+    Paper,
+    /// The same.
+    Proactive,
+    /// The same.
+    Reactive,
+    /// The same; the client knows both addresses.
+    Pool,
+    /// The same.
+    Symmetric,
+    /// The same; started again when the server is lost.
+    Restart,
     /// HTTPS over TCP and the first interface; started again when the server is lost.
     Tcp,
     /// HTTPS over Multipath TCP and both interfaces; started again when the server is lost.
@@ -91,9 +104,39 @@ impl fmt::Display for Arm {
             Arm::Quic => "quic",
             Arm::Multipath => "multipath",
             Arm::MultipathOlia => "multipath-olia",
+            Arm::Paper => "paper",
+            Arm::Proactive => "proactive",
+            Arm::Reactive => "reactive",
+            Arm::Pool => "pool",
+            Arm::Symmetric => "symmetric",
+            Arm::Restart => "restart",
             Arm::Tcp => "tcp",
             Arm::Mptcp => "mptcp",
         })
+    }
+}
+
+impl Arm {
+    /// How the client follows the server, if by `mpq-get` over both interfaces.
+    pub fn strategy(self) -> Option<Strategy> {
+        match self {
+            Arm::Multipath | Arm::MultipathOlia => Some(Strategy::Multipath),
+            Arm::Paper => Some(Strategy::Paper),
+            Arm::Proactive => Some(Strategy::Proactive),
+            Arm::Reactive => Some(Strategy::Reactive),
+            Arm::Pool => Some(Strategy::Pool),
+            Arm::Symmetric => Some(Strategy::Symmetric),
+            Arm::Restart => Some(Strategy::Restart),
+            Arm::Ping | Arm::Quic | Arm::Tcp | Arm::Mptcp => None,
+        }
+    }
+
+    /// The arm that does the same while the server stays.
+    pub fn without_move(self) -> Arm {
+        match self.strategy() {
+            Some(_) if self != Arm::MultipathOlia => Arm::Multipath,
+            _ => self,
+        }
     }
 }
 

@@ -85,6 +85,32 @@ async fn a_move_is_survived_by_one_and_waited_for_by_the_others() {
 }
 
 #[tokio::test]
+async fn every_strategy_does_what_its_source_says() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let lines = "size = '20M'\npatience = '2s'\n\
+                 move = { announce = '0.3s', freeze = '0.5s', thaw = '0.8s' }";
+    for arm in [
+        Arm::Paper,
+        Arm::Proactive,
+        Arm::Reactive,
+        Arm::Pool,
+        Arm::Symmetric,
+    ] {
+        let run = once(arm, lines).await;
+        let figures = (run.starts, run.handshakes, run.requests);
+        assert_eq!(figures, (1, 1, 1), "{arm}: {:?}", run.marks);
+        let heeds = arm.strategy().unwrap().heeds_announcements();
+        assert_eq!(run.when(What::Announced).is_some(), heeds, "{arm}");
+        assert!(run.when(What::Resumed).is_some(), "{arm}: {:?}", run.marks);
+    }
+    let run = once(Arm::Restart, lines).await;
+    assert_eq!(run.starts, 2, "{:?}", run.marks);
+    assert_eq!(run.when(What::Announced), None);
+}
+
+#[tokio::test]
 async fn a_crash_makes_every_client_start_again() {
     let Some(_alone) = privileged().await else {
         return;
