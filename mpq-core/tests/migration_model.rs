@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use mpq_core::migration::client::{self, Client, Config, Event};
 use mpq_core::migration::server::{self, Announcement, Server};
 use mpq_core::migration::{Frame, policy};
-use mpq_core::path::probe::Token;
 use proptest::prelude::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -110,7 +109,7 @@ enum Arrival {
     Answer {
         client: u64,
         remote: SocketAddr,
-        token: Option<Token>,
+        knock: bool,
     },
     /// The end of an attempt to open a path.
     Opened {
@@ -133,7 +132,6 @@ struct Peer {
     open: BTreeMap<u32, (IpAddr, SocketAddr)>,
     opening: BTreeMap<u32, (IpAddr, SocketAddr)>,
     next_path: u32,
-    knock: Option<Token>,
     /// Where the server may send this client, as far as it was told.
     allowed: BTreeSet<SocketAddr>,
     probes: usize,
@@ -211,7 +209,6 @@ impl World {
             open: BTreeMap::from([(0, (local(0), remote))]),
             opening: BTreeMap::new(),
             next_path: 1,
-            knock: None,
             allowed: BTreeSet::from([remote]),
             probes: 0,
             announcements: Vec::new(),
@@ -244,7 +241,6 @@ impl World {
         let peer = &self.peers[&id];
         if cancelled && !peer.machine.is_moving() {
             assert_eq!(peer.machine.remote(), before, "CANCELLED moves nobody");
-            assert_eq!(peer.knock, None, "listens after CANCELLED");
             assert!(
                 peer.opening.values().all(|(_, r)| *r == before),
                 "a trace is left"
@@ -277,10 +273,7 @@ impl World {
                         }
                     }
                 }
-                client::Output::Listen(token) => {
-                    peer.knock = token;
-                    peer.probes = 0;
-                }
+                client::Output::Redirect(to) => panic!("redirects to {to:?}"),
                 client::Output::Open { local, remote } => {
                     assert!(peer.allowed.contains(&remote), "opens a path to {remote}");
                     let path = peer.next_path;
@@ -297,6 +290,7 @@ impl World {
                     self.later(delay, Arrival::Gone { client: id, path });
                 }
                 client::Output::Event(Event::Failed) => peer.failed = true,
+                client::Output::Event(Event::Announced { .. }) => peer.probes = 0,
                 client::Output::Event(_) => {}
             }
         }
@@ -342,17 +336,17 @@ impl World {
                     self.listening = Some(self.home);
                     self.server(Input::Reopened);
                 }
-                Output::Knock(ids, token) => {
+                Output::Knock(ids) => {
                     for client in ids {
                         if !self.lost() {
-                            let (remote, token) = (self.home, Some(token));
+                            let (remote, knock) = (self.home, true);
                             let delay = self.delay();
                             self.later(
                                 delay,
                                 Arrival::Answer {
                                     client,
                                     remote,
-                                    token,
+                                    knock,
                                 },
                             );
                         }
@@ -436,7 +430,7 @@ impl World {
                         Arrival::Answer {
                             client,
                             remote: target,
-                            token: None,
+                            knock: false,
                         },
                     );
                 }
@@ -444,13 +438,14 @@ impl World {
             Arrival::Answer {
                 client,
                 remote,
-                token,
+                knock,
             } => {
-                if let Some(peer) = self.peers.get(&client) {
-                    let knock = token.is_some();
-                    if !knock || token == peer.knock {
-                        self.client(client, client::Input::Answer { remote, knock });
+                if let Some(peer) = self.peers.get_mut(&client) {
+                    // From then on the server may be there.
+                    if knock && policy::acceptable(peer.machine.remote().ip(), remote) {
+                        peer.allowed.insert(remote);
                     }
+                    self.client(client, client::Input::Answer { remote, knock });
                 }
             }
             Arrival::Opened { client, path } => {
@@ -574,7 +569,6 @@ impl World {
                     targets: others.into_iter().map(host).chain([target]).collect(),
                     lead: MILLISECOND * lead as u32,
                     outage,
-                    token: self.dice.below(u64::MAX).to_be_bytes(),
                 };
                 self.server(server::Input::Announce(announcement));
             }
@@ -583,14 +577,13 @@ impl World {
                 from,
                 knock,
             } => {
-                if let Some((id, peer)) = self.peers.iter().nth(client) {
-                    // The best that a forger on the path can do is to know the token.
-                    let token = peer.knock.filter(|_| knock);
+                // The best that a forger on the path can do is to know the tokens.
+                if let Some(client) = self.peers.keys().nth(client).copied() {
                     let remote = host(from);
                     self.arrive(Arrival::Answer {
-                        client: *id,
+                        client,
                         remote,
-                        token,
+                        knock,
                     });
                 }
             }
@@ -632,7 +625,6 @@ impl World {
                 peer.opening
             );
             assert!(!self.gates_closed.contains(id), "client {id} gets no data");
-            assert_eq!(peer.knock, None, "client {id} listens");
         }
     }
 }

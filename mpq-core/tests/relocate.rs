@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{Request, Response};
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
-use mpq_core::migration::server::Announcement;
+use mpq_core::migration::Strategy;
+use mpq_core::migration::server::{Announcement, Elsewhere};
 use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
 use mpq_core::{Carried, Congestion, Traffic};
@@ -30,23 +31,27 @@ fn serve() -> (Server, [SocketAddr; 3]) {
 
 /// As [`serve`]; what each connection carried goes to `over`, in the order of their beginning.
 fn serve_with(
-    config: ServerConfig,
+    mut config: ServerConfig,
     over: mpsc::UnboundedSender<oneshot::Receiver<Traffic>>,
 ) -> (Server, [SocketAddr; 3]) {
     let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
-    let (server, places) = loop {
-        let server =
-            Server::bind("127.0.0.1:0".parse().unwrap(), &identity, config.clone()).unwrap();
-        let port = server.listen().port();
+    let places = loop {
+        let first = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
         let places = ["127.0.0.1", "127.0.0.2", "127.0.0.4"]
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
         if places[1..]
             .iter()
             .all(|place| std::net::UdpSocket::bind(place).is_ok())
         {
-            break (server, places);
+            break places;
         }
     };
+    config.elsewhere = Elsewhere {
+        pool: places[..2].to_vec(),
+        name: None,
+    };
+    let server = Server::bind(places[0], &identity, config).unwrap();
     let accepting = server.clone();
     tokio::spawn(async move {
         while let Some(handshake) = accepting.accept().await {
@@ -79,9 +84,14 @@ fn serve_with(
 }
 
 async fn connect(remote: SocketAddr) -> Client {
+    connect_by(Strategy::default(), &["127.0.0.1", "127.0.0.3"], remote).await
+}
+
+async fn connect_by(strategy: Strategy, interfaces: &[&str], remote: SocketAddr) -> Client {
     let config = ClientConfig {
         trust: Trust::Insecure,
-        interfaces: vec!["127.0.0.1".into(), "127.0.0.3".into()],
+        interfaces: interfaces.iter().map(ToString::to_string).collect(),
+        strategy,
         ..ClientConfig::default()
     };
     Client::connect(config, remote, "localhost").await.unwrap()
@@ -155,6 +165,72 @@ async fn a_download_goes_on_through_three_moves() {
         .collect();
     assert!(open.iter().all(|p| p.remote == places[2]), "{open:?}");
     client.close().await;
+}
+
+/// Downloads while the server moves there and back again; returns where the client saw it go, how
+/// often it fell silent for it, and how many paths it used.
+async fn there_and_back(
+    server: Server,
+    client: Client,
+    places: [SocketAddr; 2],
+    announced: bool,
+) -> (Vec<SocketAddr>, usize, usize) {
+    let mut events = client.events();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel()).unzip();
+    let moving = server.clone();
+    let moves = tokio::spawn(async move {
+        for (step, target) in receivers.into_iter().zip([places[1], places[0]]) {
+            step.await.unwrap();
+            let announcement = Announcement {
+                targets: if announced { vec![target] } else { vec![] },
+                ..announcement(target)
+            };
+            let freeze = async move { Thaw::At(target) };
+            let moved = moving.relocate(announcement, freeze, |_| ()).await;
+            assert_eq!(moved.unwrap(), target);
+        }
+    });
+    download(&client, senders).await;
+    moves.await.unwrap();
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    let (mut moved, mut silent) = (Vec::new(), 0);
+    while let Ok((_, event)) = events.try_recv() {
+        match event {
+            ClientEvent::Moved { remote, .. } => moved.push(remote),
+            ClientEvent::Silent => silent += 1,
+            _ => {}
+        }
+    }
+    let paths = client.paths().len();
+    client.close().await;
+    (moved, silent, paths)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_strategy_follows_over_two_interfaces_and_over_one() {
+    for strategy in Strategy::ALL {
+        for interfaces in [&["127.0.0.1", "127.0.0.3"][..], &["127.0.0.1"]] {
+            if strategy == Strategy::Restart {
+                continue;
+            }
+            let (server, places) = serve();
+            let client = connect_by(strategy, interfaces, places[0]).await;
+            let known = [places[0], places[1]];
+            let (moved, _, paths) = there_and_back(server, client, known, true).await;
+            assert_eq!(moved, [places[1], places[0]], "{strategy}, {interfaces:?}");
+            if strategy.redirects() {
+                assert_eq!(paths, interfaces.len(), "{strategy}: its paths stay");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_goes_without_a_word_is_found_by_its_knock() {
+    let (server, places) = serve();
+    let client = connect(places[0]).await;
+    let (moved, ..) = there_and_back(server, client, [places[0], places[1]], false).await;
+    assert_eq!(moved, [places[1], places[0]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,8 +311,13 @@ async fn a_server_without_clients_moves_too_and_only_one_move_runs_at_a_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_congestion_control_delivers_over_two_paths() {
     for congestion in Congestion::ALL {
-        let (_server, places) =
-            serve_with(ServerConfig { congestion, ..ServerConfig::default() }, mpsc::unbounded_channel().0);
+        let (_server, places) = serve_with(
+            ServerConfig {
+                congestion,
+                ..ServerConfig::default()
+            },
+            mpsc::unbounded_channel().0,
+        );
         let client = connect(places[0]).await;
         both_paths(&client).await;
         download(&client, vec![]).await;

@@ -261,7 +261,11 @@ impl fmt::Display for Event {
             }
             Event::MigrationAnnounced { targets, lead, .. } => {
                 let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
-                write!(f, "server will move to {} in {lead:.1} s", targets.join(" or "))
+                write!(
+                    f,
+                    "server will move to {} in {lead:.1} s",
+                    targets.join(" or ")
+                )
             }
             Event::Parked { .. } => write!(f, "server parked, searching"),
             Event::Silent => write!(f, "server silent, searching"),

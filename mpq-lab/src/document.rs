@@ -284,18 +284,22 @@ impl Report<'_> {
         let mut rows = Vec::new();
         for arm in arms {
             let base = arm.without_move();
-            let Some((turnaround, received)) = mean(without, base, |run| run.turnaround)
-                .zip(mean(without, base, figures::received))
-            else {
+            let Some((turnaround, received)) = mean(without, base, |run| run.turnaround).zip(mean(
+                without,
+                base,
+                figures::received,
+            )) else {
                 return Ok(());
             };
             let added = self.range(scenario, *arm, &|run| figures::added(run, turnaround));
             let wasted = self.range(scenario, *arm, &|run| {
-                // The same content comes with either; what is left is what came more than once.
-                let same = received;
-                Some((figures::received(run) - same) / 1e6)
+                Some((figures::received(run) - received) / 1e6)
             });
-            rows.extend(added.zip(wasted).map(|(added, wasted)| (arm, added, wasted)));
+            rows.extend(
+                added
+                    .zip(wasted)
+                    .map(|(added, wasted)| (arm, added, wasted)),
+            );
         }
         rows.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
         writeln!(

@@ -109,8 +109,14 @@ fn left(plan: &[(&Scenario, Arm, u32)], spent: &[(&str, Arm, Duration)]) -> Dura
                 // Nothing of the kind was run yet: as a download of all, with the outage.
                 let moves = scenario.moves?;
                 let outage = moves.thaw.unwrap_or(moves.freeze);
-                let follows = arm.strategy().is_some_and(|strategy| strategy != Strategy::Restart);
-                let lost = if follows { Duration::ZERO } else { scenario.patience };
+                let follows = arm
+                    .strategy()
+                    .is_some_and(|strategy| strategy != Strategy::Restart);
+                let lost = if follows {
+                    Duration::ZERO
+                } else {
+                    scenario.patience
+                };
                 Some(outage + lost + Duration::from_secs(10))
             })
             .or_else(|| mean(&|_, _| true))

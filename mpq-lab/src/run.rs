@@ -385,7 +385,9 @@ impl Bed<'_> {
                 command.args(["--congestion", "olia"]);
             }
             if self.arm == Arm::Pool {
-                command.arg("--pool").arg(Bench::address(ServerB).to_string());
+                command
+                    .arg("--pool")
+                    .arg(Bench::address(ServerB).to_string());
             }
         };
         let content = self.scenario.content();

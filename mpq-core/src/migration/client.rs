@@ -369,7 +369,7 @@ impl Client {
                 path,
                 local,
                 remote,
-            } => self.path_open(path, local, remote),
+            } => self.path_open(now, path, local, remote),
             Input::PathRefused {
                 local,
                 remote,
@@ -519,7 +519,7 @@ impl Client {
                 if self.config.strategy.redirects() && now >= attempt.since + self.rtt / 2 =>
             {
                 let target = attempt.target;
-                self.arrive(target);
+                self.arrive(target, now);
             }
             _ => {}
         }
@@ -568,13 +568,13 @@ impl Client {
         }
         let deadline = now + self.config.deadline;
         let silence = Silence { deadline, parked };
+        if let Some(target) = self.unvalidated_target(&mut mv) {
+            return self.attempt(mv, silence, target, now);
+        }
         if self.config.strategy == Strategy::Proactive {
             self.redirect(None);
         }
-        match self.unvalidated_target(&mut mv) {
-            Some(target) => self.attempt(mv, silence, target, now),
-            None => self.state = State::Searching(mv, silence),
-        }
+        self.state = State::Searching(mv, silence);
     }
 
     fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
@@ -582,7 +582,9 @@ impl Client {
         if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
             return;
         }
-        let known = self.current().is_some_and(|mv| mv.targets.contains(&remote));
+        let known = self
+            .current()
+            .is_some_and(|mv| mv.targets.contains(&remote));
         if knock && (!known || strategy.redirects()) {
             return self.knock_from_elsewhere(remote, now);
         }
@@ -757,7 +759,7 @@ impl Client {
         self.abandon(old);
     }
 
-    fn path_open(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
+    fn path_open(&mut self, now: Instant, id: u32, local: IpAddr, remote: SocketAddr) {
         self.openings
             .retain(|o| (o.local, o.remote) != (local, remote));
         self.paths.retain(|p| p.id != id);
@@ -776,15 +778,16 @@ impl Client {
             State::Settled => false,
         };
         if arrived {
-            self.arrive(remote);
+            self.arrive(remote, now);
         }
         self.close_stale();
     }
 
     /// The server is at `remote`.
-    fn arrive(&mut self, remote: SocketAddr) {
+    fn arrive(&mut self, remote: SocketAddr, now: Instant) {
         let sequence = self.newest;
         self.remote = remote;
+        self.heard = now;
         let path_remote = self.path_remote();
         let elsewhere = self.openings.iter().map(|o| o.remote);
         let elsewhere: BTreeSet<_> = elsewhere.filter(|r| *r != path_remote).collect();

@@ -103,7 +103,7 @@ enum State {
     Serving,
     Announced(Announcement, Instant),
     Parking(Announcement),
-    Parked(Announcement),
+    Parked,
     Resuming {
         moved: bool,
     },
@@ -174,26 +174,26 @@ impl Server {
                 }
             }
             Input::Quiet => {
-                if let State::Parking(announcement) = &self.state {
-                    self.state = State::Parked(announcement.clone());
+                if let State::Parking(_) = self.state {
+                    self.state = State::Parked;
                     self.outputs.push_back(Output::CloseSockets);
                 }
             }
             Input::Closed => {
-                if let State::Parked(_) = self.state {
+                if let State::Parked = self.state {
                     self.outputs.push_back(Output::Dump);
                 }
             }
             Input::Failed => match self.state {
                 State::Announced(..) | State::Parking(_) => self.cancel(),
-                State::Parked(_) => {
+                State::Parked => {
                     self.state = State::Resuming { moved: false };
                     self.outputs.push_back(Output::Reopen(None));
                 }
                 _ => {}
             },
             Input::Thawed(listen) => {
-                if let State::Parked(_) = self.state {
+                if let State::Parked = self.state {
                     self.state = State::Resuming { moved: true };
                     self.outputs.push_back(Output::Reopen(Some(listen)));
                 }
@@ -289,7 +289,7 @@ impl Server {
 
     /// Whether body writers are to be held: the server is about to be frozen, or is.
     pub fn is_parking(&self) -> bool {
-        matches!(self.state, State::Parking(_) | State::Parked(_))
+        matches!(self.state, State::Parking(_) | State::Parked)
     }
 
     fn migration(&self, announcement: &Announcement) -> Frame {
@@ -348,7 +348,7 @@ impl Server {
             State::Serving => "Serving",
             State::Announced(..) => "Announced",
             State::Parking(_) => "Parking",
-            State::Parked(_) => "Parked",
+            State::Parked => "Parked",
             State::Resuming { moved: false } => "Resuming (old address)",
             State::Resuming { moved: true } => "Resuming (new address)",
             State::Arriving { .. } => "Arriving",

@@ -15,9 +15,9 @@ use super::probe::{self, Token};
 use super::sockets::{Answer, Sockets, canonical, mapped};
 use crate::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
 use crate::h3_noq::MigrationStream;
-use crate::migration::{Frame, Strategy};
 use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
 use crate::migration::frame::Decoder;
+use crate::migration::{Frame, Strategy};
 use crate::server::{sleep_until, write_frames};
 
 /// How often counters are looked at for signs of life.
@@ -109,7 +109,10 @@ impl Manager {
     ) -> Self {
         let now = Instant::now();
         let multipath = connection.is_multipath_enabled();
-        let (token, knock) = (probe::probe_token(connection), probe::knock_token(connection));
+        let (token, knock) = (
+            probe::probe_token(connection),
+            probe::knock_token(connection),
+        );
         sockets.listen_for(&[token, knock]);
         let idle_timeout = config.idle_timeout;
         let config = Config {
