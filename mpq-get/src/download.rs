@@ -195,9 +195,8 @@ impl Transfer {
         }
     }
 
-    fn chunk(&self, length: usize) {
-        self.held.borrow_mut().bytes += length as u64;
-        self.received.set(self.received.get() + length as u64);
+    /// A chunk of the body is there.
+    fn arrived(&self) {
         if let Some(end) = self.gap.borrow_mut().chunk(Instant::now()) {
             let event = Event::FirstByteAfterMove {
                 remote: end.remote,
@@ -205,6 +204,12 @@ impl Transfer {
             };
             self.news.borrow_mut().push((end.at, event));
         }
+    }
+
+    /// So many bytes are written, or will be.
+    fn add(&self, length: u64) {
+        self.held.borrow_mut().bytes += length;
+        self.received.set(self.received.get() + length);
     }
 
     fn tell(&self, event: Event) {
@@ -340,8 +345,9 @@ async fn fetch(
 
     let output = output.as_ref().expect("it has just been opened");
     while let Some(mut data) = stream.recv_data().await? {
-        transfer.chunk(data.remaining());
+        transfer.arrived();
         let chunk = data.copy_to_bytes(data.remaining());
+        let length = chunk.len() as u64;
         // While the writer is behind, the server's silence is of our making.
         let wait = !output.has_room();
         if wait {
@@ -350,6 +356,9 @@ async fn fetch(
         if !output.write(chunk).await {
             return Ok(());
         }
+        // Not before: if the connection is lost while the writer is waited for, it will not be
+        // written, and must be asked for again.
+        transfer.add(length);
         if wait {
             client.expecting(true);
         }

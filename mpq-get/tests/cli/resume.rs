@@ -1,9 +1,7 @@
 //! Downloads that are interrupted, and what becomes of what they have left.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,7 +9,8 @@ use http::header::{CONTENT_RANGE, DATE, ETAG, IF_RANGE, LAST_MODIFIED, RETRY_AFT
 use serde_json::Value;
 
 use crate::server::{
-    Answer, File, Identity, Outcome, SIZE, Server, UNDER_WAY, body, command, digest, forwarder, run,
+    Answer, File, Outcome, SIZE, Server, UNDER_WAY, body, digest, finish, forwarder, interrupt, run,
+    spawn,
 };
 
 /// Where bodies are cut.
@@ -210,37 +209,6 @@ fn stdout_goes_on_but_does_not_start_over() {
     outcome.fails(96, "");
     assert_eq!(server.requests().len(), 1, "it would only repeat itself");
     assert!(body().starts_with(&outcome.stdout));
-}
-
-/// Starts mpq-get in the folder and waits until it has told an event for which `wanted` is true.
-fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&Value) -> bool) -> Child {
-    let line = [&["--cacert", "ca.pem", "--json"], line].concat();
-    let mut child = command(identity.folder.path(), &line)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let told = lines.any(|line| wanted(&serde_json::from_str(&line.unwrap()).unwrap()));
-    assert!(told, "it ended without");
-    // Whoever writes on needs a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    child
-}
-
-fn interrupt(child: &Child) {
-    let id = child.id().to_string();
-    let kill = Command::new("kill").args(["-s", "INT", &id]).status();
-    assert!(kill.unwrap().success());
-}
-
-fn finish(child: Child) -> Outcome {
-    let output = child.wait_with_output().unwrap();
-    Outcome {
-        status: output.status,
-        stdout: output.stdout,
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
 }
 
 #[test]

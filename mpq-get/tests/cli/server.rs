@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ pub const UNDER_WAY: usize = 64 << 10;
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
-/// A certificate for localhost, and a folder that has it as `ca.pem`.
+/// A certificate for localhost, and a folder that has it as `ca.pem` and its key as `key.pem`.
 #[derive(Clone)]
 pub struct Identity {
     pub folder: Arc<TempDir>,
@@ -38,6 +39,8 @@ impl Identity {
         let folder = tempfile::tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         fs::write(folder.path().join("ca.pem"), certified.cert.pem()).unwrap();
+        let key = certified.signing_key.serialize_pem();
+        fs::write(folder.path().join("key.pem"), key).unwrap();
         Identity {
             folder: Arc::new(folder),
             certificate: certified.cert.der().clone(),
@@ -385,6 +388,37 @@ pub fn command(folder: &Path, line: &[&str]) -> Command {
 
 pub fn run(folder: &Path, line: &[&str]) -> Outcome {
     let output = command(folder, line).output().unwrap();
+    Outcome {
+        status: output.status,
+        stdout: output.stdout,
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Starts mpq-get in the folder and waits until it has told an event for which `wanted` is true.
+pub fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> Child {
+    let line = [&["--cacert", "ca.pem", "--json"], line].concat();
+    let mut child = command(identity.folder.path(), &line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = lines.any(|line| wanted(&serde_json::from_str(&line.unwrap()).unwrap()));
+    assert!(told, "it ended without");
+    // Whoever writes on needs a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+pub fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    let kill = Command::new("kill").args(["-s", "INT", &id]).status();
+    assert!(kill.unwrap().success());
+}
+
+pub fn finish(child: Child) -> Outcome {
+    let output = child.wait_with_output().unwrap();
     Outcome {
         status: output.status,
         stdout: output.stdout,
