@@ -121,7 +121,7 @@ async fn attempt<C: Connection>(
     signals: &mut Signals,
 ) -> (Option<C>, Result<(), Error>) {
     let connected = tokio::select! {
-        connected = connect::<C>(request) => connected,
+        connected = connect::<C>(request, transfer.remote.get()) => connected,
         error = signals.recv() => Err(error),
     };
     let (client, remote) = match connected {
@@ -136,6 +136,7 @@ async fn attempt<C: Connection>(
     };
     report.event(Instant::now(), &connected);
 
+    transfer.remote.set(Some(remote));
     // A move is over with its connection.
     *transfer.gap.borrow_mut() = Gap::default();
     let body = fetch(&client, remote, request, transfer, output);
@@ -172,6 +173,8 @@ struct Transfer {
     /// Body bytes, those given up included.
     received: Cell<u64>,
     requests: Cell<u64>,
+    /// Where the server was last.
+    remote: Cell<Option<SocketAddr>>,
     /// Of the connections so far.
     handshakes: Cell<u64>,
     paths: RefCell<Vec<Path>>,
@@ -188,6 +191,7 @@ impl Transfer {
             held: RefCell::new(held.unwrap_or_default()),
             received: Cell::default(),
             requests: Cell::default(),
+            remote: Cell::default(),
             handshakes: Cell::default(),
             paths: RefCell::default(),
             gap: RefCell::default(),
@@ -220,7 +224,7 @@ impl Transfer {
     fn count(&self, client: &impl Connection) {
         let handshakes = self.handshakes.get() + client.handshakes();
         self.handshakes.set(handshakes);
-        let paths = client.paths().into_iter().map(Into::into);
+        let paths = client.paths().into_iter().map(Path::from);
         self.paths.borrow_mut().extend(paths);
     }
 
@@ -233,8 +237,12 @@ impl Transfer {
     }
 }
 
-/// Connects to the first of the host's addresses that answers; they share the time there is.
-async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Error> {
+/// Connects to the first of the host's addresses that answers; they share the time there is. The
+/// last of them is where the server was before, if it was connected to.
+async fn connect<C: Connection>(
+    request: &Request,
+    before: Option<SocketAddr>,
+) -> Result<(C, SocketAddr), Error> {
     let host = request.host();
     let start = Instant::now();
     let limit = request.client.connect_timeout;
@@ -242,11 +250,8 @@ async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Er
         host: host.clone(),
         source,
     };
-    let addresses = request
-        .overrides
-        .look_up(&host, request.port(), limit)
-        .await
-        .map_err(unknown)?;
+    let found = request.overrides.look_up(&host, request.port(), limit);
+    let addresses = candidates(found.await, before).map_err(unknown)?;
 
     let mut last = unknown(io::ErrorKind::NotFound.into());
     for (index, remote) in addresses.iter().copied().enumerate() {
@@ -273,6 +278,22 @@ async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Er
         }
     }
     Err(last)
+}
+
+/// Where to look for a server: where its name says and then where it was, since a name does not
+/// follow every move, and may not be found at all.
+fn candidates(
+    found: io::Result<Vec<SocketAddr>>,
+    before: Option<SocketAddr>,
+) -> io::Result<Vec<SocketAddr>> {
+    match (found, before) {
+        (Ok(mut addresses), Some(before)) if !addresses.contains(&before) => {
+            addresses.push(before);
+            Ok(addresses)
+        }
+        (Err(_), Some(before)) => Ok(vec![before]),
+        (found, _) => found,
+    }
 }
 
 /// Why [`fetch`] ended early.
@@ -493,7 +514,10 @@ fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Repor
         ClientEvent::Announced { .. } => gap.announced(at),
         ClientEvent::Parked { .. } | ClientEvent::Silent => gap.parked(at),
         ClientEvent::Detected { .. } => gap.detected(at),
-        ClientEvent::Moved { remote, .. } => gap.moved(at, *remote),
+        ClientEvent::Moved { remote, .. } => {
+            transfer.remote.set(Some(*remote));
+            gap.moved(at, *remote);
+        }
         ClientEvent::Cancelled { .. } => gap.cancel(),
         _ => {}
     }
@@ -570,5 +594,24 @@ impl Signals {
             _ = self.interrupt.recv() => Error::Signal(2),
             _ = self.terminate.recv() => Error::Signal(15),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_looked_for_where_its_name_says_and_where_it_was() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (old, new) = (address("10.1.0.2:443"), address("10.1.0.3:443"));
+        let ok = |found: &[SocketAddr], before| candidates(Ok(found.to_vec()), before).unwrap();
+        assert_eq!(ok(&[old, new], None), [old, new]);
+        assert_eq!(ok(&[old], Some(new)), [old, new]);
+        assert_eq!(ok(&[new, old], Some(old)), [new, old]);
+        let lost = || Err(io::ErrorKind::TimedOut.into());
+        assert_eq!(candidates(lost(), Some(new)).unwrap(), [new]);
+        let error = candidates(lost(), None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -19,23 +19,23 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// Not a multiple of anything that a packet or buffer could be.
-pub const SIZE: usize = 3_000_017;
+pub(crate) const SIZE: usize = 3_000_017;
 
 /// What a server sends without an acknowledgement: of what it has sent, all but this has arrived.
-pub const UNDER_WAY: usize = 64 << 10;
+pub(crate) const UNDER_WAY: usize = 64 << 10;
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
 /// A certificate for localhost, and a folder that has it as `ca.pem` and its key as `key.pem`.
 #[derive(Clone)]
-pub struct Identity {
-    pub folder: Arc<TempDir>,
+pub(crate) struct Identity {
+    pub(crate) folder: Arc<TempDir>,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Identity {
-    pub fn new() -> Identity {
+    pub(crate) fn new() -> Identity {
         let folder = tempfile::tempdir().unwrap();
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         fs::write(folder.path().join("ca.pem"), certified.cert.pem()).unwrap();
@@ -48,12 +48,12 @@ impl Identity {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs mpq-get in the folder, trusting the certificate.
-    pub fn run(&self, line: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, line: &[&str]) -> Outcome {
         run(
             self.folder.path(),
             &[&["--cacert", "ca.pem"], line].concat(),
@@ -62,7 +62,7 @@ impl Identity {
 }
 
 /// What a server is asked for, one answer a request.
-pub enum Answer {
+pub(crate) enum Answer {
     /// A file, or the part of it that was asked for.
     File(File),
     /// The same, but the connection is closed after so many bytes of the body.
@@ -75,16 +75,16 @@ pub enum Answer {
 
 /// A file and how it is told apart from others.
 #[derive(Clone)]
-pub struct File {
-    pub content: Bytes,
-    pub fields: Vec<(HeaderName, &'static str)>,
+pub(crate) struct File {
+    pub(crate) content: Bytes,
+    pub(crate) fields: Vec<(HeaderName, &'static str)>,
     /// Whether parts of it are sent.
-    pub ranges: bool,
+    pub(crate) ranges: bool,
 }
 
 impl File {
     /// The usual body with a strong entity tag.
-    pub fn new() -> File {
+    pub(crate) fn new() -> File {
         File {
             content: body(),
             fields: vec![(ETAG, "\"v1\"")],
@@ -128,9 +128,9 @@ impl File {
 }
 
 /// A server that lives as long as this value.
-pub struct Server {
-    pub address: SocketAddr,
-    pub identity: Identity,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) identity: Identity,
     requests: Arc<Mutex<Vec<Request<()>>>>,
     _runtime: Runtime,
 }
@@ -144,22 +144,22 @@ enum Site {
 }
 
 impl Server {
-    pub fn start() -> Server {
+    pub(crate) fn start() -> Server {
         Server::with_alpn(b"h3")
     }
 
-    pub fn with_alpn(alpn: &[u8]) -> Server {
+    pub(crate) fn with_alpn(alpn: &[u8]) -> Server {
         let anywhere = "127.0.0.1:0".parse().unwrap();
         Server::bind(Identity::new(), anywhere, alpn, Site::Paths)
     }
 
     /// Gives these answers, one to each request, whatever its path.
-    pub fn script(answers: impl IntoIterator<Item = Answer>) -> Server {
+    pub(crate) fn script(answers: impl IntoIterator<Item = Answer>) -> Server {
         let anywhere = "127.0.0.1:0".parse().unwrap();
         Server::script_at(&Identity::new(), anywhere, answers)
     }
 
-    pub fn script_at(
+    pub(crate) fn script_at(
         identity: &Identity,
         address: SocketAddr,
         answers: impl IntoIterator<Item = Answer>,
@@ -209,31 +209,31 @@ impl Server {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.identity.path(name)
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.identity.folder.path()
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("https://localhost:{}/{path}", self.address.port())
     }
 
     /// Runs mpq-get in the server's folder, trusting its certificate.
-    pub fn get(&self, options: &[&str], path: &str) -> Outcome {
+    pub(crate) fn get(&self, options: &[&str], path: &str) -> Outcome {
         let url = self.url(path);
         self.identity.run(&[options, &[url.as_str()]].concat())
     }
 
     /// The requests so far.
-    pub fn requests(&self) -> Vec<Request<()>> {
+    pub(crate) fn requests(&self) -> Vec<Request<()>> {
         self.requests.lock().unwrap().clone()
     }
 
     /// What was asked for of the body, one entry a request.
-    pub fn ranges(&self) -> Vec<Option<String>> {
+    pub(crate) fn ranges(&self) -> Vec<Option<String>> {
         let range = |request: &Request<()>| {
             let range = request.headers().get(RANGE)?.to_str().unwrap();
             Some(range.to_owned())
@@ -328,7 +328,7 @@ async fn by_script(
 
 /// Forwards datagrams between one client and `server`, and after so many of the server's nothing
 /// any more: as a server that has gone without a word.
-pub fn forwarder(server: SocketAddr, datagrams: usize) -> SocketAddr {
+pub(crate) fn forwarder(server: SocketAddr, datagrams: usize) -> SocketAddr {
     let front = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
     let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
     back.connect(server).unwrap();
@@ -362,7 +362,7 @@ pub fn forwarder(server: SocketAddr, datagrams: usize) -> SocketAddr {
 }
 
 /// The same bytes each time, with zeros among them and no short period.
-pub fn body() -> Bytes {
+pub(crate) fn body() -> Bytes {
     let mut state = 1u64;
     let next = |_| {
         state = state
@@ -373,20 +373,20 @@ pub fn body() -> Bytes {
     (0..SIZE).map(next).collect()
 }
 
-pub fn digest() -> String {
+pub(crate) fn digest() -> String {
     Sha256::digest(body())
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
 
-pub fn command(folder: &Path, line: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mpq-get"));
     command.current_dir(folder).args(line).stdin(Stdio::null());
     command
 }
 
-pub fn run(folder: &Path, line: &[&str]) -> Outcome {
+pub(crate) fn run(folder: &Path, line: &[&str]) -> Outcome {
     let output = command(folder, line).output().unwrap();
     Outcome {
         status: output.status,
@@ -396,7 +396,7 @@ pub fn run(folder: &Path, line: &[&str]) -> Outcome {
 }
 
 /// Starts mpq-get in the folder and waits until it has told an event for which `wanted` is true.
-pub fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> Child {
+pub(crate) fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> Child {
     let line = [&["--cacert", "ca.pem", "--json"], line].concat();
     let mut child = command(identity.folder.path(), &line)
         .stdout(Stdio::piped())
@@ -411,13 +411,13 @@ pub fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&serde_json::Va
     child
 }
 
-pub fn interrupt(child: &Child) {
+pub(crate) fn interrupt(child: &Child) {
     let id = child.id().to_string();
     let kill = Command::new("kill").args(["-s", "INT", &id]).status();
     assert!(kill.unwrap().success());
 }
 
-pub fn finish(child: Child) -> Outcome {
+pub(crate) fn finish(child: Child) -> Outcome {
     let output = child.wait_with_output().unwrap();
     Outcome {
         status: output.status,
@@ -427,15 +427,15 @@ pub fn finish(child: Child) -> Outcome {
 }
 
 /// What a finished mpq-get has left.
-pub struct Outcome {
-    pub status: ExitStatus,
-    pub stdout: Vec<u8>,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
     /// The JSON lines.
-    pub fn events(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn events(&self) -> Vec<serde_json::Value> {
         self.stdout
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
@@ -444,20 +444,20 @@ impl Outcome {
     }
 
     /// The JSON lines of one event.
-    pub fn named(&self, name: &str) -> Vec<serde_json::Value> {
+    pub(crate) fn named(&self, name: &str) -> Vec<serde_json::Value> {
         let mut events = self.events();
         events.retain(|event| event["event"] == name);
         events
     }
 
     #[track_caller]
-    pub fn succeeds(&self) {
+    pub(crate) fn succeeds(&self) {
         assert!(self.status.success(), "{}", self.stderr);
     }
 
     /// Failed with this code and exactly one line that contains `text`.
     #[track_caller]
-    pub fn fails(&self, code: i32, text: &str) {
+    pub(crate) fn fails(&self, code: i32, text: &str) {
         assert_eq!(self.status.code(), Some(code), "{}", self.stderr);
         let mut lines = self
             .stderr
