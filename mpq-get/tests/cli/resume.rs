@@ -1,7 +1,9 @@
 //! Downloads that are interrupted, and what becomes of what they have left.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,8 +11,8 @@ use http::header::{CONTENT_RANGE, DATE, ETAG, IF_RANGE, LAST_MODIFIED, RETRY_AFT
 use serde_json::Value;
 
 use crate::server::{
-    Answer, File, Outcome, SIZE, Server, UNDER_WAY, body, digest, finish, forwarder, interrupt, run,
-    spawn,
+    Answer, File, Outcome, SIZE, Server, UNDER_WAY, body, command, digest, finish, forwarder,
+    interrupt, run, spawn,
 };
 
 /// Where bodies are cut.
@@ -209,6 +211,28 @@ fn stdout_goes_on_but_does_not_start_over() {
     outcome.fails(96, "");
     assert_eq!(server.requests().len(), 1, "it would only repeat itself");
     assert!(body().starts_with(&outcome.stdout));
+}
+
+#[test]
+fn what_could_not_be_written_is_asked_for_again() {
+    let cut = 2 * CUT;
+    let server = Server::script([Answer::Cut(File::new(), cut), whole()]);
+    let url = server.url("file");
+    let mut child = command(server.folder(), &["--cacert", "ca.pem", &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Until the connection is lost, nobody reads the body.
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(told.any(|line| line.unwrap().contains("attempt 1")));
+    std::thread::spawn(move || told.for_each(drop));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout == body());
+    let range = server.ranges()[1].clone().unwrap();
+    let first: usize = range["bytes=".len()..range.len() - 1].parse().unwrap();
+    assert!(first < cut - UNDER_WAY, "{first} bytes could be written");
 }
 
 #[test]
