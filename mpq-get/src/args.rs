@@ -16,6 +16,8 @@ use url::{Host, Url};
 
 use crate::error::Error;
 use crate::output::Destination;
+use crate::resolve::{ConnectTo, Overrides, Resolve};
+use crate::retry::Policy;
 
 const EXIT_CODES: &str = "\
 Exit codes (curl's where it has one):
@@ -28,9 +30,14 @@ Exit codes (curl's where it has one):
    18  body shorter than announced     91  the server moved and was not found again
    22  HTTP status not a success       95  HTTP/3 error, or no HTTP/3 server
    23  output cannot be written        96  QUIC error
+   33  cannot go on, nor start over
   130  stopped by SIGINT              143  stopped by SIGTERM
 
-While a file is received it is called FILE.part; after an error it keeps that name.";
+While a file is received it is called FILE.part; after an error it keeps that name, and
+FILE.part.meta says what it is of. A lost connection is replaced by another one, which asks for what
+is missing. If the file has changed meanwhile, or the server gives it neither a strong ETag nor an
+old enough Last-Modified, it is started over. Waits between attempts are 1 s, 2 s, 4 s... up to 60 s,
+or what the server's Retry-After says.";
 
 /// The transport under HTTP/3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -56,6 +63,28 @@ pub struct Args {
     /// Write to a file named as the URL's last part
     #[arg(short = 'O', long)]
     pub remote_name: bool,
+
+    /// Go on with the FILE.part that an earlier run has left, if it is of the same file
+    #[arg(short = 'C', long = "continue")]
+    pub resume: bool,
+
+    /// Try again so many times in a row without getting any further: after lost connections, failures
+    /// to connect and the statuses 408, 429, 500, 502, 503 and 504. 0 is curl's default
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub retry: u32,
+
+    /// No attempt begins later than this after the start [default: no limit]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub retry_max_time: Option<Duration>,
+
+    /// Connect to these addresses for this host (`*` for all) and port; may be repeated
+    #[arg(long, value_name = "HOST:PORT:ADDR[,ADDR]", action = ArgAction::Append)]
+    pub resolve: Vec<Resolve>,
+
+    /// Connect to HOST2 instead of HOST1, for the same URL and certificate; an empty host or port
+    /// stands for any, or for the URL's; may be repeated
+    #[arg(long, value_name = "HOST1:PORT1:HOST2:PORT2", action = ArgAction::Append)]
+    pub connect_to: Vec<ConnectTo>,
 
     /// Use this interface, by name or address; may be repeated [default: all usable]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
@@ -130,6 +159,12 @@ pub struct Request {
     pub destination: Destination,
     /// SHA-256 the body must have, in lower-case hexadecimal.
     pub checksum: Option<String>,
+    /// Whether to go on with an earlier run's `.part`.
+    pub resume: bool,
+    /// How often to try.
+    pub retry: Policy,
+    /// Where to connect to, regardless of the URL.
+    pub overrides: Overrides,
     /// By which transport.
     pub protocol: Protocol,
     /// How to connect.
@@ -149,7 +184,7 @@ impl Args {
     ///
     /// # Errors
     /// [`Error::Scheme`], [`Error::Url`], [`Error::NoName`], and [`Error::Usage`] if the body and
-    /// the JSON lines would both go to standard output.
+    /// the JSON lines would both go to standard output, or standard output were to be gone on with.
     pub fn resolve(&self) -> Result<Request, Error> {
         let url = parse_url(&self.url)?;
         let destination = match &self.output {
@@ -164,6 +199,11 @@ impl Args {
                 "--json and the body cannot share standard output: add -o FILE or -O".to_owned(),
             ));
         }
+        if self.resume && self.body_on_stdout() {
+            return Err(Error::Usage(
+                "-C goes on with a file: add -o FILE or -O".to_owned(),
+            ));
+        }
         let trust = match &self.cacert {
             Some(file) => Trust::CaFile(file.clone()),
             None if self.insecure => Trust::Insecure,
@@ -173,6 +213,15 @@ impl Args {
             url,
             destination,
             checksum: self.checksum.clone(),
+            resume: self.resume,
+            retry: Policy {
+                limit: self.retry,
+                max_time: self.retry_max_time,
+            },
+            overrides: Overrides {
+                resolve: self.resolve.clone(),
+                connect_to: self.connect_to.clone(),
+            },
             protocol: self.protocol,
             client: ClientConfig {
                 trust,
@@ -330,6 +379,43 @@ mod tests {
         assert_eq!(resolve(&["--json", "h/a"]).unwrap_err().code(), 2);
         let request = resolve(&["--json", "-O", "h/a"]).unwrap();
         assert_eq!(request.destination, Destination::File("a".into()));
+    }
+
+    #[test]
+    fn only_a_file_can_be_gone_on_with() {
+        for line in [["-C", "h/a"].as_slice(), &["-C", "-o", "-", "h/a"]] {
+            assert_eq!(resolve(line).unwrap_err().code(), 2, "{line:?}");
+        }
+        assert!(resolve(&["-C", "-O", "h/a"]).unwrap().resume);
+        assert!(!resolve(&["-O", "h/a"]).unwrap().resume);
+    }
+
+    #[test]
+    fn attempts_are_limited() {
+        let policy = |line: &[&str]| resolve(line).unwrap().retry;
+        let usual = Policy {
+            limit: 3,
+            max_time: None,
+        };
+        assert_eq!(policy(&["h/a"]), usual);
+        let line = &["--retry", "0", "--retry-max-time", "0.5", "h/a"];
+        let limited = Policy {
+            limit: 0,
+            max_time: Some(Duration::from_millis(500)),
+        };
+        assert_eq!(policy(line), limited);
+    }
+
+    #[test]
+    fn overrides_are_read() {
+        let line = ["--resolve", "h:443:192.0.2.1", "--connect-to", "::i:1"];
+        let request = resolve(&[&line[..], &["h/a"]].concat()).unwrap();
+        let expected = Overrides {
+            resolve: vec!["h:443:192.0.2.1".parse().unwrap()],
+            connect_to: vec!["::i:1".parse().unwrap()],
+        };
+        assert_eq!(request.overrides, expected);
+        assert!(Args::try_parse_from(["mpq-get", "--resolve=h:443", "h/a"]).is_err());
     }
 
     #[test]

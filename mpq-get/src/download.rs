@@ -1,19 +1,23 @@
-//! One download, from the name's resolution to the file's last byte.
+//! One download, from the name's resolution to the file's last byte, over as many connections as it
+//! takes.
 //!
-//! Two things run side by side in one task: [`fetch`] moves the body from the connection to the
-//! [`Output`], and [`watch`] tells of events and progress and listens for signals. What they share
-//! is in [`Transfer`].
+//! [`run`] makes attempts until one succeeds or there shall be no other. Each connects and asks for
+//! what is missing. Two things run side by side in it, in one task: [`fetch`] moves the body from
+//! the connection to the [`Output`], and [`watch`] tells of events and progress and listens for
+//! signals. What they share, and what outlives an attempt, is in [`Transfer`].
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
+use h3::client::{RequestStream, SendRequest};
 use h3::error::StreamError;
-use http::StatusCode;
-use http::header::{ACCEPT, CONTENT_LENGTH, LOCATION, USER_AGENT};
+use h3::quic::OpenStreams;
+use http::header::{ACCEPT, IF_RANGE, LOCATION, RANGE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderName, Response};
 use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,12 +28,15 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::args::{Protocol, Request};
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::events::{Event, Summary};
-use crate::gap::{Gap, Pause};
+use crate::events::{Event, Path, Summary};
+use crate::gap::Gap;
 use crate::output::{Kept, Output, Written};
 use crate::progress::Snapshot;
 use crate::quic::Quic;
 use crate::report::Reporter;
+use crate::resume::{Answer, Held};
+use crate::retry::{self, Schedule};
+use crate::sidecar::{self, Sidecar};
 
 /// Between two reports of progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -53,39 +60,51 @@ async fn run_by<C: Connection>(
     request: &Request,
     report: &mut Reporter,
 ) -> Result<(), (Error, Kept)> {
-    let nothing = |error| (error, Kept::NOTHING);
-    let mut signals = Signals::new().map_err(nothing)?;
-    let (client, remote) = tokio::select! {
-        connected = connect::<C>(request) => connected.map_err(nothing)?,
-        error = signals.recv() => return Err(nothing(error)),
-    };
-    let connected = Event::Connected {
-        remote,
-        multipath: client.multipath(),
-        handshakes: client.handshakes(),
-        unix: report.unix(),
-    };
-    report.event(Instant::now(), &connected);
-
-    let transfer = Transfer::default();
+    let mut signals = Signals::new().map_err(|error| (error, Kept::NOTHING))?;
+    let transfer = Transfer::new(request);
+    let mut schedule = Schedule::new(request.retry);
     let mut output = None;
-    let body = fetch(&client, request, &transfer, &mut output);
-    let outcome = watch(body, &client, &transfer, report, &mut signals).await;
-    client.expecting(false);
+    let (client, outcome) = loop {
+        let (client, outcome) =
+            attempt::<C>(request, &transfer, &mut output, report, &mut signals).await;
+        let Err(error) = &outcome else {
+            break (client, outcome);
+        };
+        let elapsed = Duration::from_secs_f64(report.elapsed());
+        let next = match transfer.can_go_on(output.as_ref()) {
+            true => schedule.next(error, transfer.held.borrow().bytes, elapsed),
+            false => None,
+        };
+        let Some((wait, attempt)) = next else {
+            break (client, outcome);
+        };
+        let retry = Event::Retry {
+            reason: error.to_string(),
+            wait: wait.as_secs_f64(),
+            attempt,
+        };
+        report.event(Instant::now(), &retry);
+        tokio::select! {
+            () = pause(client, wait) => {}
+            error = signals.recv() => break (None, Err(error)),
+        }
+    };
     let result = settle(outcome, output, request, &mut signals).await;
     let seconds = report.elapsed();
-    let (handshakes, paths) = (client.handshakes(), client.paths());
-    client.close().await;
+    if let Some(client) = client {
+        client.close().await;
+    }
 
     let written = result?;
     let usage = Usage::now();
     let summary = Summary {
         bytes: written.bytes,
+        received: transfer.received.get(),
         seconds,
         sha256: written.sha256,
-        handshakes,
+        handshakes: transfer.handshakes.get(),
         requests: transfer.requests.get(),
-        paths: paths.into_iter().map(Into::into).collect(),
+        paths: transfer.paths.take(),
         cpu: usage.cpu.as_secs_f64(),
         peak_memory: usage.peak_memory,
     };
@@ -93,28 +112,137 @@ async fn run_by<C: Connection>(
     Ok(())
 }
 
+/// Connects and downloads what is missing. The connection, if there was one, is not closed yet.
+async fn attempt<C: Connection>(
+    request: &Request,
+    transfer: &Transfer,
+    output: &mut Option<Output>,
+    report: &mut Reporter,
+    signals: &mut Signals,
+) -> (Option<C>, Result<(), Error>) {
+    let connected = tokio::select! {
+        connected = connect::<C>(request, transfer.remote.get()) => connected,
+        error = signals.recv() => Err(error),
+    };
+    let (client, remote) = match connected {
+        Ok(connected) => connected,
+        Err(error) => return (None, Err(error)),
+    };
+    let connected = Event::Connected {
+        remote,
+        multipath: client.multipath(),
+        handshakes: transfer.handshakes.get() + client.handshakes(),
+        unix: report.unix(),
+    };
+    report.event(Instant::now(), &connected);
+
+    transfer.remote.set(Some(remote));
+    // A move is over with its connection.
+    *transfer.gap.borrow_mut() = Gap::default();
+    let body = fetch(&client, remote, request, transfer, output);
+    let outcome = watch(body, &client, transfer, report, signals).await;
+    client.expecting(false);
+    transfer.count(&client);
+    let outcome = match outcome {
+        // All of the body came before the connection broke.
+        Err(Error::Idle | Error::Migration(_) | Error::Quic(_))
+            if output.is_some() && transfer.held.borrow().is_complete() =>
+        {
+            Ok(())
+        }
+        outcome => outcome,
+    };
+    (Some(client), outcome)
+}
+
+/// Waits, and closes the connection meanwhile.
+async fn pause<C: Connection>(client: Option<C>, wait: Duration) {
+    let close = async {
+        if let Some(client) = client {
+            client.close().await;
+        }
+    };
+    tokio::join!(close, sleep(wait));
+}
+
 /// What the body's way and the reports share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Transfer {
+    /// What there is of the body.
+    held: RefCell<Held>,
+    /// Body bytes, those given up included.
+    received: Cell<u64>,
     requests: Cell<u64>,
-    bytes: Cell<u64>,
-    total: Cell<Option<u64>>,
+    /// Where the server was last.
+    remote: Cell<Option<SocketAddr>>,
+    /// Of the connections so far.
+    handshakes: Cell<u64>,
+    paths: RefCell<Vec<Path>>,
     gap: RefCell<Gap>,
-    /// The pause of a move that has just ended and has not been told yet.
-    pause: Cell<Option<(SocketAddr, Pause)>>,
+    /// What has happened to the body and has not been told yet.
+    news: RefCell<Vec<(Instant, Event)>>,
 }
 
 impl Transfer {
-    fn chunk(&self, length: usize) {
-        self.bytes.set(self.bytes.get() + length as u64);
-        if let Some(pause) = self.gap.borrow_mut().chunk(Instant::now()) {
-            self.pause.set(Some(pause));
+    fn new(request: &Request) -> Transfer {
+        let part = request.destination.part().filter(|_| request.resume);
+        let held = part.map(|part| sidecar::held(&part, request.url.as_str()));
+        Transfer {
+            held: RefCell::new(held.unwrap_or_default()),
+            received: Cell::default(),
+            requests: Cell::default(),
+            remote: Cell::default(),
+            handshakes: Cell::default(),
+            paths: RefCell::default(),
+            gap: RefCell::default(),
+            news: RefCell::default(),
         }
+    }
+
+    /// A chunk of the body is there.
+    fn arrived(&self) {
+        if let Some(end) = self.gap.borrow_mut().chunk(Instant::now()) {
+            let event = Event::FirstByteAfterMove {
+                remote: end.remote,
+                parts: end.parts,
+            };
+            self.news.borrow_mut().push((end.at, event));
+        }
+    }
+
+    /// So many bytes are written, or will be.
+    fn add(&self, length: u64) {
+        self.held.borrow_mut().bytes += length;
+        self.received.set(self.received.get() + length);
+    }
+
+    fn tell(&self, event: Event) {
+        self.news.borrow_mut().push((Instant::now(), event));
+    }
+
+    /// Counts what a connection has done.
+    fn count(&self, client: &impl Connection) {
+        let handshakes = self.handshakes.get() + client.handshakes();
+        self.handshakes.set(handshakes);
+        let paths = client.paths().into_iter().map(Path::from);
+        self.paths.borrow_mut().extend(paths);
+    }
+
+    /// Whether another attempt can add to what there is, or take it back.
+    fn can_go_on(&self, output: Option<&Output>) -> bool {
+        let held = self.held.borrow();
+        held.bytes == 0
+            || held.resumable().is_some()
+            || output.is_none_or(Output::is_restartable)
     }
 }
 
-/// Connects to the first of the host's addresses that answers; they share the time there is.
-async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Error> {
+/// Connects to the first of the host's addresses that answers; they share the time there is. The
+/// last of them is where the server was before, if it was connected to.
+async fn connect<C: Connection>(
+    request: &Request,
+    before: Option<SocketAddr>,
+) -> Result<(C, SocketAddr), Error> {
     let host = request.host();
     let start = Instant::now();
     let limit = request.client.connect_timeout;
@@ -122,14 +250,8 @@ async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Er
         host: host.clone(),
         source,
     };
-    let addresses: Vec<_> = timeout(
-        limit,
-        tokio::net::lookup_host((host.as_str(), request.port())),
-    )
-    .await
-    .map_err(|_| unknown(io::ErrorKind::TimedOut.into()))?
-    .map_err(unknown)?
-    .collect();
+    let found = request.overrides.look_up(&host, request.port(), limit);
+    let addresses = candidates(found.await, before).map_err(unknown)?;
 
     let mut last = unknown(io::ErrorKind::NotFound.into());
     for (index, remote) in addresses.iter().copied().enumerate() {
@@ -158,6 +280,22 @@ async fn connect<C: Connection>(request: &Request) -> Result<(C, SocketAddr), Er
     Err(last)
 }
 
+/// Where to look for a server: where its name says and then where it was, since a name does not
+/// follow every move, and may not be found at all.
+fn candidates(
+    found: io::Result<Vec<SocketAddr>>,
+    before: Option<SocketAddr>,
+) -> io::Result<Vec<SocketAddr>> {
+    match (found, before) {
+        (Ok(mut addresses), Some(before)) if !addresses.contains(&before) => {
+            addresses.push(before);
+            Ok(addresses)
+        }
+        (Err(_), Some(before)) => Ok(vec![before]),
+        (found, _) => found,
+    }
+}
+
 /// Why [`fetch`] ended early.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -167,57 +305,70 @@ enum Failure {
     Told(#[from] Error),
 }
 
-/// Asks for the body and hands it to `output`, which it opens when the server has answered with
-/// one. Also ends when the output has failed; that error comes from [`Output::close`].
+/// Asks for what is missing and hands it to `output`, which it opens when the server has answered
+/// with something to write. Also ends when the output has failed; that error comes from
+/// [`Output::close`].
 async fn fetch(
     client: &impl Connection,
+    remote: SocketAddr,
     request: &Request,
     transfer: &Transfer,
     output: &mut Option<Output>,
 ) -> Result<(), Failure> {
-    let get = http::Request::get(request.url.as_str())
-        .header(USER_AGENT, concat!("mpq-get/", env!("CARGO_PKG_VERSION")))
-        .header(ACCEPT, "*/*")
-        .body(())
-        .map_err(|e| Error::Url {
-            url: request.url.to_string(),
-            reason: e.to_string(),
-        })?;
     // The connection closes with the last of these.
     let mut requests = client.requests();
     client.expecting(true);
-    let mut stream = requests.send_request(get).await?;
-    transfer.requests.set(transfer.requests.get() + 1);
-    stream.finish().await?;
-
-    let response = loop {
-        let response = stream.recv_response().await?;
-        if !response.status().is_informational() {
-            break response;
+    let (mut stream, end) = loop {
+        let (head, stream) = ask(&mut requests, request, transfer).await?;
+        let judged = transfer.held.borrow().judge(head.status(), head.headers());
+        let answer = judged.map_err(|misfit| Error::Http3(misfit.to_string()))?;
+        let offset = transfer.held.borrow().bytes;
+        if matches!(answer, Answer::Rest { .. } | Answer::Complete) && output.is_none() {
+            *output = Some(Output::go_on(&request.destination, offset)?);
+        }
+        match answer {
+            Answer::Whole(lost) => {
+                if let Some(why) = lost {
+                    if output.as_ref().is_some_and(|output| !output.is_restartable()) {
+                        return Err(Error::CannotStartOver(why).into());
+                    }
+                    let reason = why.to_string();
+                    transfer.tell(Event::Restarted { reason });
+                }
+                let start = Held::start(head.headers());
+                let record = Sidecar::of(request.url.as_str(), &start);
+                let end = start.length;
+                *transfer.held.borrow_mut() = start;
+                if let Some(output) = output.as_ref() {
+                    if !output.start_over(record).await {
+                        return Ok(());
+                    }
+                } else {
+                    *output = Some(Output::create(&request.destination, record.as_ref())?);
+                }
+                break (stream, end);
+            }
+            Answer::Rest { end, length } => {
+                transfer.held.borrow_mut().length = length;
+                transfer.tell(Event::Resumed {
+                    sequence: None,
+                    offset: Some(offset),
+                    remote,
+                });
+                break (stream, Some(end));
+            }
+            Answer::Complete => return Ok(()),
+            // The next request is for everything.
+            Answer::StartOver(why) => transfer.held.borrow_mut().version = Err(why),
+            Answer::Refused => return Err(refused(&head).into()),
         }
     };
-    let header = |name| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    // A part of the body, which nobody asked for, is not what the file should hold.
-    let status = response.status();
-    if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
-        return Err(Error::Status {
-            status,
-            location: header(LOCATION).map(str::to_owned),
-        }
-        .into());
-    }
-    let expected = header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    transfer.total.set(expected);
 
-    let output = output.insert(Output::create(&request.destination)?);
+    let output = output.as_ref().expect("it has just been opened");
     while let Some(mut data) = stream.recv_data().await? {
-        transfer.chunk(data.remaining());
+        transfer.arrived();
         let chunk = data.copy_to_bytes(data.remaining());
+        let length = chunk.len() as u64;
         // While the writer is behind, the server's silence is of our making.
         let wait = !output.has_room();
         if wait {
@@ -226,20 +377,66 @@ async fn fetch(
         if !output.write(chunk).await {
             return Ok(());
         }
+        // Not before: if the connection is lost while the writer is waited for, it will not be
+        // written, and must be asked for again.
+        transfer.add(length);
         if wait {
             client.expecting(true);
         }
     }
     // Neither QUIC nor h3 compares the body with its announced length (RFC 9114, section 4.1.2).
-    match (transfer.bytes.get(), expected) {
-        (received, Some(expected)) if received < expected => {
-            Err(Error::Short { received, expected }.into())
-        }
-        (received, Some(expected)) if received > expected => {
-            let reason = format!("{received} bytes came where {expected} were announced");
-            Err(Error::Http3(reason).into())
-        }
+    let held = transfer.held.borrow();
+    let received = held.bytes;
+    if let Some(end) = end.filter(|end| received > *end) {
+        let reason = format!("{received} bytes came where {end} were announced");
+        return Err(Error::Http3(reason).into());
+    }
+    match held.length.or(end) {
+        Some(expected) if received < expected => Err(Error::Short { received, expected }.into()),
         _ => Ok(()),
+    }
+}
+
+/// Sends a request for all of the body or for what is missing, and waits for the answer.
+async fn ask<S: OpenStreams<Bytes>>(
+    requests: &mut SendRequest<S, Bytes>,
+    request: &Request,
+    transfer: &Transfer,
+) -> Result<(Response<()>, RequestStream<S::BidiStream, Bytes>), Failure> {
+    let mut get = http::Request::get(request.url.as_str())
+        .header(USER_AGENT, concat!("mpq-get/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "*/*");
+    {
+        let held = transfer.held.borrow();
+        if let Some(version) = held.resumable() {
+            get = get
+                .header(RANGE, format!("bytes={}-", held.bytes))
+                .header(IF_RANGE, version.to_string());
+        }
+    }
+    let get = get.body(()).map_err(|e| Error::Url {
+        url: request.url.to_string(),
+        reason: e.to_string(),
+    })?;
+    let mut stream = requests.send_request(get).await?;
+    transfer.requests.set(transfer.requests.get() + 1);
+    stream.finish().await?;
+    loop {
+        let response = stream.recv_response().await?;
+        if !response.status().is_informational() {
+            return Ok((response, stream));
+        }
+    }
+}
+
+/// The error that an answer stands for.
+fn refused(head: &Response<()>) -> Error {
+    let header = |name: HeaderName| head.headers().get(name)?.to_str().ok();
+    Error::Status {
+        status: head.status(),
+        location: header(LOCATION).map(str::to_owned),
+        retry_after: header(RETRY_AFTER)
+            .and_then(|value| retry::retry_after(value, SystemTime::now())),
     }
 }
 
@@ -268,20 +465,21 @@ async fn watch(
             error = signals.recv() => break Err(Failure::Told(error)),
             (at, event) = next(&mut events) => tell(at, event, transfer, report),
             _ = ticks.tick() => {
-                report.progress(&Snapshot {
-                    bytes: transfer.bytes.get(),
-                    total: transfer.total.get(),
-                    paths: client.paths(),
-                });
+                let (bytes, total) = {
+                    let held = transfer.held.borrow();
+                    (held.bytes, held.length)
+                };
+                let paths = client.paths();
+                report.progress(&Snapshot { bytes, total, paths });
             }
         }
-        tell_pause(transfer, report);
+        tell_news(transfer, report);
     };
     // What happened just before the end is told too, such as why the connection was lost.
     while let Ok((at, event)) = events.try_recv() {
         tell(at, event, transfer, report);
     }
-    tell_pause(transfer, report);
+    tell_news(transfer, report);
     match outcome {
         Ok(()) => Ok(()),
         Err(Failure::Told(error)) => Err(error),
@@ -292,6 +490,9 @@ async fn watch(
                 Err(_) => Error::Http3(error.to_string()),
             })
         }
+        Err(Failure::Stream(
+            error @ (StreamError::RemoteTerminate { .. } | StreamError::RemoteClosing { .. }),
+        )) => Err(Error::Reset(error.to_string())),
         Err(Failure::Stream(error)) => Err(Error::Http3(error.to_string())),
     }
 }
@@ -310,20 +511,22 @@ async fn next(events: &mut Receiver<(Instant, ClientEvent)>) -> (Instant, Client
 fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Reporter) {
     let mut gap = transfer.gap.borrow_mut();
     match &event {
-        ClientEvent::Announced { .. } | ClientEvent::Parked { .. } | ClientEvent::Silent => {
-            gap.watch();
+        ClientEvent::Announced { .. } => gap.announced(at),
+        ClientEvent::Parked { .. } | ClientEvent::Silent => gap.parked(at),
+        ClientEvent::Detected { .. } => gap.detected(at),
+        ClientEvent::Moved { remote, .. } => {
+            transfer.remote.set(Some(*remote));
+            gap.moved(at, *remote);
         }
         ClientEvent::Cancelled { .. } => gap.cancel(),
-        ClientEvent::Moved { remote, .. } => gap.moved(*remote),
         _ => {}
     }
     report.event(at, &event.into());
 }
 
-fn tell_pause(transfer: &Transfer, report: &mut Reporter) {
-    if let Some((remote, pause)) = transfer.pause.take() {
-        let gap = pause.length.as_secs_f64();
-        report.event(pause.end, &Event::FirstByteAfterMove { remote, gap });
+fn tell_news(transfer: &Transfer, report: &mut Reporter) {
+    for (at, event) in transfer.news.take() {
+        report.event(at, &event);
     }
 }
 
@@ -336,7 +539,11 @@ async fn settle(
 ) -> Result<Written, (Error, Kept)> {
     let Some(output) = output else {
         let error = outcome.expect_err("a body that has come has an output");
-        return Err((error, Kept::NOTHING));
+        let kept = match request.resume {
+            true => Kept::earlier(&request.destination),
+            false => Kept::NOTHING,
+        };
+        return Err((error, kept));
     };
     let grace = async {
         match &outcome {
@@ -387,5 +594,24 @@ impl Signals {
             _ = self.interrupt.recv() => Error::Signal(2),
             _ = self.terminate.recv() => Error::Signal(15),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_looked_for_where_its_name_says_and_where_it_was() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (old, new) = (address("10.1.0.2:443"), address("10.1.0.3:443"));
+        let ok = |found: &[SocketAddr], before| candidates(Ok(found.to_vec()), before).unwrap();
+        assert_eq!(ok(&[old, new], None), [old, new]);
+        assert_eq!(ok(&[old], Some(new)), [old, new]);
+        assert_eq!(ok(&[new, old], Some(old)), [new, old]);
+        let lost = || Err(io::ErrorKind::TimedOut.into());
+        assert_eq!(candidates(lost(), Some(new)).unwrap(), [new]);
+        let error = candidates(lost(), None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

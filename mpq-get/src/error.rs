@@ -14,6 +14,7 @@
 //! | 22 | HTTP status other than success; no file is created |
 //! | 23 | the output cannot be written |
 //! | 28 | timeout: no connection in time, or silence on it |
+//! | 33 | the body must be started over, which its output does not allow |
 //! | 35 | TLS handshake failed |
 //! | 45 | network interface unknown or unusable |
 //! | 60 | the server's certificate is not trusted |
@@ -27,9 +28,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::StatusCode;
 use mpq_core::client::{ClientError, ConnectError};
+
+use crate::resume::Restart;
 
 /// Why a download did not succeed. The text says what happened and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,8 @@ pub enum Error {
         status: StatusCode,
         /// Its Location, where it redirects.
         location: Option<String>,
+        /// How long to wait before asking again, where it says so.
+        retry_after: Option<Duration>,
     },
     /// The output cannot be written.
     #[error("cannot write {target} ({source}): {}", remedy(.source))]
@@ -99,6 +105,9 @@ pub enum Error {
         "standard output is a terminal and the body is binary: use -o FILE, or -o - to see it anyway"
     )]
     Terminal,
+    /// What is written already is of no use, and cannot be taken back.
+    #[error("{0}, and the output cannot be started over: use -o FILE")]
+    CannotStartOver(Restart),
     /// No answer within `--connect-timeout`.
     #[error(
         "no answer from {0} in time: check address and firewall (UDP), or raise --connect-timeout"
@@ -151,6 +160,9 @@ pub enum Error {
     /// HTTP/3 failed on a working connection.
     #[error("HTTP/3 error ({0}): try again, or ask who runs the server")]
     Http3(String),
+    /// The server ended the request or the connection's requests.
+    #[error("the server broke off ({0}): try again")]
+    Reset(String),
     /// The other side does not offer HTTP/3.
     #[error("{remote} is no HTTP/3 server ({reason}): check host and port")]
     NotHttp3 {
@@ -163,7 +175,7 @@ pub enum Error {
     #[error("QUIC error ({0}): try again")]
     Quic(String),
     /// A signal ended the download.
-    #[error("stopped by {}: run it again to start over", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
+    #[error("stopped by {}: run it again, with -C to go on", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
     Signal(u8),
 }
 
@@ -180,13 +192,14 @@ impl Error {
             Error::Status { .. } => 22,
             Error::Write { .. } | Error::NoName(_) | Error::Terminal => 23,
             Error::Timeout(_) | Error::Idle => 28,
+            Error::CannotStartOver(_) => 33,
             Error::Tls { .. } => 35,
             Error::Interface { .. } | Error::NoInterface(_) => 45,
             Error::Certificate { .. } => 60,
             Error::CaFile(_) => 77,
             Error::Checksum { .. } => 90,
             Error::Migration(_) => 91,
-            Error::Http3(_) | Error::NotHttp3 { .. } => 95,
+            Error::Http3(_) | Error::Reset(_) | Error::NotHttp3 { .. } => 95,
             Error::Quic(_) => 96,
             Error::Signal(number) => 128 + number,
         }
@@ -310,6 +323,7 @@ mod tests {
         let moved = Error::Status {
             status: StatusCode::MOVED_PERMANENTLY,
             location: Some("https://b/".to_owned()),
+            retry_after: None,
         };
         assert!(moved.to_string().ends_with("ask for https://b/"), "{moved}");
     }

@@ -60,11 +60,16 @@ pub enum Event {
         /// `probe` or `knock`: who spoke first.
         by: &'static str,
     },
-    /// The connection goes on at the new address.
+    /// The download goes on at another address: on the same connection after a move, or on another
+    /// one after a loss.
     Resumed {
-        /// The move's number.
-        sequence: u64,
-        /// The new address.
+        /// The move's number, after a move.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence: Option<u64>,
+        /// The first byte that is asked for, after a loss.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
+        /// The server's address.
         remote: SocketAddr,
     },
     /// The paths to the old address are closed.
@@ -76,8 +81,9 @@ pub enum Event {
     FirstByteAfterMove {
         /// The new address.
         remote: SocketAddr,
-        /// Between the last body byte before and the first after.
-        gap: f64,
+        /// How long it took, and for what.
+        #[serde(flatten)]
+        parts: Parts,
     },
     /// The server stays where it is.
     Cancelled {
@@ -89,9 +95,23 @@ pub enum Event {
         /// Why it was given up.
         reason: String,
     },
+    /// There will be another attempt.
+    Retry {
+        /// Why the last one ended.
+        reason: String,
+        /// Time until then.
+        wait: f64,
+        /// Its number among those that have brought nothing.
+        attempt: u32,
+    },
+    /// What there was of the body is given up.
+    Restarted {
+        /// Why.
+        reason: String,
+    },
     /// About ten times a second.
     Progress {
-        /// Body bytes so far.
+        /// Bytes of the body that are there.
         bytes: u64,
         /// The paths that there are now.
         paths: Vec<Path>,
@@ -125,11 +145,32 @@ pub struct Path {
     pub rtt: Option<f64>,
 }
 
+/// What a move's outage is made of, as seen from here, in seconds. What was not seen is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Parts {
+    /// Between the last body byte before and the first after.
+    pub gap: f64,
+    /// From the announcement until the server parked, or fell silent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announced_to_parked: Option<f64>,
+    /// From then until it answered at the new address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_to_detected: Option<f64>,
+    /// From then until the first path there was validated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detected_to_moved: Option<f64>,
+    /// From then until the body went on.
+    pub moved_to_first_byte: f64,
+}
+
 /// The whole download in numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// Body bytes.
+    /// Bytes of the body, from its first to its last.
     pub bytes: u64,
+    /// Body bytes received by this run: fewer than [`bytes`](Summary::bytes) if it went on with an
+    /// earlier one's, more if it had to start over.
+    pub received: u64,
     /// Seconds from the program's start to the last byte in the file.
     pub seconds: f64,
     /// The body's SHA-256, lower-case hexadecimal.
@@ -181,7 +222,11 @@ impl From<ClientEvent> for Event {
             ClientEvent::Parked { sequence } => Event::Parked { sequence },
             ClientEvent::Silent => Event::Silent,
             ClientEvent::Detected { remote, by } => Event::Detected { remote, by },
-            ClientEvent::Moved { sequence, remote } => Event::Resumed { sequence, remote },
+            ClientEvent::Moved { sequence, remote } => Event::Resumed {
+                sequence: Some(sequence),
+                offset: None,
+                remote,
+            },
             ClientEvent::Settled { remote } => Event::Settled { remote },
             ClientEvent::Cancelled { sequence } => Event::Cancelled { sequence },
             ClientEvent::Failed { reason } => Event::MigrationFailed { reason },
@@ -190,8 +235,8 @@ impl From<ClientEvent> for Event {
 }
 
 impl Event {
-    /// Whether it tells of a move.
-    pub fn is_migration(&self) -> bool {
+    /// Whether it tells of a move or of a loss: people want to know, without asking for it.
+    pub fn is_incident(&self) -> bool {
         !matches!(
             self,
             Event::Connected { .. }
@@ -270,18 +315,34 @@ impl fmt::Display for Event {
             Event::Parked { .. } => write!(f, "server parked, searching"),
             Event::Silent => write!(f, "server silent, searching"),
             Event::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
+            Event::Resumed {
+                offset: Some(offset),
+                remote,
+                ..
+            } => write!(f, "download goes on at byte {offset} from {remote}"),
             Event::Resumed { remote, .. } => write!(f, "connection goes on at {remote}"),
             Event::Settled { remote } => write!(f, "server settled at {remote}, old paths closed"),
-            Event::FirstByteAfterMove { remote, gap } => {
-                write!(f, "download resumed from {remote} after {gap:.3} s")
+            Event::FirstByteAfterMove { remote, parts } => {
+                write!(f, "download resumed from {remote} after {:.3} s", parts.gap)
             }
             Event::Cancelled { .. } => write!(f, "server stays where it is"),
             Event::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
+            Event::Retry {
+                reason,
+                wait,
+                attempt,
+            } => write!(f, "attempt {attempt} in {wait:.0} s, since {reason}"),
+            Event::Restarted { reason } => write!(f, "starting over: {reason}"),
             Event::Progress { bytes, .. } => write!(f, "{bytes} bytes"),
             Event::Error { message, .. } => write!(f, "{message}"),
             Event::Done(summary) => {
-                let Summary { bytes, seconds, .. } = summary;
-                let rate = *bytes as f64 * 8e-6 / seconds;
+                let Summary {
+                    bytes,
+                    received,
+                    seconds,
+                    ..
+                } = summary;
+                let rate = *received as f64 * 8e-6 / seconds;
                 write!(f, "{bytes} bytes in {seconds:.3} s ({rate:.1} Mbit/s)")
             }
         }
@@ -345,6 +406,7 @@ mod tests {
     fn done_lists_the_paths() {
         let done = json(Event::Done(Summary {
             bytes: 5,
+            received: 3,
             seconds: 0.5,
             sha256: "ab".to_owned(),
             handshakes: 1,
@@ -354,6 +416,10 @@ mod tests {
             peak_memory: 4096,
         }));
         assert_eq!(done["event"], "done");
+        assert_eq!(
+            (&done["bytes"], &done["received"]),
+            (&5.into(), &3.into())
+        );
         assert_eq!(done["sha256"], "ab");
         assert_eq!(done["paths"][0]["interface"], "eth1");
         assert_eq!(
@@ -390,6 +456,58 @@ mod tests {
         });
         assert_eq!(progress["paths"][0]["rtt"], 0.05);
         assert_eq!(progress["paths"][1].get("rtt"), None);
+    }
+
+    #[test]
+    fn a_move_and_a_loss_both_end_with_resumed() {
+        let remote = "10.1.0.3:443".parse().unwrap();
+        let moved = Event::from(ClientEvent::Moved {
+            sequence: 2,
+            remote,
+        });
+        assert_eq!(
+            json(moved),
+            serde_json::json!({
+                "t": 1.234568, "event": "resumed", "sequence": 2, "remote": "10.1.0.3:443",
+            })
+        );
+        let lost = Event::Resumed {
+            sequence: None,
+            offset: Some(7),
+            remote,
+        };
+        assert_eq!(
+            lost.to_string(),
+            "download goes on at byte 7 from 10.1.0.3:443"
+        );
+        assert_eq!(
+            json(lost),
+            serde_json::json!({
+                "t": 1.234568, "event": "resumed", "offset": 7, "remote": "10.1.0.3:443",
+            })
+        );
+    }
+
+    #[test]
+    fn the_parts_of_a_move_are_beside_its_gap() {
+        let event = Event::FirstByteAfterMove {
+            remote: "10.1.0.3:443".parse().unwrap(),
+            parts: Parts {
+                gap: 1.5,
+                announced_to_parked: None,
+                parked_to_detected: Some(1.25),
+                detected_to_moved: Some(0.125),
+                moved_to_first_byte: 0.125,
+            },
+        };
+        assert_eq!(
+            json(event),
+            serde_json::json!({
+                "t": 1.234568, "event": "first_byte_after_move", "remote": "10.1.0.3:443",
+                "gap": 1.5, "parked_to_detected": 1.25, "detected_to_moved": 0.125,
+                "moved_to_first_byte": 0.125,
+            })
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! mpq-get: downloads over HTTP/3, through every network interface at once, and through moves of
 //! the server. The connection is `mpq_core::client`'s, or for comparison one of plain QUIC
-//! ([`quic`]); here are the command line ([`args`]), the way of the body ([`download`], [`output`])
-//! and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
+//! ([`quic`]); here are the command line ([`args`]), where to connect ([`resolve`]), the way of the
+//! body ([`download`], [`output`]), what happens when it is interrupted ([`resume`], [`sidecar`],
+//! [`retry`]), and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
 #![forbid(unsafe_code)]
 
 pub mod args;
@@ -14,6 +15,10 @@ pub mod output;
 pub mod progress;
 pub mod quic;
 pub mod report;
+pub mod resolve;
+pub mod resume;
+pub mod retry;
+pub mod sidecar;
 
 use std::process::ExitCode;
 
@@ -50,7 +55,7 @@ fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Kept)> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| nothing(Error::Usage(format!("cannot start: {e}"))))?;
     let result = runtime.block_on(download::run(&request, report));
-    // A name's resolution may still be running; nobody waits for it.
+    // getaddrinfo may still be running; nobody waits for it.
     runtime.shutdown_background();
     result
 }

@@ -15,9 +15,9 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// How far a download is.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Body bytes received.
+    /// Body bytes that are there.
     pub bytes: u64,
-    /// Content-Length, where the server gave one.
+    /// The body's length, where the server gave one.
     pub total: Option<u64>,
     /// Every path there was, closed ones too.
     pub paths: Vec<PathInfo>,
@@ -41,14 +41,14 @@ pub struct Plain {
     due: Instant,
 }
 
-/// A line for the whole, one for each path, one for the move.
+/// A line for the whole, one for each path, one for a move or a loss.
 #[derive(Debug)]
 pub struct Live {
     lines: MultiProgress,
     whole: ProgressBar,
     rate: Meter,
     paths: BTreeMap<u32, (ProgressBar, Meter)>,
-    migration: ProgressBar,
+    incident: ProgressBar,
 }
 
 impl Progress {
@@ -64,13 +64,13 @@ impl Progress {
     pub fn live() -> Progress {
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let whole = lines.add(ProgressBar::no_length().with_style(style("{decimal_bytes}  {msg}")));
-        let migration = lines.add(ProgressBar::no_length().with_style(style("{msg}")));
+        let incident = lines.add(ProgressBar::no_length().with_style(style("{msg}")));
         Progress::Live(Box::new(Live {
             lines,
             whole,
             rate: Meter::default(),
             paths: BTreeMap::new(),
-            migration,
+            incident,
         }))
     }
 
@@ -87,12 +87,20 @@ impl Progress {
         }
     }
 
-    /// Says what the move is doing; `text` replaces what was said before on a terminal.
-    pub fn migration(&self, text: &str) {
+    /// Says how a move or a loss goes on; `text` replaces what was said before on a terminal.
+    pub fn incident(&self, text: &str) {
         match self {
             Progress::Hidden => {}
             Progress::Plain(_) => eprintln!("{text}"),
-            Progress::Live(live) => live.migration.set_message(format!("move: {text}")),
+            Progress::Live(live) => live.incident.set_message(text.to_owned()),
+        }
+    }
+
+    /// Warns, with a line that stays.
+    pub fn warn(&self, text: &str) {
+        match self {
+            Progress::Hidden => {}
+            _ => self.print(&format!("warning: {text}")),
         }
     }
 
@@ -110,10 +118,10 @@ impl Progress {
         if let Progress::Live(live) = self {
             live.whole.abandon();
             live.paths.values().for_each(|(line, _)| line.abandon());
-            if live.migration.message().is_empty() {
-                live.migration.finish_and_clear();
+            if live.incident.message().is_empty() {
+                live.incident.finish_and_clear();
             } else {
-                live.migration.abandon();
+                live.incident.abandon();
             }
         }
         *self = Progress::Hidden;
@@ -147,7 +155,8 @@ impl Plain {
 
 impl Live {
     fn update(&mut self, now: Instant, snapshot: &Snapshot) {
-        if let (None, Some(total)) = (self.whole.length(), snapshot.total) {
+        // A file that is started over may have another length.
+        if let Some(total) = snapshot.total.filter(|_| self.whole.length() != snapshot.total) {
             self.whole.set_length(total);
             self.whole.set_style(style(
                 "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {msg}",
@@ -161,7 +170,7 @@ impl Live {
             let (line, meter) = self.paths.entry(path.id).or_insert_with(|| {
                 let line = ProgressBar::no_length().with_style(style("{msg}"));
                 (
-                    self.lines.insert_before(&self.migration, line),
+                    self.lines.insert_before(&self.incident, line),
                     Meter::default(),
                 )
             });
@@ -178,7 +187,7 @@ impl Live {
             live
         });
         // Draws even if nothing has come, so that the line stays in place.
-        self.migration.tick();
+        self.incident.tick();
     }
 }
 

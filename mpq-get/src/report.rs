@@ -60,11 +60,14 @@ impl Reporter {
     /// Tells of something that happened at `at`.
     pub fn event(&mut self, at: Instant, event: &Event) {
         self.write_json(at, event);
-        if event.is_migration() {
-            self.progress.migration(&event.to_string());
+        match event {
+            // The live line would soon be overwritten.
+            Event::Restarted { .. } => self.progress.warn(&event.to_string()),
+            _ if event.is_incident() => self.progress.incident(&event.to_string()),
+            _ => {}
         }
-        // Where there is no live display, a migration has just become a line.
-        let shown = event.is_migration() && matches!(self.progress, Progress::Plain(_));
+        // Where there is no live display, an incident has just become a line.
+        let shown = event.is_incident() && matches!(self.progress, Progress::Plain(_));
         if self.verbose && !shown {
             let t = at.saturating_duration_since(self.start).as_secs_f64();
             self.progress.print(&format!("{t:8.3} s  {event}"));
@@ -105,6 +108,9 @@ impl Reporter {
         let mut message = error.to_string();
         if let Some((part, bytes)) = kept.part() {
             message += &format!("; {bytes} bytes are kept in {}", part.display());
+            if kept.is_resumable() {
+                message += ", -C goes on with them";
+            }
         }
         eprintln!("mpq-get: {message}");
         self.write_json(

@@ -361,6 +361,8 @@ impl Bed<'_> {
         }
         // A server that has announced its move is waited for; one that is silent is given up.
         options.extend(["--idle-timeout", &patience]);
+        // We start it again, as the paper's client was.
+        options.extend(["--retry", "0"]);
         let download = self
             .bench
             .download_as(&format!("download-{number}"), from, &options)?;

@@ -6,6 +6,16 @@
 //! No descriptor is held between two chunks of a body, so that a server can be checkpointed at any
 //! chunk and restored where the same files lie. Each [`StoredFile::read`] opens, reads, and then
 //! checks that the file is still the one that was found; if not, that body has failed.
+//!
+//! # Versions
+//!
+//! A version of a file is its length and its time of change in nanoseconds. A copy made with its
+//! times (`cp -p`, `rsync -t`) is the same version on every host, so that a download can go on there,
+//! on the same connection after a move or on another one after a loss. Two things are taken on
+//! trust: who sets a file's time by hand does not do so to hide a change, and the clock behind it
+//! ticks between two changes. The latter does not hold for changes right after each other; so the
+//! entity tag of a file changed within the last second is marked as weak (RFC 9110 §8.8.1), with
+//! which no client may put parts together.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
@@ -22,6 +32,10 @@ use nix::sys::stat::Mode;
 
 /// How often a look-up is tried again where the kernel could not rule out a race with a rename.
 const RACES: usize = 16;
+
+/// In which two changes may bear the same time: the kernel's clock ticks every few milliseconds, those
+/// of some file systems once a second.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What a directory is answered with.
 const INDEX: &str = "index.html";
@@ -98,7 +112,8 @@ impl Root {
                 .unwrap_or("application/octet-stream"),
             path,
             len: metadata.len(),
-            etag: etag(&metadata),
+            version: Version::of(&metadata),
+            found: SystemTime::now(),
             modified: metadata.modified().ok().and_then(http_date),
         })
     }
@@ -134,9 +149,38 @@ pub struct StoredFile {
     root: Root,
     path: PathBuf,
     len: u64,
-    etag: String,
+    version: Version,
+    found: SystemTime,
     modified: Option<HttpDate>,
     content_type: &'static str,
+}
+
+/// What a change of a file changes, and a copy of it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    len: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            len: metadata.len(),
+            seconds: metadata.mtime(),
+            nanoseconds: metadata.mtime_nsec(),
+        }
+    }
+
+    /// Whether another change may bear the same time, as of `now`. A time to come was set by hand.
+    fn may_hide_a_change(self, now: SystemTime) -> bool {
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let (Some(now), Ok(seconds)) = (since(now), u64::try_from(self.seconds)) else {
+            return false;
+        };
+        let changed = Duration::from_secs(seconds) + Duration::from_nanos(self.nanoseconds as u64);
+        now.checked_sub(changed).is_some_and(|age| age < TICK)
+    }
 }
 
 impl StoredFile {
@@ -146,9 +190,19 @@ impl StoredFile {
         self.len
     }
 
-    /// A strong entity tag (RFC 9110 §8.8.3), made from inode, length and time of change.
-    pub fn etag(&self) -> &str {
-        &self.etag
+    /// Its entity tag (RFC 9110 §8.8.3), strong unless it has only just been changed; see the
+    /// [module](self).
+    pub fn etag(&self) -> String {
+        let Version {
+            len,
+            seconds,
+            nanoseconds,
+        } = self.version;
+        let weak = match self.version.may_hide_a_change(self.found) {
+            true => "W/",
+            false => "",
+        };
+        format!("{weak}\"{len:x}-{seconds:x}-{nanoseconds:x}\"")
     }
 
     /// When it was last changed, where HTTP can express that.
@@ -170,21 +224,11 @@ impl StoredFile {
         let mut buffer = vec![0; len];
         file.read_exact_at(&mut buffer, offset)?;
         // After the read: what is still unchanged now was so while it was being read.
-        if etag(&file.metadata()?) != self.etag {
+        if Version::of(&file.metadata()?) != self.version {
             return Err(io::Error::other("the file has changed"));
         }
         Ok(buffer.into())
     }
-}
-
-fn etag(metadata: &Metadata) -> String {
-    format!(
-        "\"{:x}-{:x}-{:x}-{:x}\"",
-        metadata.ino(),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    )
 }
 
 /// The time as HTTP has it; none outside the years 1970 to 9999, which it cannot express.
@@ -291,23 +335,56 @@ mod tests {
 
         let file = root.find("/a.txt").unwrap();
         let other = dir.path().join("inside/other");
-        fs::write(&other, "0123456789!").unwrap();
-        let time = fs::metadata(&path).unwrap().modified().unwrap();
-        File::options()
-            .write(true)
-            .open(&other)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+        fs::write(&other, "0123456789?").unwrap();
+        set_modified(&other, modified(&path) + Duration::from_nanos(1));
         fs::rename(&other, &path).unwrap();
-        assert!(
-            file.read(0, 4).is_err(),
-            "replaced, with the same length and time"
-        );
+        assert!(file.read(0, 4).is_err(), "replaced, with another time");
 
         let file = root.find("/a.txt").unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(file.read(0, 4).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    fn modified(path: &Path) -> SystemTime {
+        fs::metadata(path).unwrap().modified().unwrap()
+    }
+
+    fn set_modified(path: &Path, time: SystemTime) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn a_copy_with_its_time_is_the_same_version() {
+        let (dir, root) = root();
+        let inside = dir.path().join("inside");
+        let (path, copy) = (inside.join("a.txt"), inside.join("b.txt"));
+        let hour = Duration::from_secs(3600);
+        set_modified(&path, modified(&path) - hour);
+        let etag = |name: &str| root.find(name).unwrap().etag();
+        fs::copy(&path, &copy).unwrap();
+        assert_ne!(etag("/a.txt"), etag("/b.txt"));
+        set_modified(&copy, modified(&path));
+        assert_eq!(etag("/a.txt"), etag("/b.txt"));
+        assert!(etag("/a.txt").starts_with('"'));
+        let file = root.find("/a.txt").unwrap();
+        fs::rename(&copy, &path).unwrap();
+        assert_eq!(&file.read(3, 4).unwrap()[..], b"3456");
+    }
+
+    #[test]
+    fn a_version_that_may_hide_a_change_is_weak() {
+        let (dir, root) = root();
+        let path = dir.path().join("inside/a.txt");
+        let mut file = root.find("/a.txt").unwrap();
+        file.found = modified(&path) + TICK / 2;
+        assert!(file.etag().starts_with("W/\""));
+        file.found = modified(&path) + TICK;
+        let strong = file.etag();
+        assert!(strong.starts_with('"'));
+        // Set by hand.
+        file.found = modified(&path) - TICK;
+        assert_eq!(file.etag(), strong);
     }
 
     #[test]

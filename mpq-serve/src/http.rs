@@ -20,8 +20,8 @@ use h3::error::{Code, StreamError};
 use h3::quic::SendStream;
 use h3::server::RequestStream;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, LAST_MODIFIED,
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, LAST_MODIFIED,
 };
 use http::{Method, Request, Response, StatusCode};
 use mpq_core::Gate;
@@ -233,6 +233,9 @@ impl Site {
     async fn answer(&self, request: &Request<()>) -> (Response<()>, Option<Body>) {
         let method = request.method();
         let mut header = HeaderMap::new();
+        // Without it, nobody could tell how strong a Last-Modified is (RFC 9110 §6.6.1, §8.8.2.2).
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        header.extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
         let (status, body) = if *method == Method::GET || *method == Method::HEAD {
             match self.find(request.uri().path()).await {
                 Ok(content) => part(content, method, request.headers(), &mut header),
@@ -298,7 +301,7 @@ fn part(
 ) -> (StatusCode, Option<Body>) {
     let (etag, modified) = match &content {
         Content::Random(random) => (random.etag(), None),
-        Content::File(file) => (file.etag().to_owned(), file.modified()),
+        Content::File(file) => (file.etag(), file.modified()),
         Content::Text(_) => return (StatusCode::OK, Some(whole(content))),
     };
     let len = content.len();

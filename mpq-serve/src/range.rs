@@ -18,7 +18,7 @@ use httpdate::HttpDate;
 pub struct Validators<'a> {
     /// Length in bytes.
     pub len: u64,
-    /// Strong entity tag, with its quotes.
+    /// Entity tag, with its quotes.
     pub etag: &'a str,
     /// Time of the last change.
     pub modified: Option<HttpDate>,
@@ -47,7 +47,7 @@ pub fn select(
     now: HttpDate,
 ) -> Selection {
     if header.contains_key(IF_MATCH) {
-        if !lists(header, IF_MATCH, |tag| tag == "*" || tag == file.etag) {
+        if !lists(header, IF_MATCH, |tag| tag == "*" || same(tag, file.etag)) {
             return Selection::PreconditionFailed;
         }
     } else if let (Some(since), Some(modified)) = (date(header, IF_UNMODIFIED_SINCE), file.modified)
@@ -59,7 +59,7 @@ pub fn select(
     if header.contains_key(IF_NONE_MATCH) {
         // Weak comparison (§8.8.3.2): a tag that lost its strength on the way still counts.
         if lists(header, IF_NONE_MATCH, |tag| {
-            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == file.etag
+            tag == "*" || opaque(tag) == opaque(file.etag)
         }) {
             return Selection::NotModified;
         }
@@ -87,6 +87,16 @@ fn lists(header: &HeaderMap, name: HeaderName, matches: impl Fn(&str) -> bool) -
         .any(|member| matches(member.trim()))
 }
 
+/// A tag without its mark of weakness.
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+/// Whether both tags stand for the very same bytes: the strong comparison (§8.8.3.2).
+fn same(a: &str, b: &str) -> bool {
+    a == b && !a.starts_with("W/")
+}
+
 /// The value of a field that may be there once.
 fn single(header: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = header.get_all(name).iter();
@@ -108,7 +118,7 @@ fn if_range_holds(header: &HeaderMap, file: &Validators<'_>, now: HttpDate) -> b
     };
     match condition.parse::<HttpDate>() {
         Ok(date) => file.modified == Some(date) && date < now,
-        Err(_) => condition == file.etag,
+        Err(_) => same(condition, file.etag),
     }
 }
 
@@ -240,6 +250,28 @@ mod tests {
         // The file could have been changed again within that second.
         assert_eq!(part(MODIFIED, MODIFIED), Whole);
         assert_eq!(part(BEFORE, LATER), Whole);
+    }
+
+    #[test]
+    fn a_weak_tag_joins_nothing() {
+        let file = Validators {
+            len: 100,
+            etag: "W/\"a\"",
+            modified: None,
+        };
+        let with = |fields: &[(HeaderName, &str)]| {
+            let header = fields
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+                .collect();
+            select(&Method::GET, &header, &file, LATER.parse().unwrap())
+        };
+        for tag in ["W/\"a\"", "\"a\""] {
+            assert_eq!(with(&[(RANGE, "bytes=1-1"), (IF_RANGE, tag)]), Whole);
+            assert_eq!(with(&[(IF_MATCH, tag)]), PreconditionFailed);
+            assert_eq!(with(&[(IF_NONE_MATCH, tag)]), NotModified);
+        }
+        assert_eq!(with(&[(IF_NONE_MATCH, "\"b\"")]), Whole);
     }
 
     #[test]

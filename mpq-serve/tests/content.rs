@@ -13,8 +13,8 @@ use bytes::{Buf, Bytes};
 use h3::client::SendRequest;
 use h3::error::{Code, StreamError};
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderName,
+    IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, Method, Request, StatusCode};
 use mpq_core::Gate;
@@ -257,7 +257,7 @@ async fn assert_reset(stream: &mut Stream) {
 #[tokio::test]
 async fn random_is_byte_exact_and_head_is_its_head() {
     let mut lab = Lab::new().await;
-    let get = lab.get("/random", &[]).await;
+    let mut get = lab.get("/random", &[]).await;
     assert_eq!(get.status, StatusCode::OK);
     assert!(get.body == lab.random_bytes(0, SIZE as usize));
     assert_eq!(get.field(CONTENT_LENGTH), SIZE.to_string());
@@ -265,7 +265,8 @@ async fn random_is_byte_exact_and_head_is_its_head() {
     assert_eq!(get.field(CONTENT_TYPE), "application/octet-stream");
     assert_eq!(get.field(ETAG), lab.random.etag());
 
-    let head = lab.ask(Method::HEAD, "/random", &[]).await;
+    let mut head = lab.ask(Method::HEAD, "/random", &[]).await;
+    assert!(head.header.remove(DATE).is_some() && get.header.remove(DATE).is_some());
     assert_eq!((head.status, head.header), (get.status, get.header));
     assert!(head.body.is_empty());
 
@@ -337,7 +338,17 @@ async fn a_file_with_its_conditions() {
         assert_eq!(answer.body, b"456789");
     }
 
+    let held = [(IF_MATCH, etag), (RANGE, "bytes=4-")];
+    let answer = lab.get("/a%20b.txt", &held).await;
+    assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+    let all = [(IF_RANGE, etag), (RANGE, "bytes=10-")];
+    let answer = lab.get("/a%20b.txt", &all).await;
+    assert_eq!(answer.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(answer.field(CONTENT_RANGE), "bytes */10");
+
     fs::write(lab.path("a b.txt"), "abcdefghij").unwrap();
+    let answer = lab.get("/a%20b.txt", &held).await;
+    assert_eq!(answer.status, StatusCode::PRECONDITION_FAILED);
     for condition in [etag, modified] {
         let fields = [(RANGE, "bytes=4-"), (IF_RANGE, condition)];
         let answer = lab.get("/a%20b.txt", &fields).await;

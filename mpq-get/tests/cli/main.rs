@@ -1,238 +1,16 @@
 //! The program itself against servers of an independent stack: quinn and h3-quinn, which know
 //! nothing of multipath or moves.
 
+mod own;
+mod resume;
+mod server;
+
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h3::server::RequestStream;
-use http::{Response, StatusCode};
-use quinn::crypto::rustls::QuicServerConfig;
-use rustls::pki_types::PrivateKeyDer;
-use sha2::{Digest, Sha256};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
-/// Not a multiple of anything that a packet or buffer could be.
-const SIZE: usize = 3_000_017;
-
-/// A server that lives as long as this value, and the CA file that clients need.
-struct Server {
-    address: SocketAddr,
-    folder: TempDir,
-    _runtime: Runtime,
-}
-
-/// What a finished mpq-get has left.
-struct Outcome {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl Server {
-    fn start() -> Server {
-        Server::with_alpn(b"h3")
-    }
-
-    fn with_alpn(alpn: &[u8]) -> Server {
-        let folder = tempfile::tempdir().unwrap();
-        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(folder.path().join("ca.pem"), certified.cert.pem()).unwrap();
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certified.cert.der().clone()], key)
-            .unwrap();
-        tls.alpn_protocols = vec![alpn.to_vec()];
-        let crypto = QuicServerConfig::try_from(tls).unwrap();
-        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        let runtime = Runtime::new().unwrap();
-        let endpoint = {
-            let _guard = runtime.enter();
-            quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap()
-        };
-        let address = endpoint.local_addr().unwrap();
-        runtime.spawn(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                tokio::spawn(async move {
-                    if let Ok(connection) = incoming.await {
-                        serve(connection).await;
-                    }
-                });
-            }
-        });
-        Server {
-            address,
-            folder,
-            _runtime: runtime,
-        }
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://localhost:{}/{path}", self.address.port())
-    }
-
-    /// Runs mpq-get in the server's folder, trusting its certificate.
-    fn get(&self, options: &[&str], path: &str) -> Outcome {
-        let url = self.url(path);
-        run(
-            self.folder.path(),
-            &[&["--cacert", "ca.pem"], options, &[url.as_str()]].concat(),
-        )
-    }
-}
-
-/// Forwards datagrams between one client and `server`, and after so many of the server's nothing
-/// any more: as a server that has gone without a word.
-fn forwarder(server: SocketAddr, datagrams: usize) -> SocketAddr {
-    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-    let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
-    back.connect(server).unwrap();
-    let address = front.local_addr().unwrap();
-    let (client, known) = std::sync::mpsc::channel();
-    let (from_client, to_server) = (front.clone(), back.clone());
-    std::thread::spawn(move || {
-        let mut datagram = [0; 2048];
-        loop {
-            let (length, from) = from_client.recv_from(&mut datagram).unwrap();
-            // The one that asks from another port whether the server refuses needs no answer.
-            if !datagram[..length]
-                .windows(8)
-                .any(|text| text == b"refused?")
-            {
-                // Told once too often when the server has gone.
-                let _ = client.send(from);
-                to_server.send(&datagram[..length]).unwrap();
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        let client = known.recv().unwrap();
-        let mut datagram = [0; 2048];
-        for _ in 0..datagrams {
-            let length = back.recv(&mut datagram).unwrap();
-            front.send_to(&datagram[..length], client).unwrap();
-        }
-    });
-    address
-}
-
-/// Answers until the client has gone: `/file` is whole, `/short` promises more than it sends,
-/// `/stuck` stops half-way, `/moved` is elsewhere, and all else is missing.
-async fn serve(connection: quinn::Connection) {
-    let mut server = h3::server::builder()
-        .send_grease(false)
-        .build::<_, Bytes>(h3_quinn::Connection::new(connection))
-        .await
-        .unwrap();
-    while let Ok(Some(resolver)) = server.accept().await {
-        tokio::spawn(async move {
-            let (request, stream) = resolver.resolve_request().await.unwrap();
-            // A client that goes away in the middle is part of some tests.
-            let _ = answer(request.uri().path(), stream).await;
-        });
-    }
-}
-
-async fn answer(
-    path: &str,
-    mut stream: RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>,
-) -> Result<(), h3::error::StreamError> {
-    let (status, length) = match path {
-        "/file" | "/stuck" => (StatusCode::OK, SIZE),
-        "/short" => (StatusCode::OK, SIZE + 1),
-        "/moved" => (StatusCode::FOUND, 0),
-        _ => (StatusCode::NOT_FOUND, 0),
-    };
-    let mut response = Response::builder()
-        .status(status)
-        .header("content-length", length);
-    if status.is_redirection() {
-        response = response.header("location", "https://localhost/file");
-    }
-    stream.send_response(response.body(()).unwrap()).await?;
-    if path == "/stuck" {
-        stream.send_data(body().slice(..SIZE / 2)).await?;
-        std::future::pending::<()>().await;
-    }
-    if status == StatusCode::OK {
-        stream.send_data(body()).await?;
-    }
-    stream.finish().await
-}
-
-/// The same bytes each time, with zeros among them and no short period.
-fn body() -> Bytes {
-    let mut state = 1u64;
-    let next = |_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    };
-    (0..SIZE).map(next).collect()
-}
-
-fn digest() -> String {
-    Sha256::digest(body())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-fn command(folder: &Path, line: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mpq-get"));
-    command.current_dir(folder).args(line).stdin(Stdio::null());
-    command
-}
-
-fn run(folder: &Path, line: &[&str]) -> Outcome {
-    let output = command(folder, line).output().unwrap();
-    Outcome {
-        status: output.status,
-        stdout: output.stdout,
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-/// The JSON lines.
-fn events(outcome: &Outcome) -> Vec<serde_json::Value> {
-    outcome
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(line).unwrap())
-        .collect()
-}
-
-impl Outcome {
-    /// Failed with this code and exactly one line that contains `text`.
-    #[track_caller]
-    fn fails(&self, code: i32, text: &str) {
-        assert_eq!(self.status.code(), Some(code), "{}", self.stderr);
-        let mut lines = self
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("mpq-get: "));
-        let line = lines
-            .next()
-            .unwrap_or_else(|| panic!("no error line: {}", self.stderr));
-        assert!(line.contains(text), "{line}");
-        assert_eq!(lines.next(), None);
-    }
-}
+use server::{Outcome, SIZE, Server, body, command, digest, forwarder, run};
 
 #[test]
 fn a_file_arrives_byte_for_byte() {
@@ -263,7 +41,7 @@ fn stdout_gets_the_body_and_nothing_else() {
 fn any_certificate_will_do_with_k() {
     let server = Server::start();
     let outcome = run(
-        server.folder.path(),
+        server.folder(),
         &["-k", "-o", "copy", &server.url("file")],
     );
     assert!(outcome.status.success(), "{}", outcome.stderr);
@@ -275,7 +53,7 @@ fn json_tells_the_download() {
     let server = Server::start();
     let outcome = server.get(&["--json", "-o", "copy"], "file");
     assert!(outcome.status.success(), "{}", outcome.stderr);
-    let events = events(&outcome);
+    let events = outcome.events();
     let connected = &events[0];
     assert_eq!(connected["event"], "connected");
     assert_eq!(connected["remote"], server.address.to_string());
@@ -283,7 +61,7 @@ fn json_tells_the_download() {
     assert!(connected["unix"].as_f64().unwrap() > 1e9);
     let done = events.last().unwrap();
     assert_eq!(done["event"], "done");
-    assert_eq!(done["bytes"], SIZE);
+    assert_eq!((&done["bytes"], &done["received"]), (&SIZE.into(), &SIZE.into()));
     assert_eq!(done["sha256"], digest());
     assert_eq!(done["handshakes"], 1);
     assert_eq!(done["requests"], 1);
@@ -336,7 +114,7 @@ fn a_wrong_checksum_keeps_the_part() {
 fn a_short_body_keeps_the_part() {
     let server = Server::start();
     server
-        .get(&["-O"], "short")
+        .get(&["--retry", "0", "-O"], "short")
         .fails(18, "try again; 3000017 bytes are kept in short.part");
     assert!(!server.path("short").exists());
 }
@@ -363,7 +141,7 @@ fn signals_keep_the_part() {
     let server = Server::start();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut child = command(
-            server.folder.path(),
+            server.folder(),
             &["-k", "-o", "cut", &server.url("stuck")],
         )
         .stderr(Stdio::piped())
@@ -416,7 +194,7 @@ fn a_missing_folder_is_an_error() {
 #[test]
 fn an_unknown_certificate_is_refused() {
     let server = Server::start();
-    let outcome = run(server.folder.path(), &["-O", &server.url("file")]);
+    let outcome = run(server.folder(), &["-O", &server.url("file")]);
     outcome.fails(60, "-k");
     assert!(!server.path("file.part").exists());
 }
@@ -425,7 +203,7 @@ fn an_unknown_certificate_is_refused() {
 fn a_certificate_for_another_name_is_refused() {
     let server = Server::start();
     let url = format!("https://{}/file", server.address);
-    run(server.folder.path(), &["--cacert", "ca.pem", "-O", &url]).fails(60, "127.0.0.1");
+    run(server.folder(), &["--cacert", "ca.pem", "-O", &url]).fails(60, "127.0.0.1");
 }
 
 #[test]
@@ -434,7 +212,7 @@ fn an_unusable_ca_file_is_named() {
     let url = server.url("file");
     fs::write(server.path("empty.pem"), "nothing").unwrap();
     for name in ["none.pem", "empty.pem"] {
-        run(server.folder.path(), &["--cacert", name, "-O", &url]).fails(77, name);
+        run(server.folder(), &["--cacert", name, "-O", &url]).fails(77, name);
     }
 }
 
@@ -460,7 +238,7 @@ fn a_closed_port_refuses() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{address}/file");
-    run(folder.path(), &["-k", &url]).fails(7, "refused");
+    run(folder.path(), &["-k", "--retry", "0", &url]).fails(7, "refused");
 }
 
 #[test]
@@ -468,7 +246,8 @@ fn silence_is_a_timeout() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{}/file", silent.local_addr().unwrap());
-    run(folder.path(), &["-k", "--connect-timeout", "0.5", &url]).fails(28, "--connect-timeout");
+    let line = ["-k", "--retry", "0", "--connect-timeout", "0.5", url.as_str()];
+    run(folder.path(), &line).fails(28, "--connect-timeout");
 }
 
 #[test]
@@ -477,7 +256,7 @@ fn plain_quic_gets_the_same() {
     let outcome = server.get(&["--protocol", "quic", "--json", "-O"], "file");
     assert!(outcome.status.success(), "{}", outcome.stderr);
     assert!(fs::read(server.path("file")).unwrap() == body());
-    let events = events(&outcome);
+    let events = outcome.events();
     let named = |name| events.iter().filter(move |event| event["event"] == name);
     assert_eq!(named("connected").next().unwrap()["multipath"], false);
     let done = named("done").next().unwrap();
@@ -506,7 +285,7 @@ fn plain_quic_leaves_by_the_first_interface() {
         "file",
     );
     assert!(outcome.status.success(), "{}", outcome.stderr);
-    let paths = &events(&outcome).pop().unwrap()["paths"];
+    let paths = &outcome.events().pop().unwrap()["paths"];
     assert_eq!(paths[0]["local"], "127.0.0.2");
     assert_eq!(paths.as_array().unwrap().len(), 1);
 }
@@ -517,18 +296,20 @@ fn plain_quic_fails_in_the_same_ways() {
     let quic = ["--protocol", "quic"];
     let get = |options: &[&str], path| server.get(&[&quic, options].concat(), path);
     get(&["-O"], "gone").fails(22, "404 Not Found");
-    get(&["-O"], "short").fails(18, "bytes are kept in short.part");
+    get(&["--retry", "0", "-O"], "short").fails(18, "bytes are kept in short.part");
     get(&["--interface", "none0"], "file").fails(45, "none0");
-    let get = |options: &[&str]| run(server.folder.path(), &[&quic, options].concat());
+    let get = |options: &[&str]| run(server.folder(), &[&quic, options].concat());
     get(&[&server.url("file")]).fails(60, "-k");
     let numeric = format!("https://{}/file", server.address);
     get(&["--cacert", "ca.pem", &numeric]).fails(60, "127.0.0.1");
     get(&["--cacert", "none.pem", &numeric]).fails(77, "none.pem");
     let free = UdpSocket::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}/file", free.local_addr().unwrap());
-    get(&["-k", "--connect-timeout", "0.5", &url]).fails(28, "--connect-timeout");
+    let once = ["-k", "--retry", "0"];
+    get(&[&once[..], &["--connect-timeout", "0.5", url.as_str()]].concat())
+        .fails(28, "--connect-timeout");
     drop(free);
-    get(&["-k", &url]).fails(7, "refused");
+    get(&[&once[..], &[url.as_str()]].concat()).fails(7, "refused");
     let other = Server::with_alpn(b"doq");
     other.get(&quic, "file").fails(95, "no HTTP/3 server");
 }
@@ -541,14 +322,14 @@ fn a_server_that_goes_without_a_word_is_a_timeout() {
         let url = format!("https://localhost:{}/file", address.port());
         let line = [
             &["--protocol", protocol, "--idle-timeout", "0.5", "--json"],
-            &["--cacert", "ca.pem", "-O", url.as_str()][..],
+            &["--retry", "0", "--cacert", "ca.pem", "-O", url.as_str()][..],
         ];
-        let outcome = run(server.folder.path(), &line.concat());
+        let outcome = run(server.folder(), &line.concat());
         outcome.fails(28, "bytes are kept in file.part");
         let part = fs::read(server.path("file.part")).unwrap();
         assert!(!part.is_empty() && body().starts_with(&part), "{protocol}");
         assert!(!server.path("file").exists());
-        let last = events(&outcome).pop().unwrap();
+        let last = outcome.events().pop().unwrap();
         assert_eq!(
             (&last["event"], &last["code"]),
             (&"error".into(), &28.into())
@@ -569,8 +350,8 @@ fn what_echoes_datagrams_is_no_server() {
     });
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{address}/file");
-    let outcome = run(folder.path(), &["-k", "--connect-timeout", "0.5", &url]);
-    outcome.fails(28, "no answer");
+    let line = ["-k", "--retry", "0", "--connect-timeout", "0.5", url.as_str()];
+    run(folder.path(), &line).fails(28, "no answer");
 }
 
 #[test]

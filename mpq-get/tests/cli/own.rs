@@ -1,0 +1,104 @@
+//! Against our own server, which dies and is replaced on another host by one with a copy of its files.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use mpq_core::server::{Server, ServerConfig};
+use mpq_serve::files::Root;
+use mpq_serve::http::{Served, Site, respond};
+use mpq_serve::random::Random;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::server::{Identity, SIZE, body, finish, spawn};
+
+struct Own {
+    address: SocketAddr,
+    served: mpsc::Receiver<Served>,
+    runtime: Runtime,
+}
+
+impl Own {
+    /// Serves the files in `root` at this rate in bit/s, or as fast as it goes.
+    fn start(identity: &Identity, listen: SocketAddr, root: &Path, rate: Option<u64>) -> Own {
+        let (certificate, key) = (identity.path("ca.pem"), identity.path("key.pem"));
+        let identity = mpq_core::tls::Identity::from_pem(&certificate, &key).unwrap();
+        let site = Arc::new(Site {
+            random: Random::new(0, 0),
+            root: Some(Root::new(root).unwrap()),
+            limit_rate: rate.and_then(NonZeroU64::new),
+        });
+        let runtime = Runtime::new().unwrap();
+        let server = {
+            let _guard = runtime.enter();
+            Server::bind(listen, &identity, ServerConfig::default()).unwrap()
+        };
+        let address = server.listen();
+        let (log, served) = mpsc::channel();
+        runtime.spawn(async move {
+            while let Some(handshake) = server.accept().await {
+                let (site, log) = (site.clone(), log.clone());
+                tokio::spawn(async move {
+                    let Some(mut session) = handshake.await else {
+                        return;
+                    };
+                    while let Ok(Some(request)) = session.h3.accept().await {
+                        let (site, log, gate) = (site.clone(), log.clone(), session.gate.clone());
+                        tokio::spawn(async move {
+                            let (request, mut stream) = request.resolve_request().await.unwrap();
+                            let served = respond(&site, &gate, &request, &mut stream).await;
+                            // Nobody listens to one that was killed.
+                            let _ = log.send(served);
+                        });
+                    }
+                });
+            }
+        });
+        Own {
+            address,
+            served,
+            runtime,
+        }
+    }
+
+    /// Ends it without a word to anybody.
+    fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+#[test]
+fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
+    let identity = Identity::new();
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let host = |name: &str| {
+        let root = identity.path(name);
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), body()).unwrap();
+        let file = fs::File::options().write(true).open(root.join("file"));
+        file.unwrap().set_modified(long_ago).unwrap();
+        root
+    };
+    let (a, b) = (host("a"), host("b"));
+    // Too slow to come to an end.
+    let first = Own::start(&identity, "127.0.0.1:0".parse().unwrap(), &a, Some(4_000_000));
+    let port = first.address.port();
+    let url = format!("https://localhost:{port}/file");
+    let addresses = format!("localhost:{port}:127.0.0.2,127.0.0.1");
+    let line = ["--resolve", &addresses, "--idle-timeout", "0.5", "--retry", "10", "-O", &url];
+    let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
+    let child = spawn(&identity, &line, running);
+    first.kill();
+    let second = SocketAddr::new("127.0.0.2".parse().unwrap(), port);
+    let second = Own::start(&identity, second, &b, None);
+    finish(child).succeeds();
+    assert!(fs::read(identity.path("file")).unwrap() == body());
+    let served = second.served.recv().unwrap();
+    assert_eq!(served.status, StatusCode::PARTIAL_CONTENT);
+    assert!(served.complete && served.bytes < SIZE as u64, "{served:?}");
+}
