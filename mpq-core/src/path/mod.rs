@@ -1,4 +1,5 @@
-//! Paths: which interfaces there are, the sockets on them, cheap probes, and the driver.
+//! Paths: which interfaces there are, when that changes, the sockets on them, cheap probes, which
+//! paths have died silently, and the driver.
 //!
 //! Data flows one way: [`sockets`] → noq → `manager` → the sans-IO machine of
 //! [`migration`](crate::migration) → its outputs, which the manager turns into calls of noq again.
@@ -6,4 +7,6 @@
 pub mod interfaces;
 pub(crate) mod manager;
 pub mod probe;
+pub(crate) mod silence;
 pub mod sockets;
+pub(crate) mod watch;
