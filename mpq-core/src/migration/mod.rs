@@ -44,6 +44,7 @@
 
 pub mod client;
 pub mod frame;
+pub(crate) mod log;
 pub mod policy;
 pub mod server;
 

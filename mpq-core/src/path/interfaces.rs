@@ -19,6 +19,8 @@ pub struct Local {
     pub interface: String,
     /// The address that datagrams leave from.
     pub ip: IpAddr,
+    /// The interface's number, if it has one: it is another once it was removed and made anew.
+    pub index: Option<u32>,
 }
 
 impl Local {
@@ -122,6 +124,7 @@ fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Opti
     let local = |i: &Interface| Local {
         interface: i.name.clone(),
         ip: i.ip(),
+        index: i.index,
     };
     let in_use = |i: &&Interface| used.contains(&local(i));
     addresses
@@ -147,16 +150,19 @@ fn named(
                 "the server's address {server} is not of its family"
             )));
         }
-        let interface = match all.iter().find(|i| i.ip() == ip) {
+        let (interface, index) = match all.iter().find(|i| i.ip() == ip) {
             Some(interface) if !interface.is_oper_up() => {
                 return Err(unusable(format!("its interface {} is down", interface.name)));
             }
-            Some(interface) => Some(interface.name.clone()),
-            None => ip.is_loopback().then(|| LOOPBACK.to_owned()),
+            Some(interface) => (interface.name.clone(), interface.index),
+            None if ip.is_loopback() => (LOOPBACK.to_owned(), None),
+            None => return Err(unusable("no interface has this address".into())),
         };
-        return interface
-            .map(|interface| Local { interface, ip })
-            .ok_or_else(|| unusable("no interface has this address".into()));
+        return Ok(Local {
+            interface,
+            ip,
+            index,
+        });
     }
     if !all.iter().any(|i| i.name == name) {
         let mut names: Vec<_> = all.iter().map(|i| i.name.as_str()).collect();
@@ -300,6 +306,7 @@ mod tests {
         let used = Local {
             interface: "eth0".into(),
             ip: "10.0.0.3".parse().unwrap(),
+            index: None,
         };
         for wanted in [vec![], vec!["eth0".to_owned(), "eth1".to_owned()]] {
             let of = |all: &[Interface]| {
