@@ -6,9 +6,10 @@
 //!
 //! - A path *owes* an answer once something was sent over it that must be acknowledged (RFC 9000
 //!   §13.2.1) and nothing has come over it since.
-//! - The time that it owes counts only while another path is heard: only then it is the path that is
-//!   dead, and not a peer that is frozen, out of reach or gone. Nor do we count for longer than a
-//!   look when we were stopped ourselves. So the last path is never given up, and none in a freeze.
+//! - The time that it owes counts only while another path is heard, and anew after a time without:
+//!   only then it is the path that is dead, and not a peer that is frozen, out of reach or gone. Nor
+//!   does it count that we were stopped ourselves. So the last path is never given up, and none for
+//!   a freeze.
 //! - If the others have nothing to say, they are pinged, so that there is something to compare with.
 //! - After a second, or what four probe timeouts are about, the path is to be closed.
 //!
@@ -153,9 +154,10 @@ impl Silence {
             else {
                 continue;
             };
-            if compared {
-                *counted += step;
-            }
+            *counted = match compared {
+                true => *counted + step,
+                false => Duration::ZERO,
+            };
             if *counted >= limit && compared {
                 verdicts.push(Verdict::Close(f.id));
             } else if now.duration_since(*since) >= limit / 4 {
