@@ -47,6 +47,16 @@ fn on_client(bench: &Bench, line: &str) -> Result<()> {
     bench.topology().run(Client, "sh", &["-ec", line])
 }
 
+/// Gives the client another address on a link.
+fn renumber(bench: &Bench, link: usize) -> Result<()> {
+    let line = format!(
+        "ip addr del 10.0.{link}.2/24 dev eth{link}
+         ip addr add 10.0.{link}.7/24 dev eth{link}
+         ip route replace default via 10.0.{link}.1 dev eth{link} metric 10{link}"
+    );
+    on_client(bench, &line)
+}
+
 fn set_link(bench: &Bench, link: usize, up: bool) -> Result<()> {
     let change = format!("up={up}").parse().map_err(anyhow::Error::msg)?;
     bench.topology().set(link, &change)
@@ -132,11 +142,7 @@ async fn an_interface_that_goes_is_left_and_used_again_when_it_is_back() {
         until_down(download, SECOND).await?;
         on_client(bench, UP)?;
         until_validated(download, SECOND).await?;
-        // The same interface, with another address.
-        on_client(
-            bench,
-            "ip addr add 10.0.1.7/24 dev eth1; ip addr del 10.0.1.2/24 dev eth1",
-        )?;
+        renumber(bench, 1)?;
         until_down(download, SECOND).await?;
         until_validated(download, "10.0.1.7").await
     })
@@ -185,13 +191,7 @@ async fn a_client_that_changes_networks_while_the_server_is_frozen_finds_it() {
         download.wait_for_bytes(content.size / 4).await?;
         bench.checkpoint(ServerA, ServerB).await?;
         for link in 0..2 {
-            on_client(
-                bench,
-                &format!(
-                    "ip addr add 10.0.{link}.7/24 dev eth{link}
-                     ip addr del 10.0.{link}.2/24 dev eth{link}"
-                ),
-            )?;
+            renumber(bench, link)?;
             until_down(download, &format!("10.0.{link}.2")).await?;
         }
         bench.restore(ServerB).await?;
