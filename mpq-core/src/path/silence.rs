@@ -4,17 +4,21 @@
 //! download waits for it. So whoever drives a connection looks at the counters of its paths a few
 //! times a second, and is told here which one to give up, at either end:
 //!
+//! - A path is *heard* when something comes over it, or when its RTT changes: noq acknowledges what
+//!   it received on any path over the first one that there is, so for most paths acknowledgements
+//!   are all that is ever heard.
 //! - A path *owes* an answer once something was sent over it that must be acknowledged (RFC 9000
-//!   §13.2.1) and nothing has come over it since.
+//!   §13.2.1) and it was not heard since.
 //! - The time that it owes counts only while another path is heard, and anew after a time without:
 //!   only then it is the path that is dead, and not a peer that is frozen, out of reach or gone. Nor
 //!   does it count that we were stopped ourselves. So the last path is never given up, and none for
 //!   a freeze.
-//! - If the others have nothing to say, they are pinged, so that there is something to compare with.
+//! - If the others have nothing to say, they are pinged, so that there is something to compare with;
+//!   and so is one that is quiet while others are heard: it may be dead where we send nothing.
 //! - After a second, or what four probe timeouts are about, the path is to be closed.
 //!
-//! While a download is running, a quiet path is pinged as well. That shows the server where a client
-//! is whose address a NAT has changed (RFC 9000 §9.3), and tells whether the path still works.
+//! While a download is running, a quiet path is pinged in any case. That shows the server where a
+//! client is whose address a NAT has changed (RFC 9000 §9.3).
 //!
 //! noq's own idle timeout of a path (`set_path_max_idle_timeout`) would not do: its clock runs
 //! while the peer is frozen, and it wants a keep-alive on every idle path.
@@ -33,7 +37,7 @@ const RTTS: u32 = 8;
 const LATELY: Duration = Duration::from_millis(500);
 /// Between two pings of a path that another one is compared with.
 const COMPARED: Duration = Duration::from_millis(100);
-/// Between two pings of a path that is quiet in a download.
+/// Between two pings of a path that is quiet while others are heard, or in a download.
 const QUIET: Duration = Duration::from_millis(500);
 /// Pings of a path from which nothing comes; noq's probe timeouts go on in any case.
 const PINGS: u32 = 20;
@@ -86,6 +90,7 @@ pub(crate) struct Silence {
 struct Known {
     sent: u64,
     received: u64,
+    rtt: Duration,
     heard: Instant,
     /// Since when it owes an answer, and for how long that counts.
     owing: Option<(Instant, Duration)>,
@@ -98,6 +103,7 @@ impl Known {
         Self {
             sent: figures.sent,
             received: figures.received,
+            rtt: figures.rtt,
             heard: now,
             owing: None,
             pinged: now,
@@ -106,7 +112,7 @@ impl Known {
     }
 
     fn update(&mut self, figures: &Figures, now: Instant) {
-        if self.received != figures.received {
+        if (self.received, self.rtt) != (figures.received, figures.rtt) {
             *self = Self::new(figures, now);
         } else if self.sent != figures.sent {
             self.sent = figures.sent;
@@ -164,11 +170,12 @@ impl Silence {
                 suspects.push(f.id);
             }
         }
+        let is_any_heard = self.paths.values().any(|known| known.is_heard(now));
         for (&id, known) in &mut self.paths {
             let is_compared = suspects.iter().any(|suspect| *suspect != id);
             let is_closed = verdicts.contains(&Verdict::Close(id));
             let due = is_compared && known.wants_ping(now, COMPARED)
-                || downloading && known.wants_ping(now, QUIET);
+                || (downloading || is_any_heard) && known.wants_ping(now, QUIET);
             if due && !is_closed {
                 known.pinged = now;
                 known.pings += 1;
@@ -272,9 +279,27 @@ mod tests {
             pair.receive(0);
             pair.receive(1);
         };
+        let acknowledged_elsewhere = |pair: &mut Pair| {
+            pair.send(1);
+            pair.receive(0);
+            pair.figures[1].rtt += Duration::from_nanos(1);
+        };
         let mut pair = Pair::new();
         assert_eq!(pair.run(Duration::from_secs(10), idle), None);
         assert_eq!(pair.run(Duration::from_secs(10), busy), None);
+        let time = Duration::from_secs(10);
+        assert_eq!(pair.run(time, acknowledged_elsewhere), None);
+    }
+
+    #[test]
+    fn one_that_is_quiet_while_another_is_heard_is_asked_and_not_forever() {
+        let mut pair = Pair::new();
+        let mut pings = Vec::new();
+        for _ in 0..1000 {
+            pair.receive(0);
+            pings.extend(pair.look(LOOK));
+        }
+        assert_eq!(pings, [Verdict::Ping(PathId::from(1u32)); PINGS as usize]);
     }
 
     #[test]
@@ -327,7 +352,7 @@ mod tests {
                         pair.receive(0);
                         pinged += 1;
                     }
-                    Verdict::Ping(id) => panic!("{id} is pinged"),
+                    Verdict::Ping(_) => {}
                     Verdict::Close(id) => closed |= id == PathId::from(1u32),
                 }
             }
@@ -342,7 +367,8 @@ mod tests {
         pair.receive(0);
         pair.look(LOOK);
         pair.receive(0);
-        assert_eq!(pair.look(Duration::from_secs(3600)), []);
+        let verdicts = pair.look(Duration::from_secs(3600));
+        assert!(!verdicts.contains(&Verdict::Close(PathId::from(1u32))));
         let rest = pair.run(Duration::from_secs(10), |pair| pair.receive(0));
         assert!(rest.unwrap() >= LEAST - STEP - 2 * LOOK, "{rest:?}");
     }
