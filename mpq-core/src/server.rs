@@ -323,7 +323,9 @@ impl Shared {
     }
 
     fn timeout(&self) {
-        self.step(&format_args!("time"), |machine, now| machine.handle_timeout(now));
+        self.step(&format_args!("time"), |machine, now| {
+            machine.handle_timeout(now)
+        });
     }
 
     /// All that changes the machine's state goes through here.

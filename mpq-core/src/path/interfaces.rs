@@ -94,12 +94,7 @@ fn choose(
     Ok(locals)
 }
 
-fn remaining(
-    all: &[Interface],
-    server: IpAddr,
-    wanted: &[String],
-    used: &[Local],
-) -> Vec<Local> {
+fn remaining(all: &[Interface], server: IpAddr, wanted: &[String], used: &[Local]) -> Vec<Local> {
     if wanted.is_empty() {
         return every(all, server, used);
     }
@@ -152,7 +147,10 @@ fn named(
         }
         let (interface, index) = match all.iter().find(|i| i.ip() == ip) {
             Some(interface) if !interface.is_oper_up() => {
-                return Err(unusable(format!("its interface {} is down", interface.name)));
+                return Err(unusable(format!(
+                    "its interface {} is down",
+                    interface.name
+                )));
             }
             Some(interface) => (interface.name.clone(), interface.index),
             None if ip.is_loopback() => (LOOPBACK.to_owned(), None),
@@ -311,7 +309,13 @@ mod tests {
         for wanted in [vec![], vec!["eth0".to_owned(), "eth1".to_owned()]] {
             let of = |all: &[Interface]| {
                 let server = "10.1.0.2".parse().unwrap();
-                ips(Ok(remaining(all, server, &wanted, std::slice::from_ref(&used)))).unwrap()
+                ips(Ok(remaining(
+                    all,
+                    server,
+                    &wanted,
+                    std::slice::from_ref(&used),
+                )))
+                .unwrap()
             };
             host[2].oper_status = IfOperStatus::Up;
             assert_eq!(of(&host), ["10.0.0.3", "10.0.1.2"]);

@@ -19,9 +19,9 @@ use super::silence::{Figures, Silence, Verdict};
 use super::sockets::{Answer, Sockets, canonical, mapped};
 use crate::client::{ClientError, ClientEvent, PathInfo, PathState};
 use crate::h3_noq::MigrationStream;
-use crate::migration::{Frame, log};
 use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
 use crate::migration::frame::Decoder;
+use crate::migration::{Frame, log};
 use crate::server::{sleep_until, write_frames};
 
 /// How often counters are looked at for signs of life.

@@ -7,16 +7,15 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 /// Changes come in groups, such as an address and its removal, or a link and its addresses.
@@ -41,7 +40,7 @@ pub(crate) fn changes() -> io::Result<mpsc::Receiver<()>> {
     Ok(changes)
 }
 
-async fn ring(socket: &AsyncFd<OwnedFd>, bell: &mpsc::Sender<()>) -> io::Result<Infallible> {
+async fn ring(socket: &UdpSocket, bell: &mpsc::Sender<()>) -> io::Result<Infallible> {
     loop {
         rung(socket).await?;
         tokio::time::sleep(SETTLED).await;
@@ -50,7 +49,8 @@ async fn ring(socket: &AsyncFd<OwnedFd>, bell: &mpsc::Sender<()>) -> io::Result<
     }
 }
 
-fn open() -> io::Result<AsyncFd<OwnedFd>> {
+/// The socket, as one of UDP: tokio's safe type for what can only be received from, by recv(2).
+fn open() -> io::Result<UdpSocket> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -60,25 +60,20 @@ fn open() -> io::Result<AsyncFd<OwnedFd>> {
     let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
     // The port number is for the kernel to choose.
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups as u32))?;
-    AsyncFd::with_interest(socket, Interest::READABLE)
+    UdpSocket::from_std(socket.into())
 }
 
 /// Waits for messages, and empties the socket.
-async fn rung(socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
+async fn rung(socket: &UdpSocket) -> io::Result<()> {
     let mut message = [0; 4096];
-    let mut readable = socket.readable().await?;
+    socket.readable().await?;
     loop {
-        let read = readable.try_io(|socket| {
-            let read = recv(socket.as_raw_fd(), &mut message, MsgFlags::empty());
-            read.map_err(io::Error::from)
-        });
-        match read {
+        match socket.try_recv(&mut message) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             // More came than the socket holds.
-            Ok(Err(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-            Ok(read) => {
-                read?;
-            }
-            Err(_would_block) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -333,7 +333,11 @@ mod tests {
         assert_eq!(pings, [PINGS; 2]);
         // Both come back, one of them a little later: that is no reason to close it.
         pair.receive(0);
-        assert!(!pair.look(LOOK).contains(&Verdict::Close(PathId::from(1u32))));
+        assert!(
+            !pair
+                .look(LOOK)
+                .contains(&Verdict::Close(PathId::from(1u32)))
+        );
         pair.receive(1);
         assert_eq!(pair.run(LEAST, |pair| pair.receive(0)), None);
     }
