@@ -15,6 +15,7 @@ use crate::h3_noq;
 use crate::migration::Strategy;
 use crate::path::interfaces::{self, InterfaceError, Local};
 use crate::path::manager::{Manager, PathTable};
+use crate::path::netlink;
 use crate::path::probe;
 use crate::path::sockets::{Bind, Sockets, mapped};
 use crate::tls::{self, TlsError, Trust};
@@ -115,6 +116,10 @@ pub enum PathState {
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "as in `migration::client::Event`")]
 pub enum ClientEvent {
+    /// An interface, or an address of it, can be used from now on.
+    InterfaceUp { interface: String, local: IpAddr },
+    /// It cannot be used any more.
+    InterfaceDown { interface: String, local: IpAddr },
     /// A path is being opened.
     PathOpened(PathInfo),
     /// A path is in use.
@@ -221,6 +226,11 @@ impl Client {
         remote: SocketAddr,
         server_name: &str,
     ) -> Result<Self, ConnectError> {
+        // Before the list is made, so that no change is missed.
+        let changes = netlink::changes().unwrap_or_else(|error| {
+            tracing::warn!("changes of the network interfaces will go unnoticed: {error}");
+            mpsc::channel(1).1
+        });
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
         crypto.transport_config(endpoint::client_transport(config.congestion));
@@ -263,7 +273,7 @@ impl Client {
             sender,
             &config,
         );
-        tokio::spawn(manager.run(answers, stream, to_manager, failed));
+        tokio::spawn(manager.run(answers, stream, to_manager, changes, failed));
         let events = Mutex::new(events);
         Ok(Self {
             connection,

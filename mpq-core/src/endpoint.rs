@@ -3,6 +3,8 @@
 //! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them.
 //! - A stream's window stays small, since noq ends a connection whose stream has too many gaps
 //!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that.
+//! - So are those of single paths: what has died silently is found by comparison (`path::silence`).
+//! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
 //! - Path ids are never reused, so there is room for several moves of several interfaces; noq
 //!   grants new ones as old paths are abandoned.
 
@@ -46,5 +48,9 @@ fn common(congestion: Congestion) -> TransportConfig {
         .send_window(SEND_WINDOW)
         .max_concurrent_multipath_paths(PATHS)
         .congestion_controller_factory(congestion.factory());
+    #[cfg(feature = "qlog")]
+    if let Some(traces) = crate::qlog::from_env() {
+        config.qlog_factory(traces);
+    }
     config
 }

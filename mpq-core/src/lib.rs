@@ -15,6 +15,8 @@ mod gate;
 pub mod h3_noq;
 pub mod migration;
 pub mod path;
+#[cfg(feature = "qlog")]
+mod qlog;
 pub mod server;
 pub mod tls;
 mod traffic;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -24,8 +25,9 @@ use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Elsewhere, Input, Output};
-use crate::migration::{Frame, server::Server as Machine};
+use crate::migration::{Frame, log, server::Server as Machine};
 use crate::path::probe;
+use crate::path::silence::{Figures, Silence, Verdict};
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
 use crate::tls::{self, Identity, TlsError};
 use crate::traffic::Traffic;
@@ -37,6 +39,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How often the drain looks.
 const DRAIN_STEP: Duration = Duration::from_millis(2);
+/// How often the paths of a connection are compared.
+const COMPARE: Duration = Duration::from_millis(200);
 /// How often the new address is tried, if it is not there yet.
 const REOPEN_RETRY: Duration = Duration::from_millis(50);
 
@@ -332,15 +336,23 @@ impl Server {
 
 impl Shared {
     fn input(&self, input: Input) {
-        let mut machine = self.machine.lock().unwrap();
-        tracing::debug!(state = machine.state(), ?input, "migration");
-        machine.handle(Instant::now(), input);
-        self.perform(&mut machine);
+        let cause = input.clone();
+        self.step(&cause, |machine, now| machine.handle(now, input));
     }
 
     fn timeout(&self) {
+        self.step(&format_args!("time"), |machine, now| {
+            machine.handle_timeout(now)
+        });
+    }
+
+    /// All that changes the machine's state goes through here.
+    fn step(&self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
         let mut machine = self.machine.lock().unwrap();
-        machine.handle_timeout(Instant::now());
+        let before = machine.state();
+        tracing::debug!(state = before, ?cause, "migration");
+        step(&mut machine, Instant::now());
+        log::transition("server", before, machine.state(), cause);
         self.perform(&mut machine);
     }
 
@@ -499,11 +511,12 @@ impl Shared {
                     watch_paths(&shared, id, &client, events),
                     speak(&shared, id, &client, stream, to_send),
                     close_when_idle(&shared, &weak),
+                    close_silent_paths(&shared, &client),
                 )
             };
             let closed = tokio::select! {
                 closed = on_closed => closed,
-                ((), never, ()) = work => match never {},
+                ((), never, (), ()) = work => match never {},
             };
             shared.clients.lock().unwrap().remove(&id);
             shared.input(Input::Gone(id));
@@ -650,6 +663,40 @@ async fn close_when_idle(shared: &Shared, connection: &noq::WeakConnectionHandle
         } else if last.1.elapsed() >= IDLE {
             connection.close(VarInt::from_u32(0x100), b"idle");
             return;
+        }
+    }
+}
+
+/// Closes paths that have died silently, so that what was sent on them is sent again on others. Not
+/// while the server parks, where no path has anything to say.
+async fn close_silent_paths(shared: &Shared, client: &Client) {
+    let mut silence = Silence::default();
+    loop {
+        tokio::time::sleep(COMPARE).await;
+        if shared.machine.lock().unwrap().is_parking() {
+            silence = Silence::default();
+            continue;
+        }
+        let paths: BTreeMap<PathId, noq::Path> = {
+            let paths = client.paths.lock().unwrap();
+            // There is nothing to compare a single one with.
+            let several = paths.open.iter().filter(|_| paths.open.len() > 1);
+            several
+                .filter_map(|(id, path)| Some((*id, path.upgrade()?)))
+                .collect()
+        };
+        let figures: Vec<_> = paths.values().map(Figures::from).collect();
+        for verdict in silence.look(Instant::now(), &figures, false) {
+            match verdict {
+                Verdict::Ping(id) => {
+                    let _ = paths[&id].ping();
+                }
+                Verdict::Close(id) => {
+                    let remote = paths[&id].remote_address().map(canonical);
+                    tracing::info!("path {id} to {remote:?} is silent, and closed");
+                    let _ = paths[&id].close();
+                }
+            }
         }
     }
 }

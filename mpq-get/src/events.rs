@@ -23,6 +23,20 @@ pub enum Event {
         /// Unix time at which `t` is 0.
         unix: f64,
     },
+    /// An interface, or an address of it, has come.
+    InterfaceUp {
+        /// Its name.
+        interface: String,
+        /// The address.
+        local: IpAddr,
+    },
+    /// An interface, or an address of it, has gone.
+    InterfaceDown {
+        /// Its name.
+        interface: String,
+        /// The address.
+        local: IpAddr,
+    },
     /// A path is being validated.
     PathOpened(Path),
     /// A path is ready for data.
@@ -205,6 +219,12 @@ impl From<PathInfo> for Path {
 impl From<ClientEvent> for Event {
     fn from(event: ClientEvent) -> Event {
         match event {
+            ClientEvent::InterfaceUp { interface, local } => {
+                Event::InterfaceUp { interface, local }
+            }
+            ClientEvent::InterfaceDown { interface, local } => {
+                Event::InterfaceDown { interface, local }
+            }
             ClientEvent::PathOpened(info) => Event::PathOpened(info.into()),
             ClientEvent::PathValidated(info) => Event::PathValidated(info.into()),
             ClientEvent::PathClosed(info) => Event::PathClosed(info.into()),
@@ -241,6 +261,8 @@ impl Event {
             self,
             Event::Connected { .. }
                 | Event::Addresses { .. }
+                | Event::InterfaceUp { .. }
+                | Event::InterfaceDown { .. }
                 | Event::PathOpened(_)
                 | Event::PathValidated(_)
                 | Event::PathClosed(_)
@@ -296,6 +318,8 @@ impl fmt::Display for Event {
                 };
                 write!(f, "connected to {remote} by {kind}")
             }
+            Event::InterfaceUp { interface, local } => write!(f, "{interface} ({local}) is up"),
+            Event::InterfaceDown { interface, local } => write!(f, "{interface} ({local}) is down"),
             Event::PathOpened(path) => write!(f, "{path}: opened"),
             Event::PathValidated(path) => write!(f, "{path}: validated"),
             Event::PathClosed(path) => write!(f, "{path}: closed, {} bytes received", path.bytes),
@@ -381,6 +405,16 @@ mod tests {
             serde_json::json!({
                 "t": 1.234568, "event": "path_closed", "path": 1, "interface": "eth1",
                 "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7, "rtt": 0.05,
+            })
+        );
+        let down = ClientEvent::InterfaceDown {
+            interface: "eth1".to_owned(),
+            local: "10.0.1.2".parse().unwrap(),
+        };
+        assert_eq!(
+            json(down.into()),
+            serde_json::json!({
+                "t": 1.234568, "event": "interface_down", "interface": "eth1", "local": "10.0.1.2",
             })
         );
         assert_eq!(

@@ -21,6 +21,20 @@ pub enum Event {
         /// Unix time, in seconds, of the tool's start.
         unix: f64,
     },
+    /// An interface, or an address of it, has come.
+    InterfaceUp {
+        /// The address.
+        local: IpAddr,
+    },
+    /// An interface, or an address of it, has gone.
+    InterfaceDown {
+        /// The address.
+        local: IpAddr,
+    },
+    /// A path is in use.
+    PathValidated(Path),
+    /// A path is no more.
+    PathClosed(Path),
     /// The server has announced a move.
     MigrationAnnounced {
         /// The move's number.

@@ -49,6 +49,7 @@
 
 pub mod client;
 pub mod frame;
+pub(crate) mod log;
 pub mod policy;
 pub mod server;
 pub mod strategy;

@@ -1,10 +1,11 @@
 //! Which local addresses a client uses: one for each interface that is up and can reach the
-//! server's address family, or those that the user named.
+//! server's address family, or those that the user named. At the start what was named must be there
+//! ([`usable`]); later it may come and go ([`present`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use if_addrs::{IfOperStatus, Interface};
+use if_addrs::Interface;
 
 use super::sockets::Bind;
 
@@ -18,6 +19,8 @@ pub struct Local {
     pub interface: String,
     /// The address that datagrams leave from.
     pub ip: IpAddr,
+    /// The interface's number, if it has one: it is another once it was removed and made anew.
+    pub index: Option<u32>,
 }
 
 impl Local {
@@ -62,24 +65,27 @@ pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, Interface
     choose(&if_addrs::get_if_addrs()?, server, wanted)
 }
 
+/// As [`usable`], of those that are there now, be it none. An address that is `used` stays the
+/// choice of its interface for as long as it is there, whatever else the interface has got.
+///
+/// # Errors
+/// If the operating system does not list its interfaces.
+pub fn present(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Vec<Local>> {
+    Ok(remaining(&if_addrs::get_if_addrs()?, server, wanted, used))
+}
+
 fn choose(
     all: &[Interface],
     server: IpAddr,
     wanted: &[String],
 ) -> Result<Vec<Local>, InterfaceError> {
     if !wanted.is_empty() {
-        return wanted.iter().map(|name| named(all, server, name)).collect();
+        return wanted
+            .iter()
+            .map(|name| named(all, server, name, &[]))
+            .collect();
     }
-    let mut locals: Vec<Local> = Vec::new();
-    for interface in all.iter().filter(|i| suits(i, server)) {
-        // One path an interface: a second address of the same link adds nothing.
-        if !locals.iter().any(|l| l.interface == interface.name) {
-            locals.push(Local {
-                interface: interface.name.clone(),
-                ip: interface.ip(),
-            });
-        }
-    }
+    let locals = every(all, server, &[]);
     if locals.is_empty() {
         return Err(InterfaceError::None {
             family: family(server),
@@ -88,7 +94,47 @@ fn choose(
     Ok(locals)
 }
 
-fn named(all: &[Interface], server: IpAddr, name: &str) -> Result<Local, InterfaceError> {
+fn remaining(all: &[Interface], server: IpAddr, wanted: &[String], used: &[Local]) -> Vec<Local> {
+    if wanted.is_empty() {
+        return every(all, server, used);
+    }
+    let named = |name: &String| named(all, server, name, used).ok();
+    wanted.iter().filter_map(named).collect()
+}
+
+/// One address of every interface that suits: a second one of the same link adds nothing.
+fn every(all: &[Interface], server: IpAddr, used: &[Local]) -> Vec<Local> {
+    let mut locals: Vec<Local> = Vec::new();
+    for interface in all.iter().filter(|i| suits(i, server)) {
+        if !locals.iter().any(|l| l.interface == interface.name) {
+            locals.extend(one_of(all, server, &interface.name, used));
+        }
+    }
+    locals
+}
+
+/// The address of an interface to use: the one that is used already, or its first.
+fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Option<Local> {
+    let mut addresses = all.iter().filter(|i| i.name == name && is_fit(i, server));
+    let local = |i: &Interface| Local {
+        interface: i.name.clone(),
+        ip: i.ip(),
+        index: i.index,
+    };
+    let in_use = |i: &&Interface| used.contains(&local(i));
+    addresses
+        .clone()
+        .find(in_use)
+        .or_else(|| addresses.next())
+        .map(local)
+}
+
+fn named(
+    all: &[Interface],
+    server: IpAddr,
+    name: &str,
+    used: &[Local],
+) -> Result<Local, InterfaceError> {
     let unusable = |reason: String| InterfaceError::Unusable {
         name: name.to_owned(),
         reason,
@@ -99,14 +145,24 @@ fn named(all: &[Interface], server: IpAddr, name: &str) -> Result<Local, Interfa
                 "the server's address {server} is not of its family"
             )));
         }
-        let interface = all.iter().find(|i| i.ip() == ip).map(|i| i.name.clone());
-        let interface = interface.or_else(|| ip.is_loopback().then(|| LOOPBACK.to_owned()));
-        return interface
-            .map(|interface| Local { interface, ip })
-            .ok_or_else(|| unusable("no interface has this address".into()));
+        let (interface, index) = match all.iter().find(|i| i.ip() == ip) {
+            Some(interface) if !interface.is_oper_up() => {
+                return Err(unusable(format!(
+                    "its interface {} is down",
+                    interface.name
+                )));
+            }
+            Some(interface) => (interface.name.clone(), interface.index),
+            None if ip.is_loopback() => (LOOPBACK.to_owned(), None),
+            None => return Err(unusable("no interface has this address".into())),
+        };
+        return Ok(Local {
+            interface,
+            ip,
+            index,
+        });
     }
-    let mut of_that_name = all.iter().filter(|i| i.name == name).peekable();
-    if of_that_name.peek().is_none() {
+    if !all.iter().any(|i| i.name == name) {
         let mut names: Vec<_> = all.iter().map(|i| i.name.as_str()).collect();
         names.dedup();
         return Err(unusable(format!(
@@ -114,29 +170,21 @@ fn named(all: &[Interface], server: IpAddr, name: &str) -> Result<Local, Interfa
             names.join(", ")
         )));
     }
-    of_that_name
-        .find(|i| is_up(i) && i.ip().is_ipv4() == server.is_ipv4() && !i.is_link_local())
-        .map(|i| Local {
-            interface: i.name.clone(),
-            ip: i.ip(),
-        })
+    one_of(all, server, name, used)
         .ok_or_else(|| unusable(format!("it is down or has no {} address", family(server))))
 }
 
 /// Whether an interface nobody named is worth a path to this server.
 fn suits(interface: &Interface, server: IpAddr) -> bool {
-    is_up(interface)
-        && interface.ip().is_ipv4() == server.is_ipv4()
-        && interface.is_loopback() == server.is_loopback()
-        && !interface.is_link_local()
+    is_fit(interface, server) && interface.is_loopback() == server.is_loopback()
 }
 
-/// Loopback and some virtual interfaces report `Unknown` while they work.
-fn is_up(interface: &Interface) -> bool {
-    matches!(
-        interface.oper_status,
-        IfOperStatus::Up | IfOperStatus::Unknown
-    )
+/// Whether datagrams to the server can leave from this address. An interface counts as up if Linux
+/// says that it runs (`IFF_RUNNING`), which loopback and tunnels do as well.
+fn is_fit(interface: &Interface, server: IpAddr) -> bool {
+    interface.is_oper_up()
+        && interface.ip().is_ipv4() == server.is_ipv4()
+        && !interface.is_link_local()
 }
 
 fn family(ip: IpAddr) -> &'static str {
@@ -146,7 +194,7 @@ fn family(ip: IpAddr) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use if_addrs::{IfAddr, Ifv4Addr, Ifv6Addr};
+    use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Ifv6Addr};
 
     fn interface(name: &str, ip: &str, oper_status: IfOperStatus) -> Interface {
         let addr = match ip.parse().unwrap() {
@@ -174,13 +222,13 @@ mod tests {
 
     fn host() -> Vec<Interface> {
         vec![
-            interface("lo", "127.0.0.1", IfOperStatus::Unknown),
+            interface("lo", "127.0.0.1", IfOperStatus::Up),
             interface("eth0", "10.0.0.2", IfOperStatus::Up),
             interface("eth0", "10.0.0.3", IfOperStatus::Up),
             interface("eth0", "fe80::1", IfOperStatus::Up),
             interface("eth1", "10.0.1.2", IfOperStatus::Up),
             interface("eth1", "2001:db8::2", IfOperStatus::Up),
-            interface("wlan0", "10.0.2.2", IfOperStatus::Down),
+            interface("wlan0", "10.0.2.2", IfOperStatus::Unknown),
         ]
     }
 
@@ -213,6 +261,7 @@ mod tests {
         assert_eq!(of("10.1.0.2", "10.0.0.3").unwrap(), ["10.0.0.3"]);
         assert_eq!(of("127.0.0.1", "127.0.0.3").unwrap(), ["127.0.0.3"]);
         assert!(of("10.1.0.2", "wlan0").unwrap_err().contains("down"));
+        assert!(of("10.1.0.2", "10.0.2.2").unwrap_err().contains("down"));
         assert!(
             of("10.1.0.2", "ppp0")
                 .unwrap_err()
@@ -233,5 +282,45 @@ mod tests {
                 .unwrap_err()
                 .contains("no IPv6 address")
         );
+    }
+    #[test]
+    fn what_is_gone_is_left_out_and_comes_back() {
+        let wanted = ["eth1", "10.0.0.3", "wlan0"].map(str::to_owned);
+        let of = |all: &[Interface]| {
+            let locals = remaining(all, "10.1.0.2".parse().unwrap(), &wanted, &[]);
+            ips(Ok(locals)).unwrap()
+        };
+        let mut host = host();
+        assert_eq!(of(&host), ["10.0.1.2", "10.0.0.3"]);
+        host[6].oper_status = IfOperStatus::Up;
+        assert_eq!(of(&host), ["10.0.1.2", "10.0.0.3", "10.0.2.2"]);
+        host.retain(|i| i.name == "lo");
+        assert_eq!(of(&host), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_in_use_is_kept_while_it_is_there() {
+        let mut host = host();
+        let used = Local {
+            interface: "eth0".into(),
+            ip: "10.0.0.3".parse().unwrap(),
+            index: None,
+        };
+        for wanted in [vec![], vec!["eth0".to_owned(), "eth1".to_owned()]] {
+            let of = |all: &[Interface]| {
+                let server = "10.1.0.2".parse().unwrap();
+                ips(Ok(remaining(
+                    all,
+                    server,
+                    &wanted,
+                    std::slice::from_ref(&used),
+                )))
+                .unwrap()
+            };
+            host[2].oper_status = IfOperStatus::Up;
+            assert_eq!(of(&host), ["10.0.0.3", "10.0.1.2"]);
+            host[2].oper_status = IfOperStatus::Unknown;
+            assert_eq!(of(&host), ["10.0.0.2", "10.0.1.2"]);
+        }
     }
 }

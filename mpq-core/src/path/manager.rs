@@ -2,22 +2,26 @@
 //! the sockets report becomes its inputs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use noq::{FourTuple, PathEvent, PathId, PathStatus, WeakPathHandle};
+use noq_proto::PathAbandonReason;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::interfaces::Local;
+use super::doubt::Doubts;
+use super::interfaces::{self, Local};
 use super::probe::{self, Token};
+use super::silence::{Figures, Silence, Verdict};
 use super::sockets::{Answer, Sockets, canonical, mapped};
 use crate::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
 use crate::h3_noq::MigrationStream;
 use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
 use crate::migration::frame::Decoder;
-use crate::migration::{Frame, Strategy};
+use crate::migration::{Frame, Strategy, log};
 use crate::server::{sleep_until, write_frames};
 
 /// How often counters are looked at for signs of life.
@@ -39,6 +43,17 @@ impl PathTable {
         entries
             .values_mut()
             .map(|entry| entry.refresh().clone())
+            .collect()
+    }
+
+    /// The counters of the validated paths.
+    fn figures(&self) -> Vec<Figures> {
+        let entries = self.0.lock().unwrap();
+        let validated = entries
+            .values()
+            .filter(|entry| entry.info.state == PathState::Validated);
+        validated
+            .filter_map(|entry| Some(Figures::from(&entry.handle.as_ref()?.upgrade()?)))
             .collect()
     }
 
@@ -77,7 +92,12 @@ impl Entry {
 pub(crate) struct Manager {
     connection: noq::WeakConnectionHandle,
     sockets: Sockets,
+    /// What the user wants to be used, and what of it is there.
+    wanted: Vec<String>,
     locals: Vec<Local>,
+    multipath: bool,
+    silence: Silence,
+    doubts: Doubts,
     machine: Machine,
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
@@ -114,7 +134,7 @@ impl Manager {
             probe::knock_token(connection),
         );
         sockets.listen_for(&[token, knock]);
-        let idle_timeout = config.idle_timeout;
+        let (wanted, idle_timeout) = (&config.interfaces, config.idle_timeout);
         let config = Config {
             deadline: config.migration_timeout,
             strategy: config.strategy,
@@ -137,7 +157,11 @@ impl Manager {
         let manager = Self {
             connection: connection.weak_handle(),
             sockets,
+            wanted: wanted.to_vec(),
             locals,
+            multipath,
+            silence: Silence::default(),
+            doubts: Doubts::default(),
             machine,
             table,
             events,
@@ -168,6 +192,7 @@ impl Manager {
         mut answers: mpsc::Receiver<Answer>,
         stream: oneshot::Receiver<MigrationStream>,
         mut commands: mpsc::UnboundedReceiver<bool>,
+        mut changes: mpsc::Receiver<()>,
         failed: watch::Sender<Option<ClientError>>,
     ) {
         let Some(connection) = self.connection.upgrade() else {
@@ -202,8 +227,11 @@ impl Manager {
                     self.received.1 = Instant::now();
                     self.input(Input::Expecting(expecting));
                 }
+                Some(()) = changes.recv() => self.interfaces_changed(),
                 _ = tick.tick() => self.look(),
-                () = sleep_until(due) => self.machine.handle_timeout(Instant::now()),
+                () = sleep_until(due) => {
+                    self.step(&format_args!("time"), |machine, now| machine.handle_timeout(now));
+                }
             }
         };
         reader.abort();
@@ -212,7 +240,20 @@ impl Manager {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(state = self.machine.state(), ?input, "migration");
-        self.machine.handle(Instant::now(), input);
+        self.quiet_input(input);
+    }
+
+    /// For what comes several times a second.
+    fn quiet_input(&mut self, input: Input) {
+        let cause = input.clone();
+        self.step(&cause, |machine, now| machine.handle(now, input));
+    }
+
+    /// All that changes the machine's state goes through here.
+    fn step(&mut self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
+        let before = self.machine.state();
+        step(&mut self.machine, Instant::now());
+        log::transition("client", before, self.machine.state(), cause);
     }
 
     fn event(&self, event: impl Into<Option<ClientEvent>>) {
@@ -238,6 +279,7 @@ impl Manager {
             }
             Output::Open { local, remote } => self.open(local, remote),
             Output::Abandon(remote) => {
+                self.doubts.forget(remote);
                 for path in self.table.all() {
                     if path.remote == remote && path.state == PathState::Opening {
                         self.close(path.id);
@@ -288,6 +330,9 @@ impl Manager {
 
     /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
     fn open(&mut self, local: IpAddr, remote: SocketAddr) {
+        if self.doubts.hold(Instant::now(), local, remote) {
+            return;
+        }
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
@@ -311,9 +356,7 @@ impl Manager {
         // Whoever is there learns from it that we are.
         let validated = |p: &PathInfo| p.state == PathState::Validated;
         for path in self.table.all().into_iter().filter(validated) {
-            if let Some(path) = connection.path(PathId::from(path.id)) {
-                let _ = path.ping();
-            }
+            ping(&connection, PathId::from(path.id));
         }
     }
 
@@ -362,7 +405,7 @@ impl Manager {
                     remote,
                 });
             }
-            PathEvent::Abandoned { id, .. } => {
+            PathEvent::Abandoned { id, reason, .. } => {
                 let id = number(id);
                 let validated = |p: &PathInfo| p.id == id && p.state == PathState::Validated;
                 let validated = self.table.all().iter().any(validated);
@@ -371,6 +414,12 @@ impl Manager {
                 };
                 let (local, remote) = (info.local, info.remote);
                 self.event(ClientEvent::PathClosed(info));
+                // The server gives up what is silent at its end; or what it has moved away from.
+                let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
+                let needed = remote == self.machine.remote() && !self.machine.is_moving();
+                if !validated || by_server && needed {
+                    self.doubts.add(local);
+                }
                 self.input(match validated {
                     true => Input::PathGone { path: id },
                     false => Input::PathRefused {
@@ -387,6 +436,9 @@ impl Manager {
     fn answer(&mut self, answer: Answer) {
         let knock = self.knock == answer.token;
         let remote = canonical(answer.remote);
+        if !knock && self.doubts.answered(answer.local, remote) {
+            self.open(answer.local, remote);
+        }
         self.input(Input::Answer { remote, knock });
     }
 
@@ -404,7 +456,7 @@ impl Manager {
         let now = Instant::now();
         if received != self.received.0 {
             self.received = (received, now);
-            self.machine.handle(now, Input::Heard);
+            self.quiet_input(Input::Heard);
         } else if self.expecting
             && !self.machine.is_moving()
             && now.duration_since(self.received.1) >= self.idle_timeout
@@ -412,11 +464,16 @@ impl Manager {
             self.failure = Some(ClientError::Idle);
         }
         if let Some(rtt) = open.iter().map(|p| p.rtt).max() {
-            self.machine.handle(now, Input::Rtt(rtt));
+            self.quiet_input(Input::Rtt(rtt));
         }
+        for (local, remote) in self.doubts.probes(now) {
+            self.sockets
+                .send(Some(local), remote, &probe::probe(self.token));
+        }
+        self.judge(&connection, now);
         let remote = self.machine.path_remote();
         let there = open.iter().filter(|p| p.remote == remote).count();
-        let all = match connection.is_multipath_enabled() {
+        let all = match self.multipath {
             true => self.locals.len(),
             false => 1,
         };
@@ -427,9 +484,89 @@ impl Manager {
         }
     }
 
+    /// Gives up the paths that have died silently. In a move the server is silent on all of them.
+    fn judge(&mut self, connection: &noq::Connection, now: Instant) {
+        if self.machine.is_moving() {
+            self.silence = Silence::default();
+            return;
+        }
+        let figures = self.table.figures();
+        for verdict in self.silence.look(now, &figures, self.expecting) {
+            match verdict {
+                Verdict::Ping(id) => ping(connection, id),
+                Verdict::Close(id) => {
+                    let paths = self.table.all();
+                    if let Some(path) = paths.iter().find(|path| path.id == number(id)) {
+                        tracing::info!("path {id} from {} is silent, and closed", path.local);
+                        self.doubts.add(path.local);
+                        self.close(path.id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Uses what is there now of what the user wants, and no more what is gone. While there is
+    /// nothing, the machine keeps what it knows: its paths go on when something comes back.
+    fn interfaces_changed(&mut self) {
+        let server = self.machine.remote().ip();
+        let present = match interfaces::present(server, &self.wanted, &self.locals) {
+            Ok(present) => present,
+            Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
+        };
+        let before = std::mem::take(&mut self.locals);
+        let (kept, gone): (Vec<_>, Vec<_>) = before.into_iter().partition(|l| present.contains(l));
+        for Local { interface, ip, .. } in &gone {
+            self.sockets.close_local(*ip);
+            self.event(ClientEvent::InterfaceDown {
+                interface: interface.clone(),
+                local: *ip,
+            });
+        }
+        let mut news = false;
+        for local in present {
+            let is_new = !kept.contains(&local);
+            if is_new {
+                // It may have gone again.
+                if let Err(error) = self.sockets.reopen(&[local.bind()]) {
+                    tracing::warn!("cannot use {} at {}: {error}", local.interface, local.ip);
+                    continue;
+                }
+                self.event(ClientEvent::InterfaceUp {
+                    interface: local.interface.clone(),
+                    local: local.ip,
+                });
+            }
+            news |= is_new;
+            self.locals.push(local);
+        }
+        for path in self.table.all() {
+            let is_gone = gone.iter().any(|l| l.ip == path.local);
+            if is_gone && path.state == PathState::Opening {
+                self.close(path.id);
+            }
+        }
+        if self.multipath && !self.locals.is_empty() && (news || !gone.is_empty()) {
+            let locals = self.locals.iter().map(|l| l.ip).collect();
+            self.input(Input::Locals(locals));
+        }
+        // The server answers to where it last heard of a path.
+        if news && let Some(connection) = self.connection.upgrade() {
+            for path in self.table.figures() {
+                ping(&connection, path.id);
+            }
+        }
+    }
+
     fn interface(&self, local: IpAddr) -> String {
         let of_this_address = self.locals.iter().find(|l| l.ip == local);
         of_this_address.map_or_else(|| local.to_string(), |l| l.interface.clone())
+    }
+}
+
+fn ping(connection: &noq::Connection, id: PathId) {
+    if let Some(path) = connection.path(id) {
+        let _ = path.ping();
     }
 }
 

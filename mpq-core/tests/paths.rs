@@ -1,0 +1,295 @@
+//! The full stack in one process, over a network that fails: datagrams pass through a forwarder, which
+//! knows the links of a client by the address that it has there.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
+use mpq_core::path::sockets::Bind;
+use mpq_core::server::{Server, ServerConfig};
+use mpq_core::tls::{Identity, Trust};
+use sha2::{Digest, Sha256};
+use tokio::net::UdpSocket;
+use tokio::sync::broadcast::Receiver;
+use tokio::task::AbortHandle;
+
+const SIZE: usize = 24 << 20;
+const CHUNK: usize = 64 << 10;
+/// Longer than a path may be silent while others are heard.
+const OUTAGE: Duration = Duration::from_millis(2500);
+const FIRST: &str = "127.0.0.1";
+const SECOND: &str = "127.0.0.3";
+
+/// What forwards between a client and a server.
+struct Network {
+    front: UdpSocket,
+    server: SocketAddr,
+    links: Mutex<BTreeMap<IpAddr, Link>>,
+}
+
+struct Link {
+    client: SocketAddr,
+    /// What the server takes for the client.
+    outside: Arc<UdpSocket>,
+    back: AbortHandle,
+    dead: bool,
+    /// What a dead link has swallowed that has a long header, as only probes have it once the
+    /// connection is made.
+    probes: usize,
+}
+
+fn socket(ip: &str) -> UdpSocket {
+    let bind = Bind::from(SocketAddr::new(ip.parse().unwrap(), 0));
+    UdpSocket::from_std(bind.open().unwrap()).unwrap()
+}
+
+impl Network {
+    fn new(server: SocketAddr) -> Arc<Self> {
+        let network = Arc::new(Self {
+            front: socket("127.0.0.9"),
+            server,
+            links: Mutex::default(),
+        });
+        tokio::spawn(network.clone().forward());
+        network
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.front.local_addr().unwrap()
+    }
+
+    async fn forward(self: Arc<Self>) {
+        let mut buffer = vec![0; 65536];
+        loop {
+            let (length, client) = self.front.recv_from(&mut buffer).await.unwrap();
+            let datagram = &buffer[..length];
+            if let Some(outside) = self.outside(client, datagram) {
+                let _ = outside.send_to(datagram, self.server).await;
+            }
+        }
+    }
+
+    /// Where a client's datagram leaves, unless it is swallowed.
+    fn outside(self: &Arc<Self>, client: SocketAddr, datagram: &[u8]) -> Option<Arc<UdpSocket>> {
+        let mut links = self.links.lock().unwrap();
+        let link = links.entry(client.ip()).or_insert_with(|| {
+            let (outside, back) = self.open(client.ip());
+            Link {
+                client,
+                outside,
+                back,
+                dead: false,
+                probes: 0,
+            }
+        });
+        link.client = client;
+        if link.dead {
+            link.probes += usize::from(datagram[0] & 0x80 != 0);
+            return None;
+        }
+        Some(link.outside.clone())
+    }
+
+    fn open(self: &Arc<Self>, client: IpAddr) -> (Arc<UdpSocket>, AbortHandle) {
+        let outside = Arc::new(socket("127.0.0.8"));
+        let back = tokio::spawn(self.clone().back(client, outside.clone()));
+        (outside, back.abort_handle())
+    }
+
+    async fn back(self: Arc<Self>, client: IpAddr, outside: Arc<UdpSocket>) {
+        let mut buffer = vec![0; 65536];
+        loop {
+            let (length, _) = outside.recv_from(&mut buffer).await.unwrap();
+            let client = {
+                let links = self.links.lock().unwrap();
+                links.get(&client).filter(|l| !l.dead).map(|l| l.client)
+            };
+            if let Some(client) = client {
+                let _ = self.front.send_to(&buffer[..length], client).await;
+            }
+        }
+    }
+
+    /// From now on, links swallow what they are given; or do so no more.
+    fn set_dead(&self, clients: &[&str], dead: bool) {
+        let mut links = self.links.lock().unwrap();
+        for client in clients {
+            links.get_mut(&client.parse().unwrap()).unwrap().dead = dead;
+        }
+    }
+
+    /// Gives a client another port at the outside, as a NAT that has forgotten it.
+    fn rebind(self: &Arc<Self>, client: &str) {
+        let client = client.parse().unwrap();
+        let (outside, back) = self.open(client);
+        let mut links = self.links.lock().unwrap();
+        let link = links.get_mut(&client).unwrap();
+        link.back.abort();
+        (link.outside, link.back) = (outside, back);
+    }
+
+    /// Waits until a dead link has swallowed so many probes.
+    async fn probed(&self, client: &str, enough: usize) {
+        let client = client.parse().unwrap();
+        while self.links.lock().unwrap()[&client].probes < enough {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn content() -> Bytes {
+    (0..SIZE as u32 / 4)
+        .flat_map(|i| i.wrapping_mul(2654435761).to_le_bytes())
+        .collect()
+}
+
+fn serve() -> Server {
+    let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    let listen = SocketAddr::new(FIRST.parse().unwrap(), 0);
+    let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
+    let accepting = server.clone();
+    tokio::spawn(async move {
+        while let Some(handshake) = accepting.accept().await {
+            let Some(mut session) = handshake.await else {
+                continue;
+            };
+            tokio::spawn(async move {
+                while let Ok(Some(request)) = session.h3.accept().await {
+                    let (_, mut stream) = request.resolve_request().await.unwrap();
+                    stream.send_response(Response::new(())).await.unwrap();
+                    tokio::spawn(async move {
+                        let mut content = content();
+                        while !content.is_empty() {
+                            let chunk = content.split_to(CHUNK.min(content.len()));
+                            stream.send_data(chunk).await.unwrap();
+                        }
+                        stream.finish().await.unwrap();
+                    });
+                }
+            });
+        }
+    });
+    server
+}
+
+async fn connect(remote: SocketAddr, interfaces: &[&str]) -> Client {
+    let config = ClientConfig {
+        trust: Trust::Insecure,
+        interfaces: interfaces.iter().map(|ip| (*ip).to_owned()).collect(),
+        ..ClientConfig::default()
+    };
+    Client::connect(config, remote, "localhost").await.unwrap()
+}
+
+/// Downloads the content, and does something once a quarter of it is there.
+async fn download(client: &Client, at_a_quarter: impl AsyncFnOnce()) {
+    let mut requests = client.requests();
+    let request = Request::get("https://localhost/").body(()).unwrap();
+    let mut stream = requests.send_request(request).await.unwrap();
+    stream.finish().await.unwrap();
+    stream.recv_response().await.unwrap();
+    client.expecting(true);
+    let mut at_a_quarter = Some(at_a_quarter);
+    let mut received = 0;
+    let mut digest = Sha256::new();
+    while let Some(mut chunk) = stream.recv_data().await.unwrap() {
+        received += chunk.remaining();
+        digest.update(chunk.copy_to_bytes(chunk.remaining()));
+        if received > SIZE / 4
+            && let Some(act) = at_a_quarter.take()
+        {
+            act().await;
+        }
+    }
+    assert_eq!(received, SIZE);
+    assert_eq!(digest.finalize(), Sha256::digest(content()));
+}
+
+/// Waits for what happens to a path from an address, and returns the path's number.
+async fn path_is(
+    events: &mut Receiver<(Instant, ClientEvent)>,
+    local: &str,
+    state: PathState,
+) -> u32 {
+    loop {
+        let (_, event) = events.recv().await.unwrap();
+        if let ClientEvent::PathOpened(path)
+        | ClientEvent::PathValidated(path)
+        | ClientEvent::PathClosed(path) = event
+            && path.state == state
+            && path.local.to_string() == local
+        {
+            return path.id;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_dies_silently_is_given_up_and_comes_back() {
+    dies_and_comes_back(SECOND).await;
+}
+
+/// All acknowledgements go over the first path, also those of what came over others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_the_first_path() {
+    dies_and_comes_back(FIRST).await;
+}
+
+async fn dies_and_comes_back(local: &str) {
+    let server = serve();
+    let network = Network::new(server.listen());
+    let client = connect(network.address(), &[FIRST, SECOND]).await;
+    let mut events = client.events();
+    path_is(&mut events, SECOND, PathState::Validated).await;
+
+    download(&client, async || network.set_dead(&[local], true)).await;
+    path_is(&mut events, local, PathState::Closed).await;
+    // However often the link is tried, it costs no path.
+    network.probed(local, 3).await;
+    assert_eq!(client.paths().len(), 2, "{:?}", client.paths());
+
+    network.set_dead(&[local], false);
+    let back = path_is(&mut events, local, PathState::Validated).await;
+    assert_eq!(back, 2, "the next id that there is");
+    download(&client, async || {}).await;
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_path_is_given_up_when_all_are_silent() {
+    let server = serve();
+    let network = Network::new(server.listen());
+    let client = connect(network.address(), &[FIRST, SECOND]).await;
+    let mut events = client.events();
+    path_is(&mut events, SECOND, PathState::Validated).await;
+
+    download(&client, async || {
+        network.set_dead(&[FIRST, SECOND], true);
+        tokio::time::sleep(OUTAGE).await;
+        network.set_dead(&[FIRST, SECOND], false);
+    })
+    .await;
+    while let Ok((_, event)) = events.try_recv() {
+        assert!(!matches!(event, ClientEvent::PathClosed(_)), "{event:?}");
+    }
+    assert_eq!(client.paths().len(), 2);
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_over_the_only_path_when_a_nat_gives_it_another_port() {
+    let server = serve();
+    let network = Network::new(server.listen());
+    let client = connect(network.address(), &[FIRST]).await;
+    download(&client, async || network.rebind(FIRST)).await;
+    let paths = client.paths();
+    assert_eq!(paths.len(), 1, "{paths:?}");
+    assert_eq!(paths[0].state, PathState::Validated);
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    client.close().await;
+}

@@ -1,0 +1,239 @@
+//! Downloads that go on while the client's links and interfaces fail, change and come back.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use common::{criu, privileged};
+use mpq_lab::bench::{Bench, Content};
+use mpq_lab::download::{Done, Download, Entry, Event};
+use mpq_lab::topology::Host::{Client, ServerA, ServerB};
+use mpq_lab::topology::Network;
+
+mod common;
+
+/// The second interface and its address.
+const DOWN: &str = "ip link set eth1 down";
+const UP: &str = "ip link set eth1 up; ip route add default via 10.0.1.1 dev eth1 metric 101";
+const SECOND: &str = "10.0.1.2";
+
+/// Runs a download with what `during` does meanwhile. It must end whole, with one handshake.
+async fn download(
+    content: Content,
+    during: impl AsyncFnOnce(&Bench, &mut Download) -> Result<()>,
+) -> (Vec<Entry>, Done) {
+    let bench = Bench::new(&criu(), &Network::default()).unwrap();
+    let run = async {
+        bench.serve(ServerA, content, |_| ()).await?;
+        let mut download = bench.download(ServerA)?;
+        during(&bench, &mut download).await?;
+        download.finish().await
+    };
+    let result = run.await;
+    let entries = result
+        .with_context(|| format!("{content:?}; the logs:\n{}", bench.logs()))
+        .unwrap();
+    let Event::Done(done) = &entries.last().unwrap().event else {
+        panic!("the last event is {:?}", entries.last());
+    };
+    let done = done.clone();
+    assert_eq!(done.bytes, content.size);
+    assert_eq!(done.sha256, content.sha256());
+    assert_eq!(done.handshakes, 1);
+    (entries, done)
+}
+
+/// Does something on the client's host.
+fn on_client(bench: &Bench, line: &str) -> Result<()> {
+    bench.topology().run(Client, "sh", &["-ec", line])
+}
+
+/// Gives the client another address on a link.
+fn renumber(bench: &Bench, link: usize) -> Result<()> {
+    let line = format!(
+        "ip addr del 10.0.{link}.2/24 dev eth{link}
+         ip addr add 10.0.{link}.7/24 dev eth{link}
+         ip route replace default via 10.0.{link}.1 dev eth{link} metric 10{link}"
+    );
+    on_client(bench, &line)
+}
+
+fn set_link(bench: &Bench, link: usize, up: bool) -> Result<()> {
+    let change = format!("up={up}").parse().map_err(anyhow::Error::msg)?;
+    bench.topology().set(link, &change)
+}
+
+async fn until_down(download: &mut Download, address: &str) -> Result<()> {
+    let address: IpAddr = address.parse()?;
+    download
+        .wait_for(|event| matches!(event, Event::InterfaceDown { local } if *local == address))
+        .await
+}
+
+async fn until_validated(download: &mut Download, address: &str) -> Result<()> {
+    let address: IpAddr = address.parse()?;
+    download
+        .wait_for(|event| matches!(event, Event::PathValidated(path) if path.local == address))
+        .await
+}
+
+fn paths_from(done: &Done, address: &str) -> usize {
+    let of_this = |path: &&mpq_lab::download::Path| path.local.to_string() == address;
+    done.paths.iter().filter(of_this).count()
+}
+
+#[tokio::test]
+async fn a_link_that_dies_silently_does_not_stop_a_download() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 60_000_000,
+        seed: 50,
+    };
+    let (entries, done) = download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 4).await?;
+        set_link(bench, 1, false)
+    })
+    .await;
+    let closed = |entry: &Entry| matches!(&entry.event, Event::PathClosed(path) if path.local.to_string() == SECOND);
+    assert!(entries.iter().any(closed), "{entries:?}");
+    // It stayed dead, and cost no further path.
+    assert_eq!(paths_from(&done, SECOND), 1, "{done:?}");
+}
+
+#[tokio::test]
+async fn a_link_that_comes_back_is_used_again() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 100_000_000,
+        seed: 51,
+    };
+    let (_, done) = download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 10).await?;
+        set_link(bench, 1, false)?;
+        let second: IpAddr = SECOND.parse()?;
+        download
+            .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == second))
+            .await?;
+        set_link(bench, 1, true)?;
+        until_validated(download, SECOND).await
+    })
+    .await;
+    assert_eq!(paths_from(&done, SECOND), 2, "{done:?}");
+}
+
+#[tokio::test]
+async fn an_interface_that_goes_is_left_and_used_again_when_it_is_back() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 100_000_000,
+        seed: 52,
+    };
+    let (_, done) = download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 10).await?;
+        on_client(bench, DOWN)?;
+        until_down(download, SECOND).await?;
+        on_client(bench, UP)?;
+        until_validated(download, SECOND).await?;
+        renumber(bench, 1)?;
+        until_down(download, SECOND).await?;
+        until_validated(download, "10.0.1.7").await
+    })
+    .await;
+    assert_eq!(paths_from(&done, "10.0.0.2"), 1, "{done:?}");
+    assert_eq!(paths_from(&done, SECOND), 2, "{done:?}");
+    assert_eq!(paths_from(&done, "10.0.1.7"), 1, "{done:?}");
+}
+
+#[tokio::test]
+async fn a_client_without_any_interface_waits_for_one() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 60_000_000,
+        seed: 53,
+    };
+    download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 4).await?;
+        on_client(bench, "ip link set eth0 down; ip link set eth1 down")?;
+        until_down(download, SECOND).await?;
+        // Only the second comes back, as another network would.
+        on_client(
+            bench,
+            "ip addr flush dev eth1; ip addr add 10.0.1.9/24 dev eth1",
+        )?;
+        on_client(bench, UP)?;
+        until_validated(download, "10.0.1.9").await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_changes_networks_while_the_server_is_frozen_finds_it() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 60_000_000,
+        seed: 54,
+    };
+    let (_, done) = download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 4).await?;
+        bench.checkpoint(ServerA, ServerB).await?;
+        for link in 0..2 {
+            renumber(bench, link)?;
+            until_down(download, &format!("10.0.{link}.2")).await?;
+        }
+        bench.restore(ServerB).await?;
+        Ok(())
+    })
+    .await;
+    for address in ["10.0.0.7", "10.0.1.7"] {
+        let there = |path: &mpq_lab::download::Path| {
+            path.local.to_string() == address && path.remote == Bench::address(ServerB)
+        };
+        assert!(done.paths.iter().any(there), "{address}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_moves_while_a_link_is_dead_and_the_link_finds_it_later() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 100_000_000,
+        seed: 55,
+    };
+    let (_, done) = download(content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 10).await?;
+        set_link(bench, 1, false)?;
+        let second: IpAddr = SECOND.parse()?;
+        download
+            .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == second))
+            .await?;
+        bench.checkpoint(ServerA, ServerB).await?;
+        bench.restore(ServerB).await?;
+        let target = Bench::address(ServerB);
+        download
+            .wait_for(
+                |event| matches!(event, Event::FirstByteAfterMove { remote } if *remote == target),
+            )
+            .await?;
+        set_link(bench, 1, true)?;
+        until_validated(download, SECOND).await
+    })
+    .await;
+    assert_eq!(paths_from(&done, SECOND), 2, "{done:?}");
+}
