@@ -712,6 +712,8 @@ impl Client {
         };
         self.settle();
         self.event(event);
+        // Whatever comes of it, the silence until now has had its consequence.
+        self.heard = now;
     }
 
     /// The next target, if one may be gone to before anybody has answered there.
