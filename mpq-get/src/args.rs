@@ -146,7 +146,7 @@ pub struct Args {
     pub idle_timeout: Duration,
 
     /// Longest wait for a server that moves
-    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub migration_timeout: Duration,
 }
 
