@@ -231,9 +231,7 @@ impl Transfer {
     /// Whether another attempt can add to what there is, or take it back.
     fn can_go_on(&self, output: Option<&Output>) -> bool {
         let held = self.held.borrow();
-        held.bytes == 0
-            || held.resumable().is_some()
-            || output.is_none_or(Output::is_restartable)
+        held.bytes == 0 || held.resumable().is_some() || output.is_none_or(Output::is_restartable)
     }
 }
 
@@ -329,7 +327,10 @@ async fn fetch(
         match answer {
             Answer::Whole(lost) => {
                 if let Some(why) = lost {
-                    if output.as_ref().is_some_and(|output| !output.is_restartable()) {
+                    if output
+                        .as_ref()
+                        .is_some_and(|output| !output.is_restartable())
+                    {
                         return Err(Error::CannotStartOver(why).into());
                     }
                     let reason = why.to_string();

@@ -400,10 +400,7 @@ mod tests {
             peak_memory: 4096,
         }));
         assert_eq!(done["event"], "done");
-        assert_eq!(
-            (&done["bytes"], &done["received"]),
-            (&5.into(), &3.into())
-        );
+        assert_eq!((&done["bytes"], &done["received"]), (&5.into(), &3.into()));
         assert_eq!(done["sha256"], "ab");
         assert_eq!(done["paths"][0]["interface"], "eth1");
         assert_eq!(

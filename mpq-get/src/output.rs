@@ -115,8 +115,7 @@ impl Output {
             }
             (Destination::File(_), Some(Rename { part, .. })) => {
                 let file = File::create(part).map_err(|e| cannot_write(part, e))?;
-                Sidecar::store(record, part)
-                    .map_err(|e| cannot_write(&Sidecar::path(part), e))?;
+                Sidecar::store(record, part).map_err(|e| cannot_write(&Sidecar::path(part), e))?;
                 Sink::File(file)
             }
         };
@@ -488,7 +487,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         assert_eq!(Output::go_on(&file(&path), 2).unwrap_err().code(), 23);
-        assert_eq!(Output::go_on(&Destination::Stdout, 2).unwrap_err().code(), 23);
+        assert_eq!(
+            Output::go_on(&Destination::Stdout, 2).unwrap_err().code(),
+            23
+        );
         fs::write(folder.path().join("a.part"), "a").unwrap();
         let output = Output::go_on(&file(&path), 2).unwrap();
         assert_eq!(output.close().await.unwrap_err().0.code(), 23);

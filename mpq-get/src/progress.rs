@@ -156,7 +156,10 @@ impl Plain {
 impl Live {
     fn update(&mut self, now: Instant, snapshot: &Snapshot) {
         // A file that is started over may have another length.
-        if let Some(total) = snapshot.total.filter(|_| self.whole.length() != snapshot.total) {
+        if let Some(total) = snapshot
+            .total
+            .filter(|_| self.whole.length() != snapshot.total)
+        {
             self.whole.set_length(total);
             self.whole.set_style(style(
                 "{bar:30} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {msg}",

@@ -142,10 +142,9 @@ impl Overrides {
             from_host.as_ref().is_none_or(same_host) && from_port.is_none_or(|from| from == port)
         });
         match matching.map(|entry| &entry.to) {
-            Some((to_host, to_port)) => (
-                to_host.as_deref().unwrap_or(host),
-                to_port.unwrap_or(port),
-            ),
+            Some((to_host, to_port)) => {
+                (to_host.as_deref().unwrap_or(host), to_port.unwrap_or(port))
+            }
             None => (host, port),
         }
     }
@@ -153,9 +152,8 @@ impl Overrides {
     /// What `--resolve` has for a host and port.
     fn addresses(&self, host: &str, port: u16) -> Option<&[IpAddr]> {
         let last = |wanted: &str| {
-            let same = |entry: &&Resolve| {
-                entry.port == port && entry.host.eq_ignore_ascii_case(wanted)
-            };
+            let same =
+                |entry: &&Resolve| entry.port == port && entry.host.eq_ignore_ascii_case(wanted);
             self.resolve.iter().rev().find(same)
         };
         let entry = last(host).or_else(|| last("*"))?;
@@ -242,7 +240,10 @@ mod tests {
     fn overrides(resolve: &[&str], connect_to: &[&str]) -> Overrides {
         Overrides {
             resolve: resolve.iter().map(|text| text.parse().unwrap()).collect(),
-            connect_to: connect_to.iter().map(|text| text.parse().unwrap()).collect(),
+            connect_to: connect_to
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect(),
         }
     }
 
@@ -267,10 +268,7 @@ mod tests {
 
     #[test]
     fn the_last_address_given_counts_and_a_star_last() {
-        let given = overrides(
-            &["a:1:192.0.2.1", "a:1:192.0.2.2", "*:1:192.0.2.3"],
-            &[],
-        );
+        let given = overrides(&["a:1:192.0.2.1", "a:1:192.0.2.2", "*:1:192.0.2.3"], &[]);
         let one = |host| addresses(&given, host, 1).unwrap().concat();
         assert_eq!(one("a"), "192.0.2.2");
         assert_eq!(one("b"), "192.0.2.3");
@@ -297,10 +295,28 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        for text in ["", "a", "a:1", "a:1:", "a:1:b", "a:x:192.0.2.1", ":1:192.0.2.1", "a:1:192.0.2.1,"] {
+        for text in [
+            "",
+            "a",
+            "a:1",
+            "a:1:",
+            "a:1:b",
+            "a:x:192.0.2.1",
+            ":1:192.0.2.1",
+            "a:1:192.0.2.1,",
+        ] {
             assert!(text.parse::<Resolve>().is_err(), "{text}");
         }
-        for text in ["", "a", "a:1", "a:1:b", "a:x:b:2", "a:1:b:x", "[::1:1:b:2", "a:1:b:2:3"] {
+        for text in [
+            "",
+            "a",
+            "a:1",
+            "a:1:b",
+            "a:x:b:2",
+            "a:1:b:x",
+            "[::1:1:b:2",
+            "a:1:b:2:3",
+        ] {
             assert!(text.parse::<ConnectTo>().is_err(), "{text}");
         }
     }
@@ -352,7 +368,10 @@ mod tests {
                     answer.add_answer(Record::from_rdata(query.name().clone(), 0, address));
                 }
                 answer.add_query(query);
-                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+                socket
+                    .send_to(&answer.to_vec().unwrap(), from)
+                    .await
+                    .unwrap();
             }
         });
         address
@@ -366,7 +385,9 @@ mod tests {
         let server = NameServerConfig::new(server.ip(), true, vec![connection]);
         let config = ResolverConfig::from_name_servers(vec![server]);
         let provider = TokioRuntimeProvider::default();
-        let resolver = Resolver::builder_with_config(config, provider).build().unwrap();
+        let resolver = Resolver::builder_with_config(config, provider)
+            .build()
+            .unwrap();
         for expected in ["192.0.2.1", "192.0.2.2"] {
             let found = ask(&resolver, "moved.test").await.unwrap();
             assert_eq!(found, [expected.parse::<IpAddr>().unwrap()]);

@@ -37,7 +37,9 @@ impl Validator {
         }
         let modified: SystemTime = headers.typed_get::<LastModified>()?.into();
         let date: SystemTime = headers.typed_get::<Date>()?.into();
-        let settled = date.duration_since(modified).is_ok_and(|age| age >= SETTLED);
+        let settled = date
+            .duration_since(modified)
+            .is_ok_and(|age| age >= SETTLED);
         settled.then(|| Validator(httpdate::fmt_http_date(modified)))
     }
 

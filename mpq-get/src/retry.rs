@@ -42,7 +42,12 @@ impl Schedule {
 
     /// How long to wait after an attempt that has ended with `error`, `elapsed` since the start and
     /// with `bytes` of the body there, and the next one's number; none if there is to be none.
-    pub fn next(&mut self, error: &Error, bytes: u64, elapsed: Duration) -> Option<(Duration, u32)> {
+    pub fn next(
+        &mut self,
+        error: &Error,
+        bytes: u64,
+        elapsed: Duration,
+    ) -> Option<(Duration, u32)> {
         if bytes > self.furthest {
             self.furthest = bytes;
             self.vain = 0;
@@ -166,7 +171,10 @@ mod tests {
         assert_eq!(after(10), Some((1, 1)), "it went on");
         assert_eq!(after(10), Some((2, 2)));
         assert_eq!(after(5), None, "started over, and not as far as before");
-        assert_eq!(next(&mut self::schedule(0, None), &Error::Idle, 10, 0), None);
+        assert_eq!(
+            next(&mut self::schedule(0, None), &Error::Idle, 10, 0),
+            None
+        );
     }
 
     #[test]

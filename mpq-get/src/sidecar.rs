@@ -108,7 +108,10 @@ mod tests {
         assert_eq!(text, expected);
         let found = held(&part, URL);
         assert_eq!(found.bytes, 3);
-        assert_eq!((found.length, &found.version), (Some(10), &version().version));
+        assert_eq!(
+            (found.length, &found.version),
+            (Some(10), &version().version)
+        );
         let other = held(&part, "https://localhost/b");
         assert_eq!(other.version, Err(Restart::OtherUrl(URL.to_owned())));
         assert_eq!((other.bytes, other.length), (3, None));

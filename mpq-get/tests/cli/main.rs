@@ -40,10 +40,7 @@ fn stdout_gets_the_body_and_nothing_else() {
 #[test]
 fn any_certificate_will_do_with_k() {
     let server = Server::start();
-    let outcome = run(
-        server.folder(),
-        &["-k", "-o", "copy", &server.url("file")],
-    );
+    let outcome = run(server.folder(), &["-k", "-o", "copy", &server.url("file")]);
     assert!(outcome.status.success(), "{}", outcome.stderr);
     assert!(fs::read(server.path("copy")).unwrap() == body());
 }
@@ -61,7 +58,10 @@ fn json_tells_the_download() {
     assert!(connected["unix"].as_f64().unwrap() > 1e9);
     let done = events.last().unwrap();
     assert_eq!(done["event"], "done");
-    assert_eq!((&done["bytes"], &done["received"]), (&SIZE.into(), &SIZE.into()));
+    assert_eq!(
+        (&done["bytes"], &done["received"]),
+        (&SIZE.into(), &SIZE.into())
+    );
     assert_eq!(done["sha256"], digest());
     assert_eq!(done["handshakes"], 1);
     assert_eq!(done["requests"], 1);
@@ -140,13 +140,10 @@ fn a_redirect_names_the_new_place() {
 fn signals_keep_the_part() {
     let server = Server::start();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let mut child = command(
-            server.folder(),
-            &["-k", "-o", "cut", &server.url("stuck")],
-        )
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        let mut child = command(server.folder(), &["-k", "-o", "cut", &server.url("stuck")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let part = server.path("cut.part");
         let half = SIZE as u64 / 2;
         let mut polls = 0;
@@ -246,7 +243,14 @@ fn silence_is_a_timeout() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{}/file", silent.local_addr().unwrap());
-    let line = ["-k", "--retry", "0", "--connect-timeout", "0.5", url.as_str()];
+    let line = [
+        "-k",
+        "--retry",
+        "0",
+        "--connect-timeout",
+        "0.5",
+        url.as_str(),
+    ];
     run(folder.path(), &line).fails(28, "--connect-timeout");
 }
 
@@ -350,7 +354,14 @@ fn what_echoes_datagrams_is_no_server() {
     });
     let folder = tempfile::tempdir().unwrap();
     let url = format!("https://{address}/file");
-    let line = ["-k", "--retry", "0", "--connect-timeout", "0.5", url.as_str()];
+    let line = [
+        "-k",
+        "--retry",
+        "0",
+        "--connect-timeout",
+        "0.5",
+        url.as_str(),
+    ];
     run(folder.path(), &line).fails(28, "no answer");
 }
 

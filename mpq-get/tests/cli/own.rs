@@ -86,11 +86,25 @@ fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
     };
     let (a, b) = (host("a"), host("b"));
     // Too slow to come to an end.
-    let first = Own::start(&identity, "127.0.0.1:0".parse().unwrap(), &a, Some(4_000_000));
+    let first = Own::start(
+        &identity,
+        "127.0.0.1:0".parse().unwrap(),
+        &a,
+        Some(4_000_000),
+    );
     let port = first.address.port();
     let url = format!("https://localhost:{port}/file");
     let addresses = format!("localhost:{port}:127.0.0.2,127.0.0.1");
-    let line = ["--resolve", &addresses, "--idle-timeout", "0.5", "--retry", "10", "-O", &url];
+    let line = [
+        "--resolve",
+        &addresses,
+        "--idle-timeout",
+        "0.5",
+        "--retry",
+        "10",
+        "-O",
+        &url,
+    ];
     let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
     let child = spawn(&identity, &line, running);
     first.kill();

@@ -51,7 +51,9 @@ fn busy(retry_after: &str) -> Answer {
 }
 
 fn number(event: &Value, field: &str) -> u64 {
-    event[field].as_u64().unwrap_or_else(|| panic!("no {field}: {event}"))
+    event[field]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {field}: {event}"))
 }
 
 /// The body has been put together from two parts, nothing was asked for twice, and the events say
@@ -70,7 +72,10 @@ fn assert_resumed(outcome: &Outcome, ranges: &[Option<String>]) -> u64 {
     assert_eq!(number(done, "bytes"), SIZE as u64);
     assert_eq!(number(done, "received"), SIZE as u64, "each byte came once");
     assert_eq!(done["sha256"], digest());
-    assert_eq!((number(done, "requests"), number(done, "handshakes")), (2, 2));
+    assert_eq!(
+        (number(done, "requests"), number(done, "handshakes")),
+        (2, 2)
+    );
     offset
 }
 
@@ -91,7 +96,10 @@ fn a_lost_connection_is_replaced() {
         let resumed = &outcome.named("resumed")[0];
         assert_eq!(resumed["remote"], server.address.to_string());
         let paths = &outcome.named("done")[0]["paths"];
-        assert!(paths.as_array().unwrap().len() >= 2, "of both connections: {paths}");
+        assert!(
+            paths.as_array().unwrap().len() >= 2,
+            "of both connections: {paths}"
+        );
         for left in ["file.part", "file.part.meta"] {
             assert!(!server.path(left).exists(), "{left}");
         }
@@ -101,7 +109,10 @@ fn a_lost_connection_is_replaced() {
 #[test]
 fn a_date_tells_versions_apart_if_it_is_old_enough() {
     let dated = |date| File {
-        fields: vec![(LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"), (DATE, date)],
+        fields: vec![
+            (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (DATE, date),
+        ],
         ..File::new()
     };
     let old = dated("Sun, 06 Nov 1994 09:49:37 GMT");
@@ -123,7 +134,11 @@ fn a_file_that_has_changed_is_started_over() {
     assert!(fs::read(server.path("file")).unwrap() == changed().content);
     let restarted = &outcome.named("restarted")[0];
     assert_eq!(restarted["reason"], "the file has changed");
-    assert!(outcome.stderr.contains("warning: starting over: the file has changed"));
+    assert!(
+        outcome
+            .stderr
+            .contains("warning: starting over: the file has changed")
+    );
     let done = &outcome.named("done")[0];
     assert_eq!(number(done, "bytes"), SIZE as u64);
     assert!(number(done, "received") >= SIZE as u64 + ARRIVED, "{done}");
@@ -132,11 +147,7 @@ fn a_file_that_has_changed_is_started_over() {
 
 #[test]
 fn a_changed_file_is_resumed_as_what_it_is_now() {
-    let server = Server::script([
-        cut(),
-        Answer::Cut(changed(), CUT),
-        Answer::File(changed()),
-    ]);
+    let server = Server::script([cut(), Answer::Cut(changed(), CUT), Answer::File(changed())]);
     let outcome = server.get(&["--json", "-O"], "file");
     outcome.succeeds();
     assert!(fs::read(server.path("file")).unwrap() == changed().content);
@@ -167,7 +178,10 @@ fn a_failed_condition_starts_over_on_the_same_connection() {
     outcome.succeeds();
     assert!(fs::read(server.path("file")).unwrap() == changed().content);
     let done = &outcome.named("done")[0];
-    assert_eq!((number(done, "requests"), number(done, "handshakes")), (3, 2));
+    assert_eq!(
+        (number(done, "requests"), number(done, "handshakes")),
+        (3, 2)
+    );
     assert_eq!(server.ranges()[2], None);
 }
 
@@ -248,8 +262,7 @@ fn a_stopped_download_is_gone_on_with() {
     assert!(fs::read(server.path("file.part")).unwrap() == body()[..CUT]);
     let meta = fs::read(server.path("file.part.meta")).unwrap();
     let meta: Value = serde_json::from_slice(&meta).unwrap();
-    let expected =
-        serde_json::json!({ "url": url, "if_range": "\"v1\"", "length": SIZE });
+    let expected = serde_json::json!({ "url": url, "if_range": "\"v1\"", "length": SIZE });
     assert_eq!(meta, expected);
 
     let right = format!("sha256:{}", digest());
@@ -301,16 +314,17 @@ fn a_part_is_kept_until_the_body_comes() {
 #[test]
 fn a_part_that_is_complete_is_only_asked_about() {
     let server = Server::script([whole()]);
-    let meta = |tag: &str| {
-        serde_json::json!({ "url": server.url("file"), "if_range": tag, "length": SIZE })
-    };
+    let meta = |tag: &str| serde_json::json!({ "url": server.url("file"), "if_range": tag, "length": SIZE });
     leave(&server, &body(), &meta("\"v1\""));
     let outcome = server.get(&["-C", "-O", "--json"], "file");
     outcome.succeeds();
     assert_eq!(server.ranges(), [Some(format!("bytes={SIZE}-"))]);
     assert!(fs::read(server.path("file")).unwrap() == body());
     let done = &outcome.named("done")[0];
-    assert_eq!((number(done, "received"), &done["sha256"]), (0, &digest().into()));
+    assert_eq!(
+        (number(done, "received"), &done["sha256"]),
+        (0, &digest().into())
+    );
 }
 
 #[test]
@@ -321,7 +335,10 @@ fn a_part_that_is_too_long_is_started_over() {
     leave(&server, &long, &meta);
     let outcome = server.get(&["-C", "-O", "--json"], "file");
     outcome.succeeds();
-    assert_eq!(server.ranges(), [Some(format!("bytes={}-", SIZE + 4)), None]);
+    assert_eq!(
+        server.ranges(),
+        [Some(format!("bytes={}-", SIZE + 4)), None]
+    );
     assert_eq!(number(&outcome.named("done")[0], "handshakes"), 1);
     assert!(fs::read(server.path("file")).unwrap() == body());
 }
@@ -353,7 +370,10 @@ fn attempts_end() {
     let outcome = server.get(&["--retry", "2", "-O", "--json"], "file");
     outcome.fails(22, "503 Service Unavailable");
     let waits = outcome.named("retry");
-    let waits: Vec<_> = waits.iter().map(|retry| retry["wait"].as_f64().unwrap()).collect();
+    let waits: Vec<_> = waits
+        .iter()
+        .map(|retry| retry["wait"].as_f64().unwrap())
+        .collect();
     assert_eq!(waits, [1.0, 2.0]);
     assert_eq!(server.requests().len(), 3);
 
@@ -375,7 +395,10 @@ fn progress_gives_new_attempts() {
     let outcome = server.get(&["--retry", "1", "-O", "--json"], "file");
     outcome.succeeds();
     let attempts = outcome.named("retry");
-    let attempts: Vec<_> = attempts.iter().map(|retry| number(retry, "attempt")).collect();
+    let attempts: Vec<_> = attempts
+        .iter()
+        .map(|retry| number(retry, "attempt"))
+        .collect();
     assert_eq!(attempts, [1, 1, 1]);
     assert_eq!(outcome.named("done")[0]["sha256"], digest());
 }
@@ -400,7 +423,14 @@ fn a_server_that_vanished_is_found_at_its_other_address() {
     let addresses = format!("localhost:{}:127.0.0.2,127.0.0.1", front.port());
     let line = [
         &["--resolve", addresses.as_str(), "--idle-timeout", "0.5"],
-        &["--connect-timeout", "2", "--retry", "10", "-O", url.as_str()][..],
+        &[
+            "--connect-timeout",
+            "2",
+            "--retry",
+            "10",
+            "-O",
+            url.as_str(),
+        ][..],
     ];
     let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
     let child = spawn(&first.identity, &line.concat(), running);
@@ -419,12 +449,29 @@ fn overrides_change_the_address_and_nothing_else() {
     let server = Server::script([whole(), whole()]);
     let port = server.address.port();
     let elsewhere = format!("::localhost:{port}");
-    let line = ["--connect-to", &elsewhere, "-o", "a", "https://localhost/file"];
+    let line = [
+        "--connect-to",
+        &elsewhere,
+        "-o",
+        "a",
+        "https://localhost/file",
+    ];
     server.identity.run(&line).succeeds();
     let address = format!("*:443:{}", server.address.ip());
     let both = [
-        &["--connect-to", "localhost:443:other.test:", "--resolve", &address],
-        &["--connect-to", &elsewhere, "-o", "b", "https://localhost/file"][..],
+        &[
+            "--connect-to",
+            "localhost:443:other.test:",
+            "--resolve",
+            &address,
+        ],
+        &[
+            "--connect-to",
+            &elsewhere,
+            "-o",
+            "b",
+            "https://localhost/file",
+        ][..],
     ];
     // The first that matches leads to a port where nobody listens.
     let once = [&["--retry", "0"], &both.concat()[..]].concat();

@@ -96,7 +96,13 @@ impl File {
     fn answer(&self, request: &Request<()>) -> (Response<()>, usize) {
         let field = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
         let first = field(RANGE)
-            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+            .and_then(|range| {
+                range
+                    .strip_prefix("bytes=")?
+                    .strip_suffix('-')?
+                    .parse::<usize>()
+                    .ok()
+            })
             .filter(|_| self.ranges)
             .filter(|_| {
                 field(IF_RANGE).is_none_or(|tag| self.fields.iter().any(|(_, known)| *known == tag))
@@ -317,7 +323,9 @@ async fn by_script(
     let (head, offset) = file.answer(request);
     stream.send_response(head).await?;
     let rest = file.content.slice(offset..);
-    stream.send_data(rest.slice(..limit.min(rest.len()))).await?;
+    stream
+        .send_data(rest.slice(..limit.min(rest.len())))
+        .await?;
     match answer {
         Answer::Cut(..) => connection.close(0x100u32.into(), b""),
         Answer::Stuck(..) => std::future::pending().await,
@@ -396,7 +404,11 @@ pub(crate) fn run(folder: &Path, line: &[&str]) -> Outcome {
 }
 
 /// Starts mpq-get in the folder and waits until it has told an event for which `wanted` is true.
-pub(crate) fn spawn(identity: &Identity, line: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> Child {
+pub(crate) fn spawn(
+    identity: &Identity,
+    line: &[&str],
+    wanted: impl Fn(&serde_json::Value) -> bool,
+) -> Child {
     let line = [&["--cacert", "ca.pem", "--json"], line].concat();
     let mut child = command(identity.folder.path(), &line)
         .stdout(Stdio::piped())
