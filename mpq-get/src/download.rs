@@ -2,9 +2,9 @@
 //! takes.
 //!
 //! [`run`] makes attempts until one succeeds or there shall be no other. Each connects and asks for
-//! what is missing. Two things run side by side in it, in one task: [`fetch`] moves the body from
-//! the connection to the [`Output`], and [`watch`] tells of events and progress and listens for
-//! signals. What they share, and what outlives an attempt, is in [`Transfer`].
+//! what is missing. Two things run side by side in it, in one task: `fetch` moves the body from
+//! the connection to the [`Output`], and `watch` tells of events and progress and listens for
+//! signals. What they share, and what outlives an attempt, is in `Transfer`.
 
 use std::cell::{Cell, RefCell};
 use std::io;

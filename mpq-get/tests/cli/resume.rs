@@ -146,6 +146,17 @@ fn a_file_that_has_changed_is_started_over() {
 }
 
 #[test]
+fn a_body_that_is_broken_off_is_asked_for_again() {
+    // As by a server whose file changes under the download.
+    let server = Server::script([Answer::Reset(File::new(), CUT), Answer::File(changed())]);
+    let outcome = server.get(&["--json", "-O"], "file");
+    outcome.succeeds();
+    assert!(fs::read(server.path("file")).unwrap() == changed().content);
+    let reason = &outcome.named("retry")[0]["reason"];
+    assert!(reason.as_str().unwrap().contains("broke off"), "{reason}");
+}
+
+#[test]
 fn a_changed_file_is_resumed_as_what_it_is_now() {
     let server = Server::script([cut(), Answer::Cut(changed(), CUT), Answer::File(changed())]);
     let outcome = server.get(&["--json", "-O"], "file");

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use h3::error::Code;
 use h3::server::RequestStream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_RANGE, RANGE};
 use http::{Request, Response, StatusCode};
@@ -67,6 +68,8 @@ pub(crate) enum Answer {
     File(File),
     /// The same, but the connection is closed after so many bytes of the body.
     Cut(File, usize),
+    /// The same, but the stream is reset after so many bytes of the body.
+    Reset(File, usize),
     /// The same, but after so many bytes of the body nothing comes any more.
     Stuck(File, usize),
     /// This, without a body.
@@ -100,7 +103,7 @@ impl File {
                 range
                     .strip_prefix("bytes=")?
                     .strip_suffix('-')?
-                    .parse()
+                    .parse::<usize>()
                     .ok()
             })
             .filter(|_| self.ranges)
@@ -318,7 +321,9 @@ async fn by_script(
             return stream.finish().await;
         }
         Answer::File(file) => (file, usize::MAX),
-        Answer::Cut(file, limit) | Answer::Stuck(file, limit) => (file, *limit),
+        Answer::Cut(file, limit) | Answer::Reset(file, limit) | Answer::Stuck(file, limit) => {
+            (file, *limit)
+        }
     };
     let (head, offset) = file.answer(request);
     stream.send_response(head).await?;
@@ -328,6 +333,7 @@ async fn by_script(
         .await?;
     match answer {
         Answer::Cut(..) => connection.close(0x100u32.into(), b""),
+        Answer::Reset(..) => stream.stop_stream(Code::H3_INTERNAL_ERROR),
         Answer::Stuck(..) => std::future::pending().await,
         _ => stream.finish().await?,
     }
