@@ -193,8 +193,9 @@ const LEAVING: Duration = Duration::from_millis(50);
 /// goes on.
 const ATTEMPT_RTTS: u32 = 8;
 const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
-/// How often answers of probes, and knocks, are followed up in one move, since each time may cost
-/// path ids that a frozen server cannot grant again. A knock is more likely the server's own.
+/// How often answers of probes are followed up in one move, and knocks until the next, since each
+/// time may cost path ids that a frozen server cannot grant again, or send a datagram to whoever is
+/// named by a knock that somebody repeats. A knock is more likely the server's own.
 const MAX_ATTEMPTS: u32 = 3;
 const MAX_KNOCKS: u32 = 8;
 /// `paper`: how long the detection path may take until it is opened anew, at first (doubled each
@@ -221,6 +222,9 @@ pub struct Client {
     paths: Vec<Path>,
     openings: Vec<Opening>,
     newest: u64,
+    /// How many knocks are still followed up, until the server is at another address or says that
+    /// it will be.
+    knocks_left: u32,
     rtt: Duration,
     heard: Instant,
     expecting: bool,
@@ -250,7 +254,6 @@ struct Move {
     interval: Duration,
     probes_left: u32,
     attempts_left: u32,
-    knocks_left: u32,
     /// Somebody answers there, and is gone to at this time.
     held: Option<(Instant, SocketAddr)>,
     /// `proactive`: when the old address is left.
@@ -323,6 +326,7 @@ impl Client {
             }],
             openings: Vec::new(),
             newest: 0,
+            knocks_left: MAX_KNOCKS,
             rtt: LEAST_SILENCE,
             heard: now,
             expecting: false,
@@ -449,6 +453,7 @@ impl Client {
                     return;
                 }
                 self.newest = sequence;
+                self.knocks_left = MAX_KNOCKS;
                 self.settle();
                 let targets = self.acceptable(targets);
                 if targets.is_empty() {
@@ -604,7 +609,7 @@ impl Client {
         };
         let mut mv = mv.clone();
         let left = match knock {
-            true => &mut mv.knocks_left,
+            true => &mut self.knocks_left,
             false => &mut mv.attempts_left,
         };
         if !known || *left == 0 || mv.held.is_some() {
@@ -639,7 +644,7 @@ impl Client {
             State::Announced(_) | State::Arriving(..) => return,
         };
         let probes = self.locals.len() as u32;
-        if mv.knocks_left == 0 || mv.probes_left < probes {
+        if self.knocks_left == 0 || mv.probes_left < probes {
             return;
         }
         if !mv.targets.contains(&remote) {
@@ -648,7 +653,7 @@ impl Client {
             }
             mv.targets.push(remote);
         }
-        mv.knocks_left -= 1;
+        self.knocks_left -= 1;
         match self.unvalidated_target(&mut mv) {
             Some(_) => self.attempt(mv, silence, remote, now),
             None => {
@@ -789,6 +794,7 @@ impl Client {
     fn arrive(&mut self, remote: SocketAddr, now: Instant) {
         let sequence = self.newest;
         self.remote = remote;
+        self.knocks_left = MAX_KNOCKS;
         self.heard = now;
         let path_remote = self.path_remote();
         let elsewhere = self.openings.iter().map(|o| o.remote);
@@ -870,7 +876,6 @@ impl Client {
             interval: self.slow_interval(),
             probes_left: MAX_PROBES,
             attempts_left: MAX_ATTEMPTS,
-            knocks_left: MAX_KNOCKS,
             held: None,
             leave_at: None,
             detection: Detection::default(),
@@ -960,16 +965,18 @@ impl Client {
         }
     }
 
-    /// Where a path from this address may be opened to; nowhere while the server is silent, since it
-    /// cannot answer.
+    /// Where a path from this address may be opened to; nowhere while the server is parked, since it
+    /// cannot answer. One that is silent for no known reason may be cut off at our end.
     fn destination(&self, local: IpAddr) -> Option<SocketAddr> {
         let paper = self.config.strategy == Strategy::Paper;
         let destination = match &self.state {
             State::Announced(mv) if paper && mv.detection.local == Some(local) => {
                 mv.detection_target()
             }
-            State::Settled | State::Announced(_) => self.path_remote(),
             State::Searching(mv, _) if paper => mv.detection_target(),
+            State::Settled
+            | State::Announced(_)
+            | State::Searching(_, Silence { parked: false, .. }) => self.path_remote(),
             State::Arriving(_, _, attempt) if !self.config.strategy.redirects() => attempt.target,
             State::Searching(..) | State::Arriving(..) => return None,
         };

@@ -1,0 +1,106 @@
+//! What a schedule does to the system. The same type serves the seeded sweep, proptest and the
+//! fuzzer: it is read from any bytes.
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// A whole schedule.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Schedule {
+    /// Of the network's dice.
+    pub seed: u64,
+    /// Of the first client.
+    pub strategy: u8,
+    /// Whether somebody answers probes at the third host who is not the server.
+    pub decoy: bool,
+    pub steps: Vec<Step>,
+}
+
+/// Some time passes, and then something is done.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Step {
+    /// Milliseconds, modulo 3 s.
+    pub after: u16,
+    pub op: Op,
+}
+
+/// What is done. Indices are taken modulo what there is.
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Op {
+    /// A client connects.
+    Connect { strategy: u8, hold_back: bool },
+    /// A client's connection is lost.
+    Disconnect { client: u8 },
+    /// A client's interfaces are these from now on, one bit each.
+    Locals { client: u8, mask: u8 },
+    /// The operator wants a move.
+    Move(Move),
+    /// The same, so that moves are more frequent than the rest.
+    AnotherMove(Move),
+    /// The operator changes his mind.
+    Cancel,
+    /// Somebody answers who is not asked, and knows the tokens: he is on the path.
+    Forge { client: u8, from: u8, knock: bool },
+    /// An old announcement comes again.
+    Replay { client: u8 },
+    /// Nothing gets through for a while, milliseconds modulo 3 s.
+    Blackout { ms: u16 },
+    /// Nothing gets through between an interface and a host, milliseconds modulo 5 s.
+    Partition { local: u8, host: u8, ms: u16 },
+    /// From now on only those reach a client whom it has sent something.
+    Firewall { client: u8 },
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Move {
+    /// Where it goes, of the good hosts.
+    pub to: u8,
+    /// Hosts that are announced as well, one bit each.
+    pub others: u8,
+    /// Whether the clients are told.
+    pub announced: bool,
+    /// Milliseconds.
+    pub lead: u8,
+    /// Milliseconds, modulo 10 s.
+    pub outage: u16,
+    /// The freeze fails if this is below 64.
+    pub luck: u8,
+    /// The old process goes on, too, if this is below 16.
+    pub ghost: u8,
+}
+
+impl Schedule {
+    /// Any bytes make a schedule.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self::arbitrary(&mut Unstructured::new(bytes)).expect("missing bytes count as zeros")
+    }
+
+    /// The schedule of a seed.
+    pub fn from_seed(seed: u64) -> Self {
+        // Neighbours are to have nothing in common.
+        let mut dice = Dice::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let length = 32 + dice.below(300);
+        let bytes: Vec<_> = (0..length).map(|_| dice.below(256) as u8).collect();
+        Self::from_bytes(&bytes)
+    }
+}
+
+/// A number generator (xorshift), the same on every machine.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Self(seed | 1);
+        (0..8).for_each(|_| {
+            dice.below(1);
+        });
+        dice
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+}

@@ -1,0 +1,145 @@
+//! Fuzz targets: everything in mpq that reads what comes from the network, and the two machines of
+//! the migration against each other. Each is a function of any bytes that must not panic, and that
+//! asserts what it says.
+//!
+//! `cargo test -p mpq-fuzz` runs each of them on the committed corpus and on a few thousand
+//! mutations of it, with the stable compiler and the same every time. To go on for long, with
+//! coverage (needs `cargo install cargo-fuzz`, a nightly toolchain and a C++ compiler):
+//!
+//! ```text
+//! cd mpq-lab/fuzz && cargo +nightly fuzz run --fuzz-dir . --features libfuzzer schedules
+//! ```
+#![forbid(unsafe_code)]
+
+#[path = "../../../mpq-core/tests/simulation/schedule.rs"]
+mod schedule;
+#[path = "../../../mpq-core/tests/simulation/world.rs"]
+mod world;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use mpq_core::migration::frame::{self, Decoder};
+use mpq_core::path::probe;
+use mpq_get::resume::{Answer, Held, Validator};
+use mpq_get::retry::retry_after;
+use mpq_serve::range::{Selection, Validators, select};
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// All targets by their names, which are also those of their corpora.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("frames", frames),
+    ("answers", answers),
+    ("requests", requests),
+    ("responses", responses),
+    ("schedules", schedules),
+];
+
+/// The migration stream: what is read is what would be written, however it was cut.
+pub fn frames(bytes: &[u8]) {
+    let Some((size, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let read = |chunks: &mut dyn Iterator<Item = &[u8]>| {
+        let mut decoder = Decoder::default();
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            decoder.push(chunk);
+            loop {
+                match decoder.frame() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error)),
+                }
+            }
+        }
+        (frames, None)
+    };
+    let whole = read(&mut std::iter::once(bytes));
+    let cut = read(&mut bytes.chunks(usize::from(*size).max(1)));
+    assert_eq!(whole, cut);
+    let mut written = frame::preamble();
+    whole.0.iter().for_each(|frame| frame.encode(&mut written));
+    assert_eq!(read(&mut std::iter::once(&written[..])), (whole.0, None));
+}
+
+/// Answers of probes, and knocks: only what carries a token in its place is one.
+pub fn answers(bytes: &[u8]) {
+    if let Some(token) = probe::answered(bytes) {
+        assert!(bytes[0] & 0x80 != 0);
+        assert_eq!(bytes[6..14], token);
+        assert_eq!(probe::answered(&probe::knock(token)), Some(token));
+    }
+}
+
+/// A request's conditions and ranges: a part is never empty and lies within the file.
+pub fn requests(bytes: &[u8]) {
+    let Some((fields, rest)) = fields(bytes) else {
+        return;
+    };
+    let len = rest.iter().fold(0, |len, byte| len << 8 | u64::from(*byte));
+    let file = Validators {
+        len,
+        etag: "\"a\"",
+        modified: "Sun, 06 Nov 1994 08:49:37 GMT".parse().ok(),
+    };
+    let now = std::time::SystemTime::UNIX_EPOCH.into();
+    for method in [Method::GET, Method::HEAD] {
+        if let Selection::Part(range) = select(&method, &fields, &file, now) {
+            assert_eq!(method, Method::GET);
+            assert!(range.start < range.end && range.end <= len, "{range:?}");
+        }
+    }
+}
+
+/// A response to a request for the rest: the rest begins where what is there ends.
+pub fn responses(bytes: &[u8]) {
+    let Some((fields, rest)) = fields(bytes) else {
+        return;
+    };
+    for value in fields.values().filter_map(|value| value.to_str().ok()) {
+        let _ = retry_after(value, std::time::SystemTime::UNIX_EPOCH);
+        if let Some(validator) = Validator::parse(value) {
+            assert_eq!(validator.to_string(), value);
+        }
+    }
+    let bytes = rest.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    for status in [200, 206, 304, 404, 412, 416, 503] {
+        let status = StatusCode::from_u16(status).expect("a valid one");
+        let held = Held {
+            bytes,
+            ..Held::start(&fields)
+        };
+        match held.judge(status, &fields) {
+            Ok(Answer::Rest { end, length }) => {
+                assert!(held.resumable().is_some() && end > held.bytes);
+                assert!(length.is_none_or(|length| end <= length));
+            }
+            Ok(Answer::Complete) => assert_eq!(status, StatusCode::RANGE_NOT_SATISFIABLE),
+            _ => {}
+        }
+    }
+}
+
+/// The machines of client and server over a bad network, in virtual time.
+pub fn schedules(bytes: &[u8]) {
+    world::simulate(&schedule::Schedule::from_bytes(bytes));
+}
+
+/// Fields from the lines of a text, as `name: value`, and what follows the first empty line.
+fn fields(bytes: &[u8]) -> Option<(HeaderMap, &[u8])> {
+    let mut fields = HeaderMap::new();
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let (line, after) = (&rest[..end], &rest[end + 1..]);
+        rest = after;
+        if line.is_empty() {
+            break;
+        }
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+        fields.append(name, value);
+    }
+    Some((fields, &rest[..rest.len().min(8)]))
+}
