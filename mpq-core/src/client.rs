@@ -238,7 +238,7 @@ impl Client {
         let (sockets, answers) =
             Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
         let endpoint = noq::Endpoint::new_with_abstract_socket(
-            noq::EndpointConfig::default(),
+            endpoint::config(),
             None,
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),

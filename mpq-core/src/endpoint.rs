@@ -7,11 +7,17 @@
 //! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
 //! - Path ids are never reused, so there is room for several moves of several interfaces; noq
 //!   grants new ones as old paths are abandoned.
+//! - Nothing believes a stateless reset (RFC 9000 §10.3). noq checks the token of a connection id
+//!   even after that was retired, and an endpoint hands the token out to whoever replays an old
+//!   datagram of a closed path: with each move, anybody on the path could end the connection
+//!   (§21.11). A peer that has truly forgotten a connection is found out by its silence.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use noq::{TransportConfig, VarInt};
+use noq::crypto::{CryptoError, HmacKey};
+use noq::{EndpointConfig, TransportConfig, VarInt};
+use rustls::crypto::SecureRandom;
 
 use crate::congestion::Congestion;
 
@@ -26,6 +32,33 @@ const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// For one endpoint, of either end.
+pub(crate) fn config() -> EndpointConfig {
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    EndpointConfig::new(Arc::new(OnceOnly(random)))
+}
+
+/// Signs everything anew, so that no reset token is ever the one that the peer was told.
+#[derive(Debug)]
+struct OnceOnly(&'static dyn SecureRandom);
+
+impl HmacKey for OnceOnly {
+    fn sign(&self, _: &[u8], signature: &mut [u8]) {
+        // A token that can be guessed would be worse than none.
+        self.0
+            .fill(signature)
+            .expect("the system has random numbers");
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, _: &[u8], _: &[u8]) -> Result<(), CryptoError> {
+        Err(CryptoError)
+    }
+}
 
 /// For one connection.
 pub(crate) fn client_transport(congestion: Congestion) -> Arc<TransportConfig> {

@@ -35,6 +35,9 @@ use crate::traffic::Traffic;
 /// How long a connection may be silent before it is closed, seconds of the server's own clock,
 /// which stands still while it is frozen.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long a handshake may take. noq has no limit of its own without an idle timeout, and whoever
+/// sends only the first datagram of one would be remembered for ever.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The drain before a freeze ends after this, whatever is still in flight.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// How often the drain looks.
@@ -157,7 +160,7 @@ impl Server {
             .map_err(|error| BindError::Listen(listen, error))?;
         let listen = sockets.locals()[0];
         let endpoint = noq::Endpoint::new_with_abstract_socket(
-            noq::EndpointConfig::default(),
+            endpoint::config(),
             Some(crypto.clone()),
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),
@@ -200,6 +203,11 @@ impl Server {
         self.shared.sockets.counters()
     }
 
+    /// Connections, also those whose handshake is under way.
+    pub fn connections(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
     /// The number of the newest announcement; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.shared.machine.lock().unwrap().sequence()
@@ -214,7 +222,9 @@ impl Server {
         config.transport_config(endpoint::server_transport(self.config.congestion));
         let shared = self.shared.clone();
         Some(async move {
-            let connection = incoming.accept_with(Arc::new(config)).ok()?.await.ok()?;
+            let connecting = incoming.accept_with(Arc::new(config)).ok()?;
+            let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
+            let connection = connected.ok()?.ok()?;
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());

@@ -198,6 +198,8 @@ const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
 /// named by a knock that somebody repeats. A knock is more likely the server's own.
 const MAX_ATTEMPTS: u32 = 3;
 const MAX_KNOCKS: u32 = 8;
+/// How long whoever turned out not to be the server is passed over for others that may answer.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
 /// `paper`: how long the detection path may take until it is opened anew, at first (doubled each
 /// time), and how often it is; the last one stays, for the path ids come to an end.
 const FIRST_ROUND: Duration = Duration::from_secs(1);
@@ -254,6 +256,9 @@ struct Move {
     interval: Duration,
     probes_left: u32,
     attempts_left: u32,
+    /// Who answered and was not the server; until then, others are preferred.
+    failed: Vec<SocketAddr>,
+    others_until: Instant,
     /// Somebody answers there, and is gone to at this time.
     held: Option<(Instant, SocketAddr)>,
     /// `proactive`: when the old address is left.
@@ -587,6 +592,13 @@ impl Client {
         if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
             return;
         }
+        if remote == self.remote {
+            // It woke where it was; the paths to there are opened again.
+            if let State::Searching(_, silence) = &mut self.state {
+                silence.parked = false;
+            }
+            return;
+        }
         let known = self
             .current()
             .is_some_and(|mv| mv.targets.contains(&remote));
@@ -608,14 +620,21 @@ impl Client {
             _ => return,
         };
         let mut mv = mv.clone();
+        let others_first = !knock && now < mv.others_until && mv.failed.contains(&remote);
+        if !known || others_first || mv.held.is_some() {
+            return;
+        }
         let left = match knock {
             true => &mut self.knocks_left,
             false => &mut mv.attempts_left,
         };
-        if !known || *left == 0 || mv.held.is_some() {
-            return;
+        // To redirect costs nothing that could run out.
+        if !strategy.redirects() {
+            let Some(fewer) = left.checked_sub(1) else {
+                return;
+            };
+            *left = fewer;
         }
-        *left -= 1;
         self.event(Event::Detected { remote, knock });
         if self.config.hold_back.is_zero() {
             return self.attempt(mv, silence, remote, now);
@@ -677,6 +696,10 @@ impl Client {
         self.state = State::Arriving(mv, silence, attempt);
         if self.config.strategy.redirects() {
             self.redirect(Some(target));
+            // What is being opened is to try its luck there now, and not when it would next.
+            if !self.openings.is_empty() {
+                self.abandon(self.path_remote());
+            }
         }
     }
 
@@ -687,8 +710,13 @@ impl Client {
         if now < attempt.until {
             return;
         }
-        let (mut mv, silence) = (mv.clone(), *silence);
+        let (mut mv, silence, failed) = (mv.clone(), *silence, attempt.target);
         mv.probe_at = now;
+        if now >= mv.others_until {
+            mv.failed.clear();
+        }
+        mv.failed.push(failed);
+        mv.others_until = now + OTHERS_FIRST;
         if let Some(target) = self.unvalidated_target(&mut mv) {
             return self.attempt(mv, silence, target, now);
         }
@@ -835,10 +863,13 @@ impl Client {
 
     fn probe(&mut self, now: Instant) {
         let (round, slowest) = (self.round(), LAST_PROBES.max(self.rtt));
+        let cut_off = self.is_cut_off();
         if let State::Announced(mv) | State::Searching(mv, _) = &mut self.state {
             mv.probes_left -= round;
             mv.probe_at = now + mv.interval;
-            self.outputs.push_back(Output::Probe(mv.targets.clone()));
+            let there = cut_off.then_some(self.remote);
+            let targets = mv.targets.iter().copied().chain(there).collect();
+            self.outputs.push_back(Output::Probe(targets));
         }
         if let State::Searching(mv, _) = &mut self.state {
             mv.interval = (mv.interval * 5 / 4).min(slowest);
@@ -857,10 +888,18 @@ impl Client {
         (mv.probes_left >= kept + self.round()).then_some(mv.probe_at)
     }
 
-    /// Probes in a round: from every local address to every target.
+    /// Probes in a round: from every local address to every target, and to where the server was if
+    /// it could not tell us that it stays.
     fn round(&self) -> u32 {
         let targets = self.current().map_or(0, |mv| mv.targets.len());
+        let targets = targets + usize::from(self.is_cut_off());
         u32::try_from(targets * self.locals.len()).unwrap_or(u32::MAX / 2)
+    }
+
+    /// Whether no path is left by which the server could be heard where it was.
+    fn is_cut_off(&self) -> bool {
+        let here = |path: &Path| self.locals.contains(&path.local);
+        !self.paths.iter().any(here)
     }
 
     fn slow_interval(&self) -> Duration {
@@ -876,6 +915,8 @@ impl Client {
             interval: self.slow_interval(),
             probes_left: MAX_PROBES,
             attempts_left: MAX_ATTEMPTS,
+            failed: Vec::new(),
+            others_until: now,
             held: None,
             leave_at: None,
             detection: Detection::default(),
@@ -977,8 +1018,10 @@ impl Client {
             State::Settled
             | State::Announced(_)
             | State::Searching(_, Silence { parked: false, .. }) => self.path_remote(),
-            State::Arriving(_, _, attempt) if !self.config.strategy.redirects() => attempt.target,
-            State::Searching(..) | State::Arriving(..) => return None,
+            // Its datagrams go where all are redirected to.
+            State::Arriving(..) if self.config.strategy.redirects() => self.path_remote(),
+            State::Arriving(_, _, attempt) => attempt.target,
+            State::Searching(..) => return None,
         };
         (destination.is_ipv4() == local.is_ipv4()).then_some(destination)
     }

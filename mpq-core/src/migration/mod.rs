@@ -24,7 +24,7 @@
 //!
 //! Both machines are sans-IO: inputs and the time go in, outputs are polled, and there is no
 //! clock, socket or task inside. So they can be run against each other in virtual time
-//! (`tests/migration_model.rs`), over a network that delays, reorders and loses, with failing
+//! (`tests/simulation`), over a network that delays, reorders and loses, with failing
 //! freezes, changing interfaces and forged answers. What holds in every run:
 //!
 //! - Probes and openings go only to the present address and to acceptable ones that the server has

@@ -3,8 +3,10 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
+const MAX_STEPS: usize = 24;
+
 /// A whole schedule.
-#[derive(Debug, Clone, Arbitrary)]
+#[derive(Debug, Clone)]
 pub struct Schedule {
     /// Of the network's dice.
     pub seed: u64,
@@ -71,14 +73,28 @@ pub struct Move {
 impl Schedule {
     /// Any bytes make a schedule.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self::arbitrary(&mut Unstructured::new(bytes)).expect("missing bytes count as zeros")
+        let mut bytes = Unstructured::new(bytes);
+        Self::read(&mut bytes).expect("missing bytes count as zeros")
+    }
+
+    fn read(bytes: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        let mut schedule = Self {
+            seed: bytes.arbitrary()?,
+            strategy: bytes.arbitrary()?,
+            decoy: bytes.arbitrary()?,
+            steps: Vec::new(),
+        };
+        while !bytes.is_empty() && schedule.steps.len() < MAX_STEPS {
+            schedule.steps.push(bytes.arbitrary()?);
+        }
+        Ok(schedule)
     }
 
     /// The schedule of a seed.
     pub fn from_seed(seed: u64) -> Self {
         // Neighbours are to have nothing in common.
         let mut dice = Dice::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let length = 32 + dice.below(300);
+        let length = 12 + dice.below(300);
         let bytes: Vec<_> = (0..length).map(|_| dice.below(256) as u8).collect();
         Self::from_bytes(&bytes)
     }

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mpq_core::migration::client::{self, Client, Config, Event};
@@ -21,6 +22,9 @@ use mpq_core::migration::server::{self, Announcement, Elsewhere, Server};
 use mpq_core::migration::{Frame, Strategy, policy};
 
 use crate::schedule::{Dice, Move, Op, Schedule};
+
+/// Whether all that happens is printed.
+pub static TELLS: AtomicBool = AtomicBool::new(false);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,7 +165,7 @@ pub struct World {
 /// Runs a schedule to its end.
 pub fn simulate(schedule: &Schedule) -> World {
     let mut world = World::new(schedule);
-    for step in schedule.steps.iter().take(24) {
+    for step in &schedule.steps {
         world.run(MILLISECOND * u32::from(step.after % 3_000));
         world.apply(&step.op);
     }
@@ -170,6 +174,13 @@ pub fn simulate(schedule: &Schedule) -> World {
 }
 
 impl World {
+    /// For whoever replays a schedule.
+    fn tell(&self, story: impl FnOnce() -> String) {
+        if TELLS.load(Ordering::Relaxed) {
+            println!("{:?} {}", self.now - self.start, story());
+        }
+    }
+
     pub fn new(schedule: &Schedule) -> Self {
         let now = Instant::now();
         let elsewhere = Elsewhere {
@@ -200,7 +211,8 @@ impl World {
             resumed: 0,
         };
         world.later(DATA, Arrival::Tick);
-        world.connect(world.download(schedule.strategy), false);
+        let download = world.download(schedule.strategy);
+        world.connect(download, false);
         world
     }
 
@@ -323,14 +335,21 @@ impl World {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        if input != client::Input::Heard {
+            let state = peer.machine.state();
+            self.tell(|| format!("client {id} ({state}): {input:?}"));
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let before = peer.machine.remote();
         peer.machine.handle(self.now, input);
         self.perform_client(id);
         let Some(peer) = self.peers.get(&id).filter(|_| cancelled) else {
             return;
         };
-        if !peer.machine.is_moving() {
-            assert_eq!(peer.machine.remote(), before, "CANCELLED moves nobody");
+        assert_eq!(peer.machine.remote(), before, "CANCELLED moves nobody");
+        if peer.machine.state() == "Settled" {
             let there = peer.machine.path_remote();
             let at = |paths: &BTreeMap<_, (_, SocketAddr)>| paths.values().all(|(_, r)| *r == there);
             assert!(at(&peer.opening), "a trace is left: {:?}", peer.opening);
@@ -355,6 +374,7 @@ impl World {
     }
 
     fn obey_client(&mut self, id: u64, output: client::Output) {
+        self.tell(|| format!("client {id}: {output:?}"));
         let peer = self.peers.get_mut(&id).unwrap();
         match output {
             client::Output::Send(frame) => {
@@ -457,6 +477,9 @@ impl World {
     }
 
     fn server(&mut self, input: server::Input) {
+        if !matches!(input, server::Input::Established(_)) {
+            self.tell(|| format!("server ({}): {input:?}", self.server.state()));
+        }
         self.server.handle(self.now, input);
         self.perform_server();
     }
@@ -787,6 +810,7 @@ impl World {
     }
 
     pub fn apply(&mut self, op: &Op) {
+        self.tell(|| format!("{op:?}"));
         match op {
             Op::Connect {
                 strategy,

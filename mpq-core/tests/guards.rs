@@ -1,0 +1,424 @@
+//! What the machines never do, whatever they are told. Each test fails if its guard is taken out;
+//! `cargo lab guards` does that, one guard after the other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mpq_core::migration::client::{Client, Config, Event, Input, Output};
+use mpq_core::migration::server::{self, Announcement, Server};
+use mpq_core::migration::{Frame, Strategy};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(300);
+
+fn server(host: u8) -> SocketAddr {
+    ([10, 1, 0, host], 443).into()
+}
+
+fn local(host: u8) -> IpAddr {
+    [10, 0, host, 1].into()
+}
+
+/// A client of server 1, with paths from locals 0 and 1, in virtual time.
+struct Rig {
+    now: Instant,
+    client: Client,
+    outputs: Vec<Output>,
+}
+
+impl Rig {
+    fn new(config: Config) -> Self {
+        let now = Instant::now();
+        let client = Client::new(now, config, local(0), server(1));
+        let outputs = Vec::new();
+        let mut rig = Self {
+            now,
+            client,
+            outputs,
+        };
+        rig.input(Input::Rtt(40 * MILLISECOND));
+        rig.input(Input::Expecting(true));
+        rig.input(Input::Locals(vec![local(0), local(1)]));
+        rig.path(1, 1, 1);
+        rig.outputs.clear();
+        rig
+    }
+
+    fn by(strategy: Strategy) -> Self {
+        Self::new(Config {
+            strategy,
+            ..Config::default()
+        })
+    }
+
+    fn input(&mut self, input: Input) {
+        self.client.handle(self.now, input);
+        self.outputs
+            .extend(std::iter::from_fn(|| self.client.poll()));
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        self.input(Input::Frame(frame));
+    }
+
+    fn announce(&mut self, sequence: u64, targets: Vec<SocketAddr>) {
+        self.frame(Frame::Migration {
+            sequence,
+            targets,
+            outage: SECOND,
+            lead: SECOND,
+        });
+    }
+
+    /// Announced to be at these servers, and parked.
+    fn park(&mut self, targets: &[u8]) {
+        self.announce(1, targets.iter().map(|host| server(*host)).collect());
+        self.frame(Frame::Parked { sequence: 1 });
+    }
+
+    fn path(&mut self, path: u32, from: u8, to: u8) {
+        self.input(Input::PathOpen {
+            path,
+            local: local(from),
+            remote: server(to),
+        });
+    }
+
+    fn answer(&mut self, host: u8, knock: bool) {
+        let remote = server(host);
+        self.input(Input::Answer { remote, knock });
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.client.next_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.client.handle_timeout(self.now);
+            self.outputs
+                .extend(std::iter::from_fn(|| self.client.poll()));
+        }
+        self.now = end;
+    }
+
+    /// How many of the outputs until now are so; they are forgotten.
+    fn count(&mut self, wanted: impl Fn(&Output) -> bool) -> usize {
+        self.outputs.drain(..).filter(wanted).count()
+    }
+
+    fn probes(&mut self, locals: usize) -> usize {
+        let targets = self.outputs.drain(..).map(|output| match output {
+            Output::Probe(targets) => targets.len(),
+            _ => 0,
+        });
+        targets.sum::<usize>() * locals
+    }
+
+    /// What leads to that server: openings, redirections and probes.
+    fn goes_to(&mut self, host: u8) -> usize {
+        let there = server(host);
+        self.count(|output| match output {
+            Output::Open { remote, .. } => *remote == there,
+            Output::Redirect(to) => *to == Some(there),
+            Output::Probe(targets) => targets.contains(&there),
+            _ => false,
+        })
+    }
+}
+
+fn opens_to(host: u8) -> impl Fn(&Output) -> bool {
+    move |output| matches!(output, Output::Open { remote, .. } if *remote == server(host))
+}
+
+fn is_event(event: &Event) -> impl Fn(&Output) -> bool {
+    move |output| matches!(output, Output::Event(other) if other == event)
+}
+
+#[test]
+fn addresses_that_are_no_place_for_a_server_are_refused() {
+    for bad in ["127.0.0.1:443", "224.0.0.1:443", "10.1.0.2:0", "169.254.1.1:443"] {
+        let mut rig = Rig::by(Strategy::Multipath);
+        rig.announce(1, vec![bad.parse().unwrap()]);
+        assert_eq!(rig.client.state(), "Settled");
+        assert_eq!(rig.count(is_event(&Event::Refused { sequence: 1 })), 1, "{bad}");
+        rig.pass(DEADLINE);
+        let remote = bad.parse().unwrap();
+        rig.input(Input::Answer {
+            remote,
+            knock: true,
+        });
+        assert_eq!(rig.probes(1), 0, "{bad}");
+    }
+}
+
+#[test]
+fn probes_of_a_move_have_a_cap_and_a_pace() {
+    let mut rig = Rig::new(Config {
+        deadline: 3 * 3600 * SECOND,
+        ..Config::default()
+    });
+    let locals: Vec<_> = (0..4).map(local).collect();
+    rig.input(Input::Locals(locals.clone()));
+    rig.park(&[2, 3, 4, 5, 6, 7, 8, 9]);
+    let (mut all, mut most) = (0, 0);
+    for _ in 0..10_000 {
+        rig.pass(SECOND);
+        let rounds = rig.count(|output| matches!(output, Output::Probe(_)));
+        all += rounds * 8 * locals.len();
+        most = most.max(rounds);
+    }
+    assert!((3_900..=4_000).contains(&all), "{all}");
+    assert!((5..=50).contains(&most), "{most} rounds in a second");
+}
+
+#[test]
+fn an_old_announcement_does_not_count_again() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.announce(7, vec![server(2)]);
+    rig.frame(Frame::Cancelled { sequence: 7 });
+    rig.outputs.clear();
+    for sequence in [7, 6, 0] {
+        rig.announce(sequence, vec![server(3)]);
+        rig.pass(SECOND / 4);
+        rig.input(Input::Heard);
+        assert_eq!((rig.client.state(), rig.goes_to(3)), ("Settled", 0));
+    }
+}
+
+#[test]
+fn one_move_at_a_time() {
+    let now = Instant::now();
+    let mut machine = Server::default();
+    let announcement = |host| Announcement {
+        targets: vec![server(host)],
+        lead: SECOND,
+        outage: SECOND,
+    };
+    machine.handle(now, server::Input::Hello(1));
+    for host in [2, 3] {
+        machine.handle(now, server::Input::Announce(announcement(host)));
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| machine.poll()).collect();
+    assert_eq!((sent.len(), machine.sequence()), (1, 1), "{sent:?}");
+}
+
+#[test]
+fn a_client_has_a_deadline() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2]);
+    rig.pass(DEADLINE - MILLISECOND);
+    assert_eq!(rig.count(is_event(&Event::Failed)), 0);
+    rig.pass(MILLISECOND);
+    assert_eq!(rig.count(is_event(&Event::Failed)), 1);
+    assert_eq!(rig.client.next_timeout(), None, "nothing is left to do");
+}
+
+#[test]
+fn only_probes_go_where_nobody_has_answered() {
+    for strategy in Strategy::ALL {
+        let mut rig = Rig::by(strategy);
+        rig.frame(Frame::Addresses {
+            pool: vec![server(1), server(2)],
+            name: None,
+        });
+        rig.park(&[2]);
+        rig.pass(DEADLINE - SECOND);
+        // The detection path of the paper's method is validation itself.
+        if strategy != Strategy::Paper {
+            let to_2 = |output: &Output| {
+                matches!(output, Output::Redirect(Some(to)) if *to == server(2))
+                    || opens_to(2)(output)
+            };
+            assert_eq!(rig.count(to_2), 0, "{strategy}");
+        }
+        assert_eq!(rig.client.remote(), server(1), "{strategy}");
+    }
+}
+
+#[test]
+fn only_a_validated_path_says_that_the_server_has_moved() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2]);
+    for knock in [false, true] {
+        rig.answer(2, knock);
+        rig.pass(SECOND);
+        assert_eq!(rig.client.remote(), server(1));
+    }
+    rig.path(2, 0, 2);
+    assert_eq!(rig.client.remote(), server(2));
+}
+
+#[test]
+fn the_first_address_that_is_validated_wins() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2, 3]);
+    rig.answer(3, false);
+    rig.answer(2, false);
+    rig.path(2, 0, 3);
+    assert_eq!(rig.client.remote(), server(3));
+    rig.outputs.clear();
+    rig.answer(2, false);
+    rig.answer(2, true);
+    rig.path(3, 1, 3);
+    rig.input(Input::Heard);
+    rig.pass(SECOND / 2);
+    assert_eq!((rig.client.remote(), rig.goes_to(2)), (server(3), 0));
+}
+
+#[test]
+fn whoever_answers_and_is_not_the_server_is_given_up_for_another() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2, 3]);
+    rig.answer(2, false);
+    assert_eq!(rig.client.state(), "Arriving");
+    rig.pass(3 * SECOND);
+    assert_eq!(rig.client.state(), "Searching (parked)");
+    rig.outputs.clear();
+    // It is the quickest again, but the other one is to have its turn.
+    rig.answer(2, false);
+    rig.answer(3, false);
+    assert_eq!(rig.count(opens_to(3)), 2);
+}
+
+#[test]
+fn answers_and_knocks_are_followed_up_so_often_only() {
+    for (knock, most) in [(false, 3), (true, 8)] {
+        let mut rig = Rig::by(Strategy::Multipath);
+        rig.park(&[2]);
+        for _ in 0..60 {
+            rig.answer(2, knock);
+            rig.pass(4 * SECOND);
+        }
+        // From two addresses each time.
+        assert_eq!(rig.count(opens_to(2)), 2 * most, "knock: {knock}");
+    }
+}
+
+#[test]
+fn a_knock_that_is_repeated_reaches_only_so_many() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.input(Input::Expecting(false));
+    for host in 2..100 {
+        rig.pass(SECOND);
+        rig.answer(host, true);
+        rig.input(Input::Heard);
+    }
+    assert_eq!(rig.probes(2), 8 * 2);
+}
+
+#[test]
+fn a_server_that_speaks_has_not_moved() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.input(Input::Heard);
+    rig.answer(2, true);
+    assert_eq!((rig.client.state(), rig.goes_to(2)), ("Settled", 0));
+}
+
+#[test]
+fn a_herd_comes_one_after_the_other() {
+    let hold_back = 7 * SECOND;
+    let mut rig = Rig::new(Config {
+        hold_back,
+        ..Config::default()
+    });
+    rig.park(&[2]);
+    rig.answer(2, false);
+    rig.pass(hold_back - MILLISECOND);
+    assert_eq!(rig.count(opens_to(2)), 0);
+    rig.pass(MILLISECOND);
+    assert_eq!(rig.count(opens_to(2)), 2);
+}
+
+#[test]
+fn a_cancelled_move_leaves_no_trace_in_any_state() {
+    let strategies = [Strategy::Multipath, Strategy::Paper, Strategy::Reactive, Strategy::Proactive];
+    for strategy in strategies {
+        for stage in 0..4 {
+            let mut rig = Rig::by(strategy);
+            rig.announce(1, vec![server(2)]);
+            if stage > 0 {
+                rig.frame(Frame::Parked { sequence: 1 });
+            }
+            if stage > 1 {
+                rig.pass(SECOND);
+            }
+            if stage > 2 {
+                rig.answer(2, false);
+            }
+            let state = rig.client.state();
+            rig.frame(Frame::Cancelled { sequence: 1 });
+            let context = format!("{strategy}, {state}");
+            assert_eq!(rig.client.state(), "Settled", "{context}");
+            let mut redirected = server(1);
+            let mut openings = 0;
+            for output in rig.outputs.drain(..) {
+                match output {
+                    Output::Redirect(to) => redirected = to.unwrap_or(server(9)),
+                    Output::Open { remote, .. } if remote == server(2) => openings += 1,
+                    Output::Abandon(remote) if remote == server(2) => openings = 0,
+                    _ => {}
+                }
+            }
+            assert_eq!((redirected, openings), (server(1), 0), "{context}");
+            for _ in 0..10 {
+                rig.input(Input::Heard);
+                rig.answer(2, false);
+                rig.pass(SECOND / 4);
+            }
+            assert_eq!(rig.goes_to(2), 0, "{context}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_woke_where_it_was_is_found_from_other_interfaces() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2]);
+    rig.input(Input::Locals(vec![local(2)]));
+    rig.pass(SECOND);
+    assert!(rig.goes_to(1) > 0, "it is looked for there too");
+    rig.answer(1, false);
+    assert_eq!(rig.count(opens_to(1)), 1);
+    rig.path(2, 2, 1);
+    rig.input(Input::Heard);
+    rig.frame(Frame::Cancelled { sequence: 1 });
+    assert_eq!((rig.client.state(), rig.client.remote()), ("Settled", server(1)));
+}
+
+#[test]
+fn the_last_path_is_never_closed() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.input(Input::Locals(vec![local(2), local(3)]));
+    rig.pass(SECOND);
+    assert_eq!(rig.count(|output| matches!(output, Output::Close { .. })), 0);
+    rig.path(2, 2, 1);
+    assert_eq!(rig.count(|output| matches!(output, Output::Close { .. })), 2);
+}
+
+#[test]
+fn writers_stop_before_the_clients_are_told_of_the_silence() {
+    let now = Instant::now();
+    let mut machine = Server::default();
+    machine.handle(now, server::Input::Hello(1));
+    machine.handle(
+        now,
+        server::Input::Announce(Announcement {
+            targets: vec![server(2)],
+            lead: Duration::ZERO,
+            outage: SECOND,
+        }),
+    );
+    machine.handle_timeout(now);
+    let outputs: Vec<_> = std::iter::from_fn(|| machine.poll()).collect();
+    let place = |wanted: &dyn Fn(&server::Output) -> bool| outputs.iter().position(wanted).unwrap();
+    let closed = place(&|output| *output == server::Output::CloseGates);
+    let parked = place(&|output| matches!(output, server::Output::Send(1, Frame::Parked { .. })));
+    let drained = place(&|output| *output == server::Output::Drain);
+    assert!(closed < parked && parked < drained, "{outputs:?}");
+    assert!(machine.is_parking());
+    // Nothing is frozen before all is quiet and the sockets are closed.
+    for input in [server::Input::Closed, server::Input::Thawed(server(2))] {
+        machine.handle(now, input);
+        assert_eq!((machine.poll(), machine.state()), (None, "Parking"));
+    }
+}
