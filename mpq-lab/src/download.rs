@@ -61,6 +61,8 @@ pub enum Event {
     Resumed {
         /// That address.
         remote: SocketAddr,
+        /// The first byte that is asked for, if it is another connection.
+        offset: Option<u64>,
     },
     /// The first body byte from another address.
     FirstByteAfterMove {

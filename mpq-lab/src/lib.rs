@@ -23,6 +23,7 @@ pub mod download;
 pub mod emulator;
 pub mod figures;
 mod flood;
+pub mod guards;
 pub mod host;
 pub mod paper;
 mod ping;

@@ -10,7 +10,7 @@ use mpq_lab::calibrate::calibrate;
 use mpq_lab::scenario::Scenario;
 use mpq_lab::standing::LinkOption;
 use mpq_lab::topology::{Host, Line, Network};
-use mpq_lab::{check, compare, demo, emulator, quinn_server, reproduce, setup, standing};
+use mpq_lab::{check, compare, demo, emulator, guards, quinn_server, reproduce, setup, standing};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -88,6 +88,8 @@ enum Command {
         #[command(flatten)]
         options: quinn_server::Options,
     },
+    /// Take out one guard of the protocol after the other, and see that a test fails for each
+    Guards,
     /// Check format and lints, and run all tests
     Test {
         /// Arguments for `cargo test`
@@ -179,6 +181,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             print!("{calibration}");
         }
         Command::Emulate { .. } => unreachable!("main runs it"),
+        Command::Guards => guards::check()?,
         Command::Test { arguments } => check::check(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
