@@ -203,11 +203,6 @@ impl Server {
         self.shared.sockets.counters()
     }
 
-    /// Connections, also those whose handshake is under way.
-    pub fn connections(&self) -> usize {
-        self.endpoint.open_connections()
-    }
-
     /// The number of the newest announcement; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.shared.machine.lock().unwrap().sequence()

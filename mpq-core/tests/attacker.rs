@@ -10,16 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use mpq_core::client::{ClientConfig, ClientError, ClientEvent, PathState};
+use mpq_core::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
 use mpq_core::path::probe;
 use mpq_core::path::sockets::{Bind, Sockets};
 use mpq_core::server::{MoveError, Thaw};
 use mpq_core::tls::{self, Trust};
 use support::impostor::Impostor;
 use support::relay::{Deed, Mischief, Relay, Way};
-use support::{
-    Bench, MILLISECOND, Network, announcement, both_paths, happened, in_use, until,
-};
+use support::{Bench, MILLISECOND, Network, announcement, both_paths, happened, in_use, until};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -57,18 +55,23 @@ async fn in_the_middle(seed: u64) {
         download.grows(PROOF).await;
         // Time for the announcement to be sent again, as often as it takes.
         let freeze = async { Thaw::At(place) };
-        let moving = bench.server.relocate(announcement(&[target], SECOND / 2), freeze, |_| ());
+        let moving = bench
+            .server
+            .relocate(announcement(&[target], SECOND / 2), freeze, |_| ());
         assert_eq!(moving.await.unwrap(), place);
-        until(&mut events, |event| {
-            matches!(event, ClientEvent::Moved { remote, .. } if *remote == target)
-        })
+        until(
+            &mut events,
+            |event| matches!(event, ClientEvent::Moved { remote, .. } if *remote == target),
+        )
         .await;
     }
     download.grows(PROOF).await;
     download.whole().await;
     assert_eq!((client.handshakes(), bench.sessions()), (1, 1));
     for (deed, _) in EVERYTHING {
-        let done = men.iter().map(|man| man.done().get(deed).copied().unwrap_or(0));
+        let done = men
+            .iter()
+            .map(|man| man.done().get(deed).copied().unwrap_or(0));
         assert!(done.sum::<u64>() > 0, "he never did {deed:?}");
     }
     client.close().await;
@@ -111,8 +114,15 @@ async fn old_datagrams_fetch_no_token_that_ends_the_connection() {
     download.grows(PROOF).await;
     let freeze = async { Thaw::At(places[1]) };
     let announced = announcement(&[new.address()], Duration::ZERO);
-    bench.server.relocate(announced, freeze, |_| ()).await.unwrap();
-    until(&mut events, |event| matches!(event, ClientEvent::Settled { .. })).await;
+    bench
+        .server
+        .relocate(announced, freeze, |_| ())
+        .await
+        .unwrap();
+    until(&mut events, |event| {
+        matches!(event, ClientEvent::Settled { .. })
+    })
+    .await;
     download.grows(PROOF).await;
 
     let packets = old.past(Way::ToServer).into_iter();
@@ -136,7 +146,10 @@ async fn old_datagrams_fetch_no_token_that_ends_the_connection() {
             }
         }
     }
-    assert!(!tokens.is_empty(), "the server resets what it does not know");
+    assert!(
+        !tokens.is_empty(),
+        "the server resets what it does not know"
+    );
     for client in new.clients() {
         for mut packet in new.past(Way::ToClient).into_iter().rev().take(50) {
             for token in &tokens {
@@ -211,11 +224,14 @@ async fn an_impostor_is_left_for_the_server_that_stays_where_it_was() {
         let announced = announcement(&[false_one], Duration::ZERO);
         let moved = bench.server.relocate(announced, freeze, |_| ()).await;
         assert!(matches!(moved, Err(MoveError::Failed(_))), "{impostor:?}");
-        until(&mut events, |event| matches!(event, ClientEvent::Cancelled { .. })).await;
+        until(&mut events, |event| {
+            matches!(event, ClientEvent::Cancelled { .. })
+        })
+        .await;
         download.grows(PROOF).await;
         download.whole().await;
         let paths = client.paths();
-        let left = |p: &&_| matches!(p.state, PathState::Opening | PathState::Validated);
+        let left = |p: &&PathInfo| matches!(p.state, PathState::Opening | PathState::Validated);
         assert!(
             paths.iter().filter(left).all(|path| path.remote == home),
             "{impostor:?}: {paths:?}"
@@ -243,12 +259,17 @@ async fn where_only_an_impostor_is_the_client_gives_up_at_the_deadline() {
         let download = bench.download(&client).await;
         download.grows(PROOF).await;
         let announced = announcement(&[false_one], Duration::ZERO);
-        let moving = bench.server.relocate(announced, std::future::pending(), |_| ());
+        let moving = bench
+            .server
+            .relocate(announced, std::future::pending(), |_| ());
         let error = tokio::select! {
             moved = moving => panic!("it thawed: {moved:?}"),
             error = client.failed() => error,
         };
-        assert!(matches!(error, ClientError::Migration(_)), "{impostor:?}: {error}");
+        assert!(
+            matches!(error, ClientError::Migration(_)),
+            "{impostor:?}: {error}"
+        );
         let (mut parked, mut failed, mut opened) = (None, None, 0);
         while let Ok((time, event)) = events.try_recv() {
             match event {
@@ -303,7 +324,9 @@ async fn a_flood_from_everywhere_changes_nothing() {
     let download = bench.download(&client).await;
     download.grows(PROOF).await;
 
-    let seen = [Way::ToClient, Way::ToServer].map(|way| middle.past(way)).concat();
+    let seen = [Way::ToClient, Way::ToServer]
+        .map(|way| middle.past(way))
+        .concat();
     let clients = middle.clients();
     let (sent, enough) = (AtomicU64::new(0), AtomicBool::new(false));
     let flood = async {
@@ -361,7 +384,10 @@ async fn handshakes_that_nobody_ends_are_forgotten() {
     let first_flights = first_flights(bench.network, BEGUN).await;
     let attacker = UdpSocket::bind((bench.network.ip(200), 0)).await.unwrap();
     for packet in &first_flights {
-        attacker.send_to(packet, bench.server.listen()).await.unwrap();
+        attacker
+            .send_to(packet, bench.server.listen())
+            .await
+            .unwrap();
     }
     let connections = async |wanted: fn(usize) -> bool| {
         while !wanted(bench.server.connections()) {
@@ -383,7 +409,11 @@ async fn first_flights(network: Network, count: usize) -> Vec<Vec<u8>> {
     let endpoint = noq::Endpoint::client((network.ip(198), 0).into()).unwrap();
     let crypto = tls::client_config(&Trust::Insecure).unwrap();
     endpoint.set_default_client_config(noq::ClientConfig::new(Arc::new(crypto)));
-    let begin = || endpoint.connect(nobody.local_addr().unwrap(), "localhost").unwrap();
+    let begin = || {
+        endpoint
+            .connect(nobody.local_addr().unwrap(), "localhost")
+            .unwrap()
+    };
     let begun: Vec<_> = (0..count).map(|_| begin()).collect();
     let mut flights = BTreeMap::new();
     let mut buffer = [0; 1_500];
@@ -391,7 +421,9 @@ async fn first_flights(network: Network, count: usize) -> Vec<Vec<u8>> {
         let length = nobody.recv(&mut buffer).await.unwrap();
         // After the type, the version and its length comes the connection id.
         let id = buffer[6..14].to_vec();
-        flights.entry(id).or_insert_with(|| buffer[..length].to_vec());
+        flights
+            .entry(id)
+            .or_insert_with(|| buffer[..length].to_vec());
     }
     drop(begun);
     flights.into_values().collect()
@@ -417,9 +449,8 @@ async fn answers_do_not_pile_up() {
         while received != last {
             let mut meta = [noq::udp::RecvMeta::default()];
             let mut buffers = [std::io::IoSliceMut::new(&mut buffer)];
-            let receiving = std::future::poll_fn(|cx| {
-                socket.poll_recv(cx, &mut buffers, &mut meta)
-            });
+            let receiving =
+                std::future::poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut meta));
             assert_eq!(receiving.await.unwrap(), 1);
             received = buffer[..meta[0].len].to_vec();
         }

@@ -50,16 +50,20 @@ async fn fifty_moves_planned_and_unplanned() {
         };
         let moved = bench.server.relocate(announced, freeze, |_| ()).await;
         assert_eq!(moved.unwrap(), place);
-        until(&mut events, |event| {
-            matches!(event, ClientEvent::Settled { remote } if *remote == place)
-        })
+        until(
+            &mut events,
+            |event| matches!(event, ClientEvent::Settled { remote } if *remote == place),
+        )
         .await;
         if number == SETTLED {
             settled = memory();
         }
     }
     let grown = memory().saturating_sub(settled);
-    assert!(grown < SLACK, "{grown} bytes more than after {SETTLED} moves");
+    assert!(
+        grown < SLACK,
+        "{grown} bytes more than after {SETTLED} moves"
+    );
     assert!((10..=40).contains(&unplanned), "a mixture: {unplanned}");
     // There are ids for as many paths as are needed: one from each address, after each move.
     let last = in_use(&client).iter().map(|path| path.id).max().unwrap();

@@ -136,11 +136,20 @@ fn is_event(event: &Event) -> impl Fn(&Output) -> bool {
 
 #[test]
 fn addresses_that_are_no_place_for_a_server_are_refused() {
-    for bad in ["127.0.0.1:443", "224.0.0.1:443", "10.1.0.2:0", "169.254.1.1:443"] {
+    for bad in [
+        "127.0.0.1:443",
+        "224.0.0.1:443",
+        "10.1.0.2:0",
+        "169.254.1.1:443",
+    ] {
         let mut rig = Rig::by(Strategy::Multipath);
         rig.announce(1, vec![bad.parse().unwrap()]);
         assert_eq!(rig.client.state(), "Settled");
-        assert_eq!(rig.count(is_event(&Event::Refused { sequence: 1 })), 1, "{bad}");
+        assert_eq!(
+            rig.count(is_event(&Event::Refused { sequence: 1 })),
+            1,
+            "{bad}"
+        );
         rig.pass(DEADLINE);
         let remote = bad.parse().unwrap();
         rig.input(Input::Answer {
@@ -331,7 +340,12 @@ fn a_herd_comes_one_after_the_other() {
 
 #[test]
 fn a_cancelled_move_leaves_no_trace_in_any_state() {
-    let strategies = [Strategy::Multipath, Strategy::Paper, Strategy::Reactive, Strategy::Proactive];
+    let strategies = [
+        Strategy::Multipath,
+        Strategy::Paper,
+        Strategy::Reactive,
+        Strategy::Proactive,
+    ];
     for strategy in strategies {
         for stage in 0..4 {
             let mut rig = Rig::by(strategy);
@@ -382,7 +396,10 @@ fn a_server_that_woke_where_it_was_is_found_from_other_interfaces() {
     rig.path(2, 2, 1);
     rig.input(Input::Heard);
     rig.frame(Frame::Cancelled { sequence: 1 });
-    assert_eq!((rig.client.state(), rig.client.remote()), ("Settled", server(1)));
+    assert_eq!(
+        (rig.client.state(), rig.client.remote()),
+        ("Settled", server(1))
+    );
 }
 
 #[test]
@@ -390,9 +407,15 @@ fn the_last_path_is_never_closed() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.input(Input::Locals(vec![local(2), local(3)]));
     rig.pass(SECOND);
-    assert_eq!(rig.count(|output| matches!(output, Output::Close { .. })), 0);
+    assert_eq!(
+        rig.count(|output| matches!(output, Output::Close { .. })),
+        0
+    );
     rig.path(2, 2, 1);
-    assert_eq!(rig.count(|output| matches!(output, Output::Close { .. })), 2);
+    assert_eq!(
+        rig.count(|output| matches!(output, Output::Close { .. })),
+        2
+    );
 }
 
 #[test]

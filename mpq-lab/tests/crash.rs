@@ -82,7 +82,10 @@ fn download(bench: &Bench) -> Result<Download> {
         .args(["--insecure", "--interface", "eth0", "--interface", "eth1"])
         .args(["--idle-timeout", "2s", "--retry", "10", "--output"])
         .arg(bench.scratch().join("download"))
-        .arg(format!("https://{NAME}:{}/random", Bench::address(ServerA).port()));
+        .arg(format!(
+            "https://{NAME}:{}/random",
+            Bench::address(ServerA).port()
+        ));
     Download::start(command)
 }
 

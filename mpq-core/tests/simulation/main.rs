@@ -2,9 +2,7 @@
 //!
 //! `MPQ_SEED=n` replays one of them; `MPQ_SCHEDULES=n` sets how many there are.
 
-#[allow(unreachable_pub, reason = "the fuzzer's, too")]
 mod schedule;
-#[allow(unreachable_pub, reason = "the fuzzer's, too")]
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +18,10 @@ const SCHEDULES: u64 = 100_000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text}, which is no number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is {text}, which is no number")),
+    )
 }
 
 /// Leaves out whatever the failure does not need.
@@ -120,7 +121,11 @@ fn a_move(after: u16, to: u8, luck: u8) -> Step {
 
 #[test]
 fn a_server_that_moves_twice_keeps_its_client() {
-    let steps = vec![a_move(500, 1, 255), a_move(2_999, 2, 0), a_move(2_999, 0, 255)];
+    let steps = vec![
+        a_move(500, 1, 255),
+        a_move(2_999, 2, 0),
+        a_move(2_999, 0, 255),
+    ];
     // The second finds the server still at work on the first.
     let world = simulate(&Schedule { steps, ..quiet() });
     assert_eq!((world.moves, world.cancelled, world.resumed), (2, 0, 0));

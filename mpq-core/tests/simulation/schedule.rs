@@ -7,27 +7,27 @@ const MAX_STEPS: usize = 24;
 
 /// A whole schedule.
 #[derive(Debug, Clone)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     /// Of the network's dice.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Of the first client.
-    pub strategy: u8,
+    pub(crate) strategy: u8,
     /// Whether somebody answers probes at the third host who is not the server.
-    pub decoy: bool,
-    pub steps: Vec<Step>,
+    pub(crate) decoy: bool,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// Some time passes, and then something is done.
 #[derive(Debug, Clone, Arbitrary)]
-pub struct Step {
+pub(crate) struct Step {
     /// Milliseconds, modulo 3 s.
-    pub after: u16,
-    pub op: Op,
+    pub(crate) after: u16,
+    pub(crate) op: Op,
 }
 
 /// What is done. Indices are taken modulo what there is.
 #[derive(Debug, Clone, Arbitrary)]
-pub enum Op {
+pub(crate) enum Op {
     /// A client connects.
     Connect { strategy: u8, hold_back: bool },
     /// A client's connection is lost.
@@ -53,26 +53,26 @@ pub enum Op {
 }
 
 #[derive(Debug, Clone, Arbitrary)]
-pub struct Move {
+pub(crate) struct Move {
     /// Where it goes, of the good hosts.
-    pub to: u8,
+    pub(crate) to: u8,
     /// Hosts that are announced as well, one bit each.
-    pub others: u8,
+    pub(crate) others: u8,
     /// Whether the clients are told.
-    pub announced: bool,
+    pub(crate) announced: bool,
     /// Milliseconds.
-    pub lead: u8,
+    pub(crate) lead: u8,
     /// Milliseconds, modulo 10 s.
-    pub outage: u16,
+    pub(crate) outage: u16,
     /// The freeze fails if this is below 64.
-    pub luck: u8,
+    pub(crate) luck: u8,
     /// The old process goes on, too, if this is below 16.
-    pub ghost: u8,
+    pub(crate) ghost: u8,
 }
 
 impl Schedule {
     /// Any bytes make a schedule.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let mut bytes = Unstructured::new(bytes);
         Self::read(&mut bytes).expect("missing bytes count as zeros")
     }
@@ -91,7 +91,7 @@ impl Schedule {
     }
 
     /// The schedule of a seed.
-    pub fn from_seed(seed: u64) -> Self {
+    pub(crate) fn from_seed(seed: u64) -> Self {
         // Neighbours are to have nothing in common.
         let mut dice = Dice::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let length = 12 + dice.below(300);
@@ -102,10 +102,10 @@ impl Schedule {
 
 /// A number generator (xorshift), the same on every machine.
 #[derive(Debug)]
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Self(seed | 1);
         (0..8).for_each(|_| {
             dice.below(1);
@@ -113,7 +113,7 @@ impl Dice {
         dice
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -24,7 +24,7 @@ use mpq_core::migration::{Frame, Strategy, policy};
 use crate::schedule::{Dice, Move, Op, Schedule};
 
 /// Whether all that happens is printed.
-pub static TELLS: AtomicBool = AtomicBool::new(false);
+pub(crate) static TELLS: AtomicBool = AtomicBool::new(false);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ const GOOD: usize = 3;
 /// That of them where a decoy may be.
 const DECOY: usize = 2;
 
-pub fn host(index: u8) -> SocketAddr {
+pub(crate) fn host(index: u8) -> SocketAddr {
     HOSTS[usize::from(index) % HOSTS.len()].parse().unwrap()
 }
 
@@ -109,7 +109,7 @@ struct Download {
 }
 
 /// A client and its connection.
-pub struct Peer {
+pub(crate) struct Peer {
     machine: Client,
     download: Download,
     locals: Vec<u8>,
@@ -134,7 +134,7 @@ pub struct Peer {
     excuse: Option<&'static str>,
 }
 
-pub struct World {
+pub(crate) struct World {
     start: Instant,
     now: Instant,
     dice: Dice,
@@ -156,14 +156,14 @@ pub struct World {
     serial: u64,
     /// Clients that are to come again.
     resuming: u32,
-    pub moves: u32,
-    pub cancelled: u32,
-    pub finished: u32,
-    pub resumed: u32,
+    pub(crate) moves: u32,
+    pub(crate) cancelled: u32,
+    pub(crate) finished: u32,
+    pub(crate) resumed: u32,
 }
 
 /// Runs a schedule to its end.
-pub fn simulate(schedule: &Schedule) -> World {
+pub(crate) fn simulate(schedule: &Schedule) -> World {
     let mut world = World::new(schedule);
     for step in &schedule.steps {
         world.run(MILLISECOND * u32::from(step.after % 3_000));
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    pub fn new(schedule: &Schedule) -> Self {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
         let now = Instant::now();
         let elsewhere = Elsewhere {
             pool: (0..GOOD as u8).map(host).collect(),
@@ -351,7 +351,8 @@ impl World {
         assert_eq!(peer.machine.remote(), before, "CANCELLED moves nobody");
         if peer.machine.state() == "Settled" {
             let there = peer.machine.path_remote();
-            let at = |paths: &BTreeMap<_, (_, SocketAddr)>| paths.values().all(|(_, r)| *r == there);
+            let at =
+                |paths: &BTreeMap<_, (_, SocketAddr)>| paths.values().all(|(_, r)| *r == there);
             assert!(at(&peer.opening), "a trace is left: {:?}", peer.opening);
             if peer.download.strategy.redirects() {
                 assert_eq!(peer.redirected, Some(before), "a trace is left");
@@ -772,7 +773,7 @@ impl World {
     }
 
     /// Lets time pass.
-    pub fn run(&mut self, time: Duration) {
+    pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             let clients = self.peers.iter();
@@ -809,7 +810,7 @@ impl World {
         self.peers.keys().nth(index).copied()
     }
 
-    pub fn apply(&mut self, op: &Op) {
+    pub(crate) fn apply(&mut self, op: &Op) {
         self.tell(|| format!("{op:?}"));
         match op {
             Op::Connect {
@@ -859,11 +860,19 @@ impl World {
                 if let Some(old) = peer.announcements.first().cloned() {
                     let state = peer.machine.state();
                     self.client(id, client::Input::Frame(old));
-                    assert_eq!(self.peers[&id].machine.state(), state, "an old frame counts");
+                    assert_eq!(
+                        self.peers[&id].machine.state(),
+                        state,
+                        "an old frame counts"
+                    );
                 }
             }
             Op::Blackout { ms } => self.blackout = self.now + MILLISECOND * u32::from(ms % 3_000),
-            Op::Partition { local: at, host: to, ms } => {
+            Op::Partition {
+                local: at,
+                host: to,
+                ms,
+            } => {
                 let until = self.now + MILLISECOND * u32::from(ms % 5_000);
                 self.partitions.insert((local(at % 4), host(*to)), until);
             }
@@ -903,7 +912,7 @@ impl World {
     }
 
     /// Everything comes to its end: first the moves, then the downloads.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         // The copy that was left running ends, and its clients look for the server.
         self.ghost = None;
         for _ in 0..200 {
@@ -955,7 +964,7 @@ impl World {
     }
 
     /// How long the first client takes to be at this host.
-    pub fn time_until_at(&mut self, place: SocketAddr) -> Duration {
+    pub(crate) fn time_until_at(&mut self, place: SocketAddr) -> Duration {
         let start = self.now;
         while self.peers[&0].machine.remote() != place {
             self.run(MILLISECOND);

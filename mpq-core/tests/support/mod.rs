@@ -266,7 +266,10 @@ pub(crate) async fn until(
 /// Waits until the client has both of its first paths.
 pub(crate) async fn both_paths(events: &mut Events) {
     for _ in 0..2 {
-        until(events, |event| matches!(event, ClientEvent::PathValidated(_))).await;
+        until(events, |event| {
+            matches!(event, ClientEvent::PathValidated(_))
+        })
+        .await;
     }
 }
 

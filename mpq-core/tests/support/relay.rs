@@ -61,7 +61,11 @@ struct Lane {
 
 impl Lane {
     /// What becomes of a datagram: what is sent, how much later, and what was done to it.
-    fn pass(&mut self, mischief: Mischief, datagram: &[u8]) -> (Vec<(Duration, Vec<u8>)>, Vec<Deed>) {
+    fn pass(
+        &mut self,
+        mischief: Mischief,
+        datagram: &[u8],
+    ) -> (Vec<(Duration, Vec<u8>)>, Vec<Deed>) {
         let rng = &mut self.rng;
         let done = mischief.iter().filter(|(_, chance)| rng.f64() < *chance);
         let done: Vec<_> = done.map(|(deed, _)| *deed).collect();
@@ -71,7 +75,10 @@ impl Lane {
                 Deed::Drop => sent.clear(),
                 Deed::Duplicate => sent.extend(sent.first().cloned()),
                 Deed::Replay => {
-                    sent.extend(rng.choice(&self.past).map(|old| (Duration::ZERO, old.clone())));
+                    sent.extend(
+                        rng.choice(&self.past)
+                            .map(|old| (Duration::ZERO, old.clone())),
+                    );
                 }
                 Deed::Delay | Deed::Flip | Deed::Cut | Deed::Splice => {
                     if let Some((delay, bytes)) = sent.first_mut() {

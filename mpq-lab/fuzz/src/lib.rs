@@ -11,8 +11,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "the simulation uses all of it")]
 #[path = "../../../mpq-core/tests/simulation/schedule.rs"]
 mod schedule;
+#[allow(dead_code, reason = "the simulation uses all of it")]
 #[path = "../../../mpq-core/tests/simulation/world.rs"]
 mod world;
 

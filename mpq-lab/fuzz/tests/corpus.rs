@@ -10,11 +10,16 @@ const MUTATIONS: usize = 20_000;
 const SCHEDULES: usize = 2_000;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(name);
     let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect()
 }
 
 /// One of the corpus with some bytes changed, left out, repeated or taken from another.
@@ -25,7 +30,11 @@ fn mutated(rng: &mut fastrand::Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
         let end = rng.usize(at..=bytes.len()).min(at + 8);
         match rng.u32(..5) {
             0 if at < bytes.len() => bytes[at] ^= 1 << rng.u32(..8),
-            1 if at < bytes.len() => bytes[at] = *rng.choice(&[0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xff]).expect("some"),
+            1 if at < bytes.len() => {
+                bytes[at] = *rng
+                    .choice(&[0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xff])
+                    .expect("some")
+            }
             2 => drop(bytes.drain(at..end)),
             3 => bytes.splice(at..at, bytes[at..end].to_vec()).for_each(drop),
             _ => {
@@ -53,7 +62,11 @@ fn every_target_bears_its_corpus_and_what_is_like_it() {
         assert!(!corpus.is_empty(), "{name} has no corpus");
         corpus.iter().for_each(|bytes| run(name, target, bytes));
         let mut rng = fastrand::Rng::with_seed(1);
-        let mutations = if name == "schedules" { SCHEDULES } else { MUTATIONS };
+        let mutations = if name == "schedules" {
+            SCHEDULES
+        } else {
+            MUTATIONS
+        };
         for _ in 0..mutations {
             run(name, target, &mutated(&mut rng, &corpus));
         }
