@@ -250,7 +250,7 @@ fn only_a_validated_path_says_that_the_server_has_moved() {
     rig.park(&[2]);
     for knock in [false, true] {
         rig.answer(2, knock);
-        rig.pass(SECOND);
+        rig.pass(SECOND / 2);
         assert_eq!(rig.client.remote(), server(1));
     }
     rig.path(2, 0, 2);
@@ -280,7 +280,7 @@ fn whoever_answers_and_is_not_the_server_is_given_up_for_another() {
     rig.park(&[2, 3]);
     rig.answer(2, false);
     assert_eq!(rig.client.state(), "Arriving");
-    rig.pass(3 * SECOND);
+    rig.pass(5 * SECOND / 2);
     assert_eq!(rig.client.state(), "Searching (parked)");
     rig.outputs.clear();
     // It is the quickest again, but the other one is to have its turn.

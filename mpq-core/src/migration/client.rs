@@ -457,6 +457,12 @@ impl Client {
                 if sequence <= self.newest || !self.config.strategy.heeds_announcements() {
                     return;
                 }
+                // What is redirected comes from there only.
+                if let State::Arriving(_, _, attempt) = &self.state
+                    && self.config.strategy.redirects()
+                {
+                    self.arrive(attempt.target, now);
+                }
                 self.newest = sequence;
                 self.knocks_left = MAX_KNOCKS;
                 self.settle();
@@ -504,8 +510,18 @@ impl Client {
                 let pool = self.pool.clone();
                 self.event(Event::Addresses { pool, name });
             }
-            // Only a confirmation: by then a path to the new address is validated.
-            Frame::Arrived { .. } => {}
+            // Mostly only a confirmation. But the path's own event may be late; and so may be the
+            // announcement, of a move that was followed without it.
+            Frame::Arrived { sequence } => {
+                let this = |mv: &Move| mv.announced && mv.sequence == sequence;
+                if self.current().is_some_and(this) {
+                    let remote = match &self.state {
+                        State::Arriving(_, _, attempt) => attempt.target,
+                        _ => self.remote,
+                    };
+                    self.arrive(remote, now);
+                }
+            }
             // A client's frames; a server has no reason to send them.
             Frame::Hello { .. } | Frame::Ready { .. } => {}
         }
