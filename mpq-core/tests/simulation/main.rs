@@ -95,7 +95,10 @@ fn schedules_that_have_failed_once_end_well() {
         (298, "redirected to where no path led yet"),
         (4_195, "other interfaces, and the server woke where it was"),
         (26_605, "the same with two of them"),
-        (45_422, "another move before a redirected datagram was counted"),
+        (
+            45_422,
+            "another move before a redirected datagram was counted",
+        ),
         (47_278, "the announcement of a move that was over"),
     ];
     for (seed, why) in found {
