@@ -234,6 +234,31 @@ async fn a_server_that_goes_without_a_word_is_found_by_its_knock() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_moves_to_the_other_address_family_and_back() {
+    let (server, places) = serve();
+    let six = SocketAddr::new("::1".parse().unwrap(), places[0].port());
+    let interfaces = ["127.0.0.1", "::1", "127.0.0.3"];
+    let client = connect_by(Strategy::Multipath, &interfaces, places[0]).await;
+    let (moved, _, paths) = there_and_back(server, client, [places[0], six], true).await;
+    assert_eq!(moved, [six, places[0]]);
+    // Two at first, one to the only address there, and two again.
+    assert_eq!(paths, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_moves_to_another_port_and_back() {
+    for strategy in [Strategy::Multipath, Strategy::Reactive] {
+        let (server, places) = serve();
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let other = free.local_addr().unwrap();
+        drop(free);
+        let client = connect_by(strategy, &["127.0.0.1", "127.0.0.3"], places[0]).await;
+        let (moved, ..) = there_and_back(server, client, [places[0], other], true).await;
+        assert_eq!(moved, [other, places[0]], "{strategy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_fails_is_cancelled_and_nothing_is_lost() {
     stays(|_| Thaw::Failed("no room".into()), "no room").await;
 }

@@ -20,6 +20,7 @@ use http::header::{ACCEPT, IF_RANGE, LOCATION, RANGE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderName, Response};
 use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
+use mpq_core::migration::policy::acceptable;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -121,7 +122,7 @@ async fn attempt<C: Connection>(
     signals: &mut Signals,
 ) -> (Option<C>, Result<(), Error>) {
     let connected = tokio::select! {
-        connected = connect::<C>(request, transfer.remote.get()) => connected,
+        connected = connect::<C>(request, transfer) => connected,
         error = signals.recv() => Err(error),
     };
     let (client, remote) = match connected {
@@ -175,6 +176,9 @@ struct Transfer {
     requests: Cell<u64>,
     /// Where the server was last.
     remote: Cell<Option<SocketAddr>>,
+    /// Where else it may be, as it said itself.
+    pool: RefCell<Vec<SocketAddr>>,
+    name: RefCell<Option<String>>,
     /// Of the connections so far.
     handshakes: Cell<u64>,
     paths: RefCell<Vec<Path>>,
@@ -192,6 +196,8 @@ impl Transfer {
             received: Cell::default(),
             requests: Cell::default(),
             remote: Cell::default(),
+            pool: RefCell::default(),
+            name: RefCell::default(),
             handshakes: Cell::default(),
             paths: RefCell::default(),
             gap: RefCell::default(),
@@ -235,11 +241,11 @@ impl Transfer {
     }
 }
 
-/// Connects to the first of the host's addresses that answers; they share the time there is. The
-/// last of them is where the server was before, if it was connected to.
+/// Connects to the first of the host's addresses that answers; they share the time there is. After
+/// them come those that the server was known at.
 async fn connect<C: Connection>(
     request: &Request,
-    before: Option<SocketAddr>,
+    transfer: &Transfer,
 ) -> Result<(C, SocketAddr), Error> {
     let host = request.host();
     let start = Instant::now();
@@ -248,8 +254,18 @@ async fn connect<C: Connection>(
         host: host.clone(),
         source,
     };
-    let found = request.overrides.look_up(&host, request.port(), limit);
-    let addresses = candidates(found.await, before).map_err(unknown)?;
+    let look_up = |name| request.overrides.look_up(name, request.port(), limit / 2);
+    let found = look_up(&host).await;
+    let mut known = Vec::from_iter(transfer.remote.get());
+    known.extend(transfer.pool.borrow().iter());
+    let name = transfer.name.borrow().clone().filter(|name| *name != host);
+    if let (Some(name), Some(before)) = (name, transfer.remote.get()) {
+        let found = look_up(&name).await.unwrap_or_default();
+        // Its word may send us no further than an announcement may.
+        let acceptable = found.into_iter().filter(|a| acceptable(before.ip(), *a));
+        known.extend(acceptable);
+    }
+    let addresses = candidates(found, &known).map_err(unknown)?;
 
     let mut last = unknown(io::ErrorKind::NotFound.into());
     for (index, remote) in addresses.iter().copied().enumerate() {
@@ -278,20 +294,22 @@ async fn connect<C: Connection>(
     Err(last)
 }
 
-/// Where to look for a server: where its name says and then where it was, since a name does not
-/// follow every move, and may not be found at all.
+/// Where to look for a server: where its name says and then where it was `known`, since a name does
+/// not follow every move, and may not be found at all.
 fn candidates(
     found: io::Result<Vec<SocketAddr>>,
-    before: Option<SocketAddr>,
+    known: &[SocketAddr],
 ) -> io::Result<Vec<SocketAddr>> {
-    match (found, before) {
-        (Ok(mut addresses), Some(before)) if !addresses.contains(&before) => {
-            addresses.push(before);
-            Ok(addresses)
+    let mut addresses = match found {
+        Err(_) if !known.is_empty() => Vec::new(),
+        found => found?,
+    };
+    for address in known {
+        if !addresses.contains(address) {
+            addresses.push(*address);
         }
-        (Err(_), Some(before)) => Ok(vec![before]),
-        (found, _) => found,
     }
+    Ok(addresses)
 }
 
 /// Why [`fetch`] ended early.
@@ -520,6 +538,10 @@ fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Repor
             gap.moved(at, *remote);
         }
         ClientEvent::Cancelled { .. } => gap.cancel(),
+        ClientEvent::Addresses { pool, name } => {
+            transfer.pool.replace(pool.clone());
+            transfer.name.replace(name.clone());
+        }
         _ => {}
     }
     report.event(at, &event.into());
@@ -606,13 +628,15 @@ mod tests {
     fn a_server_is_looked_for_where_its_name_says_and_where_it_was() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let (old, new) = (address("10.1.0.2:443"), address("10.1.0.3:443"));
-        let ok = |found: &[SocketAddr], before| candidates(Ok(found.to_vec()), before).unwrap();
-        assert_eq!(ok(&[old, new], None), [old, new]);
-        assert_eq!(ok(&[old], Some(new)), [old, new]);
-        assert_eq!(ok(&[new, old], Some(old)), [new, old]);
+        let ok = |found: &[SocketAddr], known: &[SocketAddr]| {
+            candidates(Ok(found.to_vec()), known).unwrap()
+        };
+        assert_eq!(ok(&[old, new], &[]), [old, new]);
+        assert_eq!(ok(&[old], &[new, new, old]), [old, new]);
+        assert_eq!(ok(&[new, old], &[old]), [new, old]);
         let lost = || Err(io::ErrorKind::TimedOut.into());
-        assert_eq!(candidates(lost(), Some(new)).unwrap(), [new]);
-        let error = candidates(lost(), None).unwrap_err();
+        assert_eq!(candidates(lost(), &[new]).unwrap(), [new]);
+        let error = candidates(lost(), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -678,7 +678,7 @@ impl Client {
             State::Searching(mv, silence) => (mv.clone(), *silence),
             State::Announced(_) | State::Arriving(..) => return,
         };
-        let probes = self.locals.len() as u32;
+        let probes = self.facing(remote);
         if self.knocks_left == 0 || mv.probes_left < probes {
             return;
         }
@@ -907,9 +907,15 @@ impl Client {
     /// Probes in a round: from every local address to every target, and to where the server was if
     /// it could not tell us that it stays.
     fn round(&self) -> u32 {
-        let targets = self.current().map_or(0, |mv| mv.targets.len());
-        let targets = targets + usize::from(self.is_cut_off());
-        u32::try_from(targets * self.locals.len()).unwrap_or(u32::MAX / 2)
+        let targets = self.current().into_iter().flat_map(|mv| &mv.targets);
+        let there = self.is_cut_off().then_some(&self.remote);
+        targets.chain(there).map(|target| self.facing(*target)).sum()
+    }
+
+    /// The local addresses of the family of a remote one.
+    fn facing(&self, remote: SocketAddr) -> u32 {
+        let facing = |l: &&IpAddr| l.is_ipv4() == remote.is_ipv4();
+        self.locals.iter().filter(facing).count() as u32
     }
 
     /// Whether no path is left by which the server could be heard where it was.

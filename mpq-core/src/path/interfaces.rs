@@ -1,9 +1,10 @@
-//! Which local addresses a client uses: one for each interface that is up and can reach the
-//! server's address family, or those that the user named. At the start what was named must be there
-//! ([`usable`]); later it may come and go ([`present`]).
+//! Which local addresses a client uses: one of each interface that is up and can reach the server's
+//! address family, or those that the user named. At the start what was named must be there
+//! ([`usable`]); later it may come and go ([`present`]). The same interfaces' addresses of the other
+//! family are used as well, should the server move there.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use if_addrs::Interface;
 
@@ -57,12 +58,16 @@ pub enum InterfaceError {
 }
 
 /// The local addresses to reach `server` from: all usable ones, or those in `wanted` (interface
-/// names or IP addresses), in that order. The first one carries the handshake.
+/// names or IP addresses), in that order, and after them those of the other family. The first one
+/// carries the handshake.
 ///
 /// # Errors
 /// A wanted interface that is unknown, down, or without an address of the family; or none at all.
 pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, InterfaceError> {
-    choose(&if_addrs::get_if_addrs()?, server, wanted)
+    let all = if_addrs::get_if_addrs()?;
+    let mut locals = choose(&all, server, wanted)?;
+    locals.extend(remaining(&all, of_other_family(server), wanted, &[]));
+    Ok(locals)
 }
 
 /// As [`usable`], of those that are there now, be it none. An address that is `used` stays the
@@ -71,7 +76,19 @@ pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, Interface
 /// # Errors
 /// If the operating system does not list its interfaces.
 pub fn present(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Vec<Local>> {
-    Ok(remaining(&if_addrs::get_if_addrs()?, server, wanted, used))
+    let all = if_addrs::get_if_addrs()?;
+    let of = |server| remaining(&all, server, wanted, used);
+    Ok([of(server), of(of_other_family(server))].concat())
+}
+
+/// An address that asks of an interface what the server's does, but for its family.
+fn of_other_family(server: IpAddr) -> IpAddr {
+    match (server.is_ipv4(), server.is_loopback()) {
+        (true, true) => Ipv6Addr::LOCALHOST.into(),
+        (true, false) => Ipv6Addr::UNSPECIFIED.into(),
+        (false, true) => Ipv4Addr::LOCALHOST.into(),
+        (false, false) => Ipv4Addr::UNSPECIFIED.into(),
+    }
 }
 
 fn choose(
@@ -80,8 +97,15 @@ fn choose(
     wanted: &[String],
 ) -> Result<Vec<Local>, InterfaceError> {
     if !wanted.is_empty() {
+        // An address of the other family serves only if there is something of the server's, too.
+        let other = |name: &&String| {
+            let ip = name.parse::<IpAddr>();
+            ip.is_ok_and(|ip| ip.is_ipv4() != server.is_ipv4())
+        };
+        let several = wanted.iter().any(|name| !other(&name));
         return wanted
             .iter()
+            .filter(|name| !several || !other(name))
             .map(|name| named(all, server, name, &[]))
             .collect();
     }
@@ -283,6 +307,28 @@ mod tests {
                 .contains("no IPv6 address")
         );
     }
+
+    #[test]
+    fn an_address_of_the_other_family_is_not_asked_of_the_server() {
+        let wanted = ["2001:db8::2", "eth0"].map(str::to_owned);
+        let of = |server: &str| {
+            let server = server.parse().unwrap();
+            let first = ips(choose(&host(), server, &wanted));
+            let other = remaining(&host(), of_other_family(server), &wanted, &[]);
+            (first, ips(Ok(other)).unwrap())
+        };
+        let (first, other) = of("10.1.0.2");
+        assert_eq!(first.unwrap(), ["10.0.0.2"]);
+        assert_eq!(other, ["2001:db8::2"]);
+        let every = |server: &str| {
+            let server = of_other_family(server.parse().unwrap());
+            ips(Ok(remaining(&host(), server, &[], &[]))).unwrap()
+        };
+        assert_eq!(every("10.1.0.2"), ["2001:db8::2"]);
+        assert_eq!(every("2001:db8::9"), ["10.0.0.2", "10.0.1.2"]);
+        assert_eq!(every("::1"), ["127.0.0.1"]);
+    }
+
     #[test]
     fn what_is_gone_is_left_out_and_comes_back() {
         let wanted = ["eth1", "10.0.0.3", "wlan0"].map(str::to_owned);

@@ -272,8 +272,7 @@ impl Manager {
             Output::Probe(targets) => {
                 let probe = probe::probe(self.token);
                 for target in targets {
-                    self.locals
-                        .iter()
+                    self.facing(target)
                         .for_each(|l| self.sockets.send(Some(l.ip), target, &probe));
                 }
             }
@@ -474,7 +473,7 @@ impl Manager {
         let remote = self.machine.path_remote();
         let there = open.iter().filter(|p| p.remote == remote).count();
         let all = match self.multipath {
-            true => self.locals.len(),
+            true => self.facing(remote).count(),
             false => 1,
         };
         if self.settling && there == open.len() && there == all {
@@ -556,6 +555,13 @@ impl Manager {
                 ping(&connection, path.id);
             }
         }
+    }
+
+    /// The local addresses of the family of this remote one.
+    fn facing(&self, remote: SocketAddr) -> impl Iterator<Item = &Local> {
+        self.locals
+            .iter()
+            .filter(move |l| l.ip.is_ipv4() == remote.is_ipv4())
     }
 
     fn interface(&self, local: IpAddr) -> String {

@@ -1,13 +1,14 @@
 //! Against our own server, which dies and is replaced on another host by one with a copy of its files.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use mpq_core::migration::server::Elsewhere;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_serve::files::Root;
 use mpq_serve::http::{Served, Site, respond};
@@ -18,14 +19,20 @@ use tokio::runtime::Runtime;
 use crate::server::{Identity, SIZE, body, finish, spawn};
 
 struct Own {
-    address: SocketAddr,
     served: mpsc::Receiver<Served>,
     runtime: Runtime,
 }
 
 impl Own {
-    /// Serves the files in `root` at this rate in bit/s, or as fast as it goes.
-    fn start(identity: &Identity, listen: SocketAddr, root: &Path, rate: Option<u64>) -> Own {
+    /// Serves the files in `root` at this rate in bit/s, or as fast as it goes; may be found
+    /// elsewhere.
+    fn start(
+        identity: &Identity,
+        listen: SocketAddr,
+        root: &Path,
+        rate: Option<u64>,
+        elsewhere: Elsewhere,
+    ) -> Own {
         let (certificate, key) = (identity.path("ca.pem"), identity.path("key.pem"));
         let identity = mpq_core::tls::Identity::from_pem(&certificate, &key).unwrap();
         let site = Arc::new(Site {
@@ -36,9 +43,12 @@ impl Own {
         let runtime = Runtime::new().unwrap();
         let server = {
             let _guard = runtime.enter();
-            Server::bind(listen, &identity, ServerConfig::default()).unwrap()
+            let config = ServerConfig {
+                elsewhere,
+                ..ServerConfig::default()
+            };
+            Server::bind(listen, &identity, config).unwrap()
         };
-        let address = server.listen();
         let (log, served) = mpsc::channel();
         runtime.spawn(async move {
             while let Some(handshake) = server.accept().await {
@@ -60,7 +70,6 @@ impl Own {
             }
         });
         Own {
-            address,
             served,
             runtime,
         }
@@ -72,8 +81,46 @@ impl Own {
     }
 }
 
+/// A port that is free on the first two hosts of loopback, and their addresses.
+fn places() -> [SocketAddr; 2] {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    ["127.0.0.1", "127.0.0.2"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+}
+
 #[test]
 fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
+    let [first, second] = places();
+    let port = first.port();
+    let resolve = format!("localhost:{port}:127.0.0.2,127.0.0.1");
+    replaced(first, second, &resolve, Elsewhere::default());
+}
+
+#[test]
+fn a_server_that_is_lost_is_looked_for_at_its_pool() {
+    let [first, second] = places();
+    let resolve = format!("localhost:{}:127.0.0.1", first.port());
+    let elsewhere = Elsewhere {
+        pool: vec![second],
+        name: None,
+    };
+    replaced(first, second, &resolve, elsewhere);
+}
+
+#[test]
+fn a_server_that_is_lost_is_looked_for_by_the_other_name_that_it_gave() {
+    let [first, second] = places();
+    let resolve = format!("localhost:{}:127.0.0.1", first.port());
+    // It is an address, which needs no DNS to be found.
+    let elsewhere = Elsewhere {
+        pool: Vec::new(),
+        name: Some("127.0.0.2".to_owned()),
+    };
+    replaced(first, second, &resolve, elsewhere);
+}
+
+/// A server dies in the midst of a download, and another takes its place.
+fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: Elsewhere) {
     let identity = Identity::new();
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     let host = |name: &str| {
@@ -86,18 +133,11 @@ fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
     };
     let (a, b) = (host("a"), host("b"));
     // Too slow to come to an end.
-    let first = Own::start(
-        &identity,
-        "127.0.0.1:0".parse().unwrap(),
-        &a,
-        Some(4_000_000),
-    );
-    let port = first.address.port();
-    let url = format!("https://localhost:{port}/file");
-    let addresses = format!("localhost:{port}:127.0.0.2,127.0.0.1");
+    let url = format!("https://localhost:{}/file", first.port());
+    let first = Own::start(&identity, first, &a, Some(4_000_000), elsewhere);
     let line = [
         "--resolve",
-        &addresses,
+        resolve,
         "--idle-timeout",
         "0.5",
         "--retry",
@@ -108,8 +148,7 @@ fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
     let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
     let child = spawn(&identity, &line, running);
     first.kill();
-    let second = SocketAddr::new("127.0.0.2".parse().unwrap(), port);
-    let second = Own::start(&identity, second, &b, None);
+    let second = Own::start(&identity, second, &b, None, Elsewhere::default());
     finish(child).succeeds();
     assert!(fs::read(identity.path("file")).unwrap() == body());
     let served = second.served.recv().unwrap();
