@@ -909,7 +909,10 @@ impl Client {
     fn round(&self) -> u32 {
         let targets = self.current().into_iter().flat_map(|mv| &mv.targets);
         let there = self.is_cut_off().then_some(&self.remote);
-        targets.chain(there).map(|target| self.facing(*target)).sum()
+        targets
+            .chain(there)
+            .map(|target| self.facing(*target))
+            .sum()
     }
 
     /// The local addresses of the family of a remote one.

@@ -69,10 +69,7 @@ impl Own {
                 });
             }
         });
-        Own {
-            served,
-            runtime,
-        }
+        Own { served, runtime }
     }
 
     /// Ends it without a word to anybody.
