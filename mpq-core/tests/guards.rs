@@ -181,6 +181,27 @@ fn probes_of_a_move_have_a_cap_and_a_pace() {
 }
 
 #[test]
+fn the_probes_of_different_clients_do_not_come_together() {
+    let times = |seed| {
+        let mut rig = Rig::new(Config {
+            seed,
+            ..Config::default()
+        });
+        rig.park(&[2]);
+        let start = rig.now;
+        let mut times = Vec::new();
+        while let Some(due) = rig.client.next_timeout().filter(|_| times.len() < 20) {
+            times.push(due - start);
+            rig.pass(due - rig.now);
+        }
+        times
+    };
+    assert_eq!(times(1), times(1), "each can be replayed");
+    let apart = times(1).iter().zip(times(2)).filter(|(a, b)| **a != *b).count();
+    assert_eq!(apart, 20);
+}
+
+#[test]
 fn an_old_announcement_does_not_count_again() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.announce(7, vec![server(2)]);
