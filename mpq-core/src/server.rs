@@ -20,6 +20,7 @@ use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::congestion::Congestion;
+use crate::congestion::careful::{Careful, Saved};
 use crate::endpoint;
 use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
@@ -68,6 +69,9 @@ pub struct ServerConfig {
     pub congestion: Congestion,
     /// Where clients may look for a server that has vanished.
     pub elsewhere: Elsewhere,
+    /// Has the paths after a move begin with slow start, rather than go on carefully where the old
+    /// ones were (draft-ietf-tsvwg-careful-resume).
+    pub slow_start: bool,
 }
 
 /// What became of a frozen server.
@@ -131,6 +135,8 @@ struct Client {
     knock: probe::Token,
     /// It redirects its datagrams when we move, and its paths stay what they are.
     redirects: AtomicBool,
+    /// Gives the paths after a move a start, unless they are to have none.
+    careful: Option<Arc<Careful>>,
     paths: Mutex<Paths>,
 }
 
@@ -143,6 +149,8 @@ struct Paths {
     old: Vec<PathId>,
     /// Where the client was when the server was frozen.
     known_at: Vec<SocketAddr>,
+    /// What was known of their capacity then.
+    saved: Vec<Saved>,
 }
 
 impl Server {
@@ -214,7 +222,11 @@ impl Server {
         let incoming = self.endpoint.accept().await?;
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
-        config.transport_config(endpoint::server_transport(self.config.congestion));
+        let congestion = self.config.congestion;
+        let careful = Arc::new(Careful::new(congestion.factory()));
+        config.transport_config(endpoint::server_transport(careful.clone()));
+        let resumes = congestion.has_window() && !self.config.slow_start;
+        let careful = resumes.then_some(careful);
         let shared = self.shared.clone();
         Some(async move {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;
@@ -223,7 +235,7 @@ impl Server {
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());
-            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream);
+            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream, careful);
             let h3 = h3::server::builder()
                 .send_grease(false)
                 .build(quic)
@@ -307,6 +319,9 @@ impl Server {
                         Some(_) => shared.redirecting(),
                         None => Vec::new(),
                     };
+                    if listen.is_some() {
+                        shared.resume_carefully();
+                    }
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
                     shared.input(Input::Reopened);
@@ -441,6 +456,22 @@ impl Shared {
                 .filter_map(|path| path.remote_address().ok())
                 .map(canonical);
             paths.known_at = known_at.collect();
+            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
+            let saved = open.map(|path| path.stats()).map(|stats| Saved {
+                rtt: stats.rtt,
+                window: stats.cwnd,
+            });
+            paths.saved = saved.collect();
+        });
+    }
+
+    /// The paths from now on may go on where those of before were.
+    fn resume_carefully(&self) {
+        self.each_client(|client| {
+            let saved = std::mem::take(&mut client.paths.lock().unwrap().saved);
+            if let Some(careful) = &client.careful {
+                careful.resume(Instant::now(), saved);
+            }
         });
     }
 
@@ -485,6 +516,7 @@ impl Shared {
         remote: SocketAddr,
         gate: Gate,
         stream: oneshot::Receiver<MigrationStream>,
+        careful: Option<Arc<Careful>>,
     ) -> oneshot::Receiver<Traffic> {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();
@@ -498,6 +530,7 @@ impl Shared {
             frames,
             knock: probe::knock_token(&connection),
             redirects: AtomicBool::new(false),
+            careful,
             paths: Mutex::new(paths),
         });
         shared.clients.lock().unwrap().insert(id, client.clone());
