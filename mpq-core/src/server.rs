@@ -407,26 +407,26 @@ impl Shared {
             .for_each(|client| f(client));
     }
 
-    /// Waits until nothing was sent or received for a probe timeout (RFC 9002 §6.2).
+    /// Waits until no stream data was sent, for the first or another time, for a probe timeout (RFC
+    /// 9002 §6.2): by then all of it is acknowledged.
     async fn drain(&self) {
         let start = tokio::time::Instant::now();
-        let mut last = (self.datagrams(), start);
+        let mut last = (self.stream_frames(), start);
         while last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
             tokio::time::sleep(DRAIN_STEP).await;
-            let datagrams = self.datagrams();
-            if datagrams != last.0 {
-                last = (datagrams, tokio::time::Instant::now());
+            let frames = self.stream_frames();
+            if frames != last.0 {
+                last = (frames, tokio::time::Instant::now());
             }
         }
     }
 
-    /// Sent and received by all connections so far.
-    fn datagrams(&self) -> u64 {
+    /// Frames with data of streams that all connections have sent so far.
+    fn stream_frames(&self) -> u64 {
         let mut sum = 0;
         self.each_client(|client| {
             if let Some(connection) = client.connection.upgrade() {
-                let stats = connection.stats();
-                sum += stats.udp_tx.datagrams + stats.udp_rx.datagrams;
+                sum += connection.stats().frame_tx.stream;
             }
         });
         sum
