@@ -29,7 +29,7 @@ pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
 pub const SEND_WINDOW: u64 = 16 << 20;
 /// Paths at a time. A move needs two for each interface.
-const PATHS: u32 = 16;
+pub(crate) const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

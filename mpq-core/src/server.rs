@@ -27,6 +27,7 @@ use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Elsewhere, Input, Output};
 use crate::migration::{Frame, log, server::Server as Machine};
+use crate::path::manager::number;
 use crate::path::probe;
 use crate::path::silence::{Figures, Silence, Verdict};
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
@@ -315,22 +316,20 @@ impl Server {
                     });
                 }
                 Output::Reopen(listen) => {
-                    let redirecting = match listen {
-                        Some(_) => shared.redirecting(),
-                        None => Vec::new(),
-                    };
+                    let mut missing = Vec::new();
                     if listen.is_some() {
+                        missing = shared.missing();
                         shared.resume_carefully();
                     }
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
                     shared.input(Input::Reopened);
-                    if !redirecting.is_empty() {
+                    if missing.iter().any(|missing| missing.client.redirects()) {
                         // noq is to forget the address that the old sockets had.
                         self.endpoint.handle_network_change(None);
                     }
-                    for (id, client, heard) in redirecting {
-                        tokio::spawn(await_redirected(shared.clone(), id, client, heard));
+                    if !missing.is_empty() {
+                        tokio::spawn(await_arrivals(shared.clone(), missing));
                     }
                     if let Some(on_reopened) = on_reopened.take() {
                         on_reopened(self.listen());
@@ -494,19 +493,20 @@ impl Shared {
         }
     }
 
-    /// The clients that redirect, and how many datagrams came from each so far.
-    fn redirecting(&self) -> Vec<(u64, Arc<Client>, u64)> {
+    /// All clients, before any of them can have spoken.
+    fn missing(&self) -> Vec<Missing> {
         let clients = self.clients.lock().unwrap();
-        let redirecting = clients
-            .iter()
-            .filter(|(_, client)| client.redirects.load(Ordering::Relaxed));
-        let heard = |client: &Client| {
-            let connection = client.connection.upgrade();
-            connection.map_or(0, |connection| connection.stats().udp_rx.datagrams)
-        };
-        redirecting
-            .map(|(id, client)| (*id, client.clone(), heard(client)))
-            .collect()
+        let missing = clients.iter().filter_map(|(id, client)| {
+            let connection = client.connection.upgrade()?;
+            let newest = client.paths.lock().unwrap().ever.keys().last().copied();
+            Some(Missing {
+                id: *id,
+                client: client.clone(),
+                heard: connection.stats().udp_rx.datagrams,
+                newest: newest.map_or(0, number),
+            })
+        });
+        missing.collect()
     }
 
     /// Starts the tasks of a connection; what it carried comes when it is over.
@@ -592,16 +592,9 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
                 let Ok(remote) = handle.remote_address().map(canonical) else {
                     continue;
                 };
-                let old = {
-                    let mut paths = client.paths.lock().unwrap();
-                    paths.add(path, remote, handle.weak_handle());
-                    std::mem::take(&mut paths.old)
-                };
-                // What is sent on them from here never arrives: the client knows them by our old
-                // address.
-                for old in old.iter().filter_map(|old| connection.path(*old)) {
-                    let _ = old.close();
-                }
+                let paths = &client.paths;
+                paths.lock().unwrap().add(path, remote, handle.weak_handle());
+                client.arrived(&connection);
                 shared.input(Input::Established(id));
             }
             Ok(PathEvent::Abandoned { id: path, .. }) => {
@@ -612,14 +605,65 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
     }
 }
 
-/// Waits for the first word of a client after the move, over the paths that it had before.
-async fn await_redirected(shared: Arc<Shared>, id: u64, client: Arc<Client>, heard: u64) {
-    while let Some(connection) = client.connection.upgrade() {
-        if connection.stats().udp_rx.datagrams > heard {
-            client.paths.lock().unwrap().old.clear();
-            return shared.input(Input::Established(id));
+/// A client that has not been heard of since the move.
+struct Missing {
+    id: u64,
+    client: Arc<Client>,
+    /// Datagrams that had come from it.
+    heard: u64,
+    /// The newest of its paths.
+    newest: u32,
+}
+
+impl Missing {
+    /// Whether it has spoken, if it is still there. It does so on the paths that it had before, if
+    /// it redirects, and otherwise on one of the next that there can be. noq makes a path when the
+    /// first packet on it is authenticated; whether the client's address is valid is another
+    /// matter, and known at once if a path of before had the same (RFC 9000 §9.3).
+    fn has_spoken(&self) -> Option<bool> {
+        let connection = self.client.connection.upgrade()?;
+        if connection.stats().udp_rx.datagrams == self.heard {
+            return Some(false);
         }
-        drop(connection);
+        let mut next = self.newest + 1..=self.newest + endpoint::PATHS;
+        let is_new = |id| connection.path(PathId::from(id)).is_some();
+        let spoken = self.client.redirects() || next.any(is_new);
+        if spoken {
+            self.client.arrived(&connection);
+        }
+        Some(spoken)
+    }
+}
+
+impl Client {
+    fn redirects(&self) -> bool {
+        self.redirects.load(Ordering::Relaxed)
+    }
+
+    /// Closes the paths of before, as soon as there are others: what is sent on them from here never
+    /// arrives, since the client knows them by our old address.
+    fn arrived(&self, connection: &noq::Connection) {
+        let old = std::mem::take(&mut self.paths.lock().unwrap().old);
+        if self.redirects() {
+            return;
+        }
+        for old in old.iter().filter_map(|old| connection.path(*old)) {
+            let _ = old.close();
+        }
+    }
+}
+
+/// Waits for the first word of each client after the move; no event tells of it.
+async fn await_arrivals(shared: Arc<Shared>, mut missing: Vec<Missing>) {
+    while !missing.is_empty() && !shared.machine.lock().unwrap().is_serving() {
+        missing.retain(|missing| match missing.has_spoken() {
+            Some(true) => {
+                shared.input(Input::Established(missing.id));
+                false
+            }
+            Some(false) => true,
+            None => false,
+        });
         tokio::time::sleep(DRAIN_STEP).await;
     }
 }

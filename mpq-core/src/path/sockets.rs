@@ -104,6 +104,11 @@ struct Bound {
     address: SocketAddr,
     io: UdpSocket,
     state: UdpSocketState,
+    /// Whether noq is told to which address of ours a datagram came. It need not be if there is only
+    /// one, as at a server that listens on a specific address; and then a path after a move is, to
+    /// noq, from where the client was known before, and needs no validation of the client's
+    /// address anew.
+    shows_local: bool,
     /// Tells senders that wait for this socket to let go of it.
     closing: Notify,
 }
@@ -337,6 +342,7 @@ impl Bound {
             address: io.local_addr()?,
             io,
             state,
+            shows_local: bind.device.is_some() || bind.address.ip().is_unspecified(),
             closing: Notify::new(),
         })
     }
@@ -432,7 +438,8 @@ impl AsyncUdpSocket for Receiver {
                         Some(remote) => meta.addr = mapped(remote),
                         None => meta.len = 0,
                     }
-                    meta.dst_ip = meta.dst_ip.map(|ip| ip.to_canonical());
+                    let shown = meta.dst_ip.filter(|_| socket.shows_local);
+                    meta.dst_ip = shown.map(|ip| ip.to_canonical());
                 }
                 self.next = self.next.wrapping_add(turn + 1);
                 return Poll::Ready(Ok(count));
