@@ -80,7 +80,7 @@ fn download(bench: &Bench) -> Result<Download> {
         .arg(&resolv)
         .arg(built("mpq-get")?)
         .args(["--insecure", "--interface", "eth0", "--interface", "eth1"])
-        .args(["--idle-timeout", "2s", "--retry", "10", "--output"])
+        .args(["--idle-timeout", "2", "--retry", "10", "--output"])
         .arg(bench.scratch().join("download"))
         .arg(format!(
             "https://{NAME}:{}/random",
