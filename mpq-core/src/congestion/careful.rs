@@ -9,6 +9,7 @@
 //! acknowledged, less what the algorithm makes of a loss (§3.5).
 
 use std::any::Any;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,17 @@ pub(crate) struct Saved {
 }
 
 /// Makes the controllers of one connection.
-#[derive(Debug)]
 pub(crate) struct Careful {
     algorithm: Arc<dyn ControllerFactory + Send + Sync>,
     memory: Mutex<Memory>,
+}
+
+impl fmt::Debug for Careful {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Careful")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
