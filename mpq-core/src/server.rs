@@ -593,7 +593,10 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
                     continue;
                 };
                 let paths = &client.paths;
-                paths.lock().unwrap().add(path, remote, handle.weak_handle());
+                paths
+                    .lock()
+                    .unwrap()
+                    .add(path, remote, handle.weak_handle());
                 client.arrived(&connection);
                 shared.input(Input::Established(id));
             }

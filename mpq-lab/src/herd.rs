@@ -122,9 +122,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
     let content = Content { size, seed: SEED };
     bench.serve(Host::ServerA, content, |_| ()).await?;
     let empty = memory(bench.server()?)?;
-    let mut command = bench
-        .topology()
-        .command(Host::Client, built("mpq-lab")?);
+    let mut command = bench.topology().command(Host::Client, built("mpq-lab")?);
     let mut process = command
         .arg("herd-clients")
         .args(["--clients", &clients.to_string()])
@@ -280,7 +278,10 @@ async fn download(
         // Made where they are needed: a thousand bodies would not fit in memory.
         let mut expected = vec![0; length];
         random.fill(received, &mut expected);
-        ensure!(chunk.copy_to_bytes(length) == expected, "another byte than there should be");
+        ensure!(
+            chunk.copy_to_bytes(length) == expected,
+            "another byte than there should be"
+        );
         received += length as u64;
         count(length as u64)?;
     }

@@ -10,7 +10,9 @@ use mpq_lab::calibrate::calibrate;
 use mpq_lab::scenario::Scenario;
 use mpq_lab::standing::LinkOption;
 use mpq_lab::topology::{Host, Line, Network};
-use mpq_lab::{check, compare, demo, emulator, guards, herd, quinn_server, reproduce, setup, standing};
+use mpq_lab::{
+    check, compare, demo, emulator, guards, herd, quinn_server, reproduce, setup, standing,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq

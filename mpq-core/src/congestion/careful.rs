@@ -304,7 +304,11 @@ mod tests {
         rig.ack(RTT, 10_000);
         assert_eq!(rig.path.window(), WINDOW / 2);
         rig.lose();
-        assert!(rig.path.window() < initial + 11_200, "{}", rig.path.window());
+        assert!(
+            rig.path.window() < initial + 11_200,
+            "{}",
+            rig.path.window()
+        );
     }
 
     #[tokio::test]

@@ -521,9 +521,10 @@ impl Client {
             // announcement, of a move that was followed without it.
             Frame::Arrived { sequence } => {
                 let this = |mv: &Move| mv.announced && mv.sequence == sequence;
-                if self.current().is_some_and(this) {
+                if let Some(mv) = self.current().filter(|mv| this(mv)) {
                     let remote = match &self.state {
                         State::Arriving(_, _, attempt) => attempt.target,
+                        _ if self.config.strategy == Strategy::Paper => mv.detection_target(),
                         _ => self.remote,
                     };
                     self.arrive(remote, now);

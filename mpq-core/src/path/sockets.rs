@@ -555,16 +555,23 @@ mod tests {
     #[tokio::test]
     async fn datagrams_leave_from_the_address_asked_for() {
         let (a, _answers) = Sockets::open(&[loopback("127.0.0.1"), loopback("127.0.0.2")]).unwrap();
-        let (b, _answers) = Sockets::open(&[loopback("127.0.0.3")]).unwrap();
-        let mut socket = b.for_endpoint();
-        for local in a.locals().into_iter().rev() {
-            a.send(Some(local.ip()), b.locals()[0], b"hello");
-            let (contents, meta) = receive(&mut socket).await;
-            assert_eq!(
-                (contents.as_slice(), canonical(meta.addr)),
-                (&b"hello"[..], local)
-            );
-            assert_eq!(meta.dst_ip, Some("127.0.0.3".parse().unwrap()));
+        let only = loopback("127.0.0.3");
+        let one_of_several = Bind {
+            device: Some("lo".to_owned()),
+            ..only.clone()
+        };
+        for (bind, shown) in [(one_of_several, Some("127.0.0.3")), (only, None)] {
+            let (b, _answers) = Sockets::open(&[bind]).unwrap();
+            let mut socket = b.for_endpoint();
+            for local in a.locals().into_iter().rev() {
+                a.send(Some(local.ip()), b.locals()[0], b"hello");
+                let (contents, meta) = receive(&mut socket).await;
+                assert_eq!(
+                    (contents.as_slice(), canonical(meta.addr)),
+                    (&b"hello"[..], local)
+                );
+                assert_eq!(meta.dst_ip, shown.map(|ip| ip.parse().unwrap()));
+            }
         }
     }
 
