@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use noq::congestion::ControllerFactory;
 use noq::crypto::{CryptoError, HmacKey};
 use noq::{EndpointConfig, TransportConfig, VarInt};
 use rustls::crypto::SecureRandom;
@@ -28,7 +29,7 @@ pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
 pub const SEND_WINDOW: u64 = 16 << 20;
 /// Paths at a time. A move needs two for each interface.
-const PATHS: u32 = 16;
+pub(crate) const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -62,17 +63,19 @@ impl HmacKey for OnceOnly {
 
 /// For one connection.
 pub(crate) fn client_transport(congestion: Congestion) -> Arc<TransportConfig> {
-    let mut config = common(congestion);
+    let mut config = common(congestion.factory());
     config.keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
 /// For one connection.
-pub(crate) fn server_transport(congestion: Congestion) -> Arc<TransportConfig> {
+pub(crate) fn server_transport(congestion: Arc<Factory>) -> Arc<TransportConfig> {
     Arc::new(common(congestion))
 }
 
-fn common(congestion: Congestion) -> TransportConfig {
+type Factory = dyn ControllerFactory + Send + Sync;
+
+fn common(congestion: Arc<Factory>) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
@@ -80,7 +83,7 @@ fn common(congestion: Congestion) -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .max_concurrent_multipath_paths(PATHS)
-        .congestion_controller_factory(congestion.factory());
+        .congestion_controller_factory(congestion);
     #[cfg(feature = "qlog")]
     if let Some(traces) = crate::qlog::from_env() {
         config.qlog_factory(traces);

@@ -20,12 +20,14 @@ use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::congestion::Congestion;
+use crate::congestion::careful::{Careful, Saved};
 use crate::endpoint;
 use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Elsewhere, Input, Output};
 use crate::migration::{Frame, log, server::Server as Machine};
+use crate::path::manager::number;
 use crate::path::probe;
 use crate::path::silence::{Figures, Silence, Verdict};
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
@@ -44,6 +46,10 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// How often the paths of a connection are compared.
 const COMPARE: Duration = Duration::from_millis(200);
+/// How many clients are knocked at together, and the time until the next are. Each answers with a
+/// datagram of full size on every path, which at this pace makes about 20 Mbit/s a path.
+const KNOCKS: usize = 16;
+const BETWEEN_KNOCKS: Duration = Duration::from_millis(8);
 /// How often the new address is tried, if it is not there yet.
 const REOPEN_RETRY: Duration = Duration::from_millis(50);
 
@@ -68,6 +74,9 @@ pub struct ServerConfig {
     pub congestion: Congestion,
     /// Where clients may look for a server that has vanished.
     pub elsewhere: Elsewhere,
+    /// Has the paths after a move begin with slow start, rather than go on carefully where the old
+    /// ones were (draft-ietf-tsvwg-careful-resume).
+    pub slow_start: bool,
 }
 
 /// What became of a frozen server.
@@ -131,6 +140,8 @@ struct Client {
     knock: probe::Token,
     /// It redirects its datagrams when we move, and its paths stay what they are.
     redirects: AtomicBool,
+    /// Gives the paths after a move a start, unless they are to have none.
+    careful: Option<Arc<Careful>>,
     paths: Mutex<Paths>,
 }
 
@@ -143,6 +154,8 @@ struct Paths {
     old: Vec<PathId>,
     /// Where the client was when the server was frozen.
     known_at: Vec<SocketAddr>,
+    /// What was known of their capacity then.
+    saved: Vec<Saved>,
 }
 
 impl Server {
@@ -214,7 +227,11 @@ impl Server {
         let incoming = self.endpoint.accept().await?;
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
-        config.transport_config(endpoint::server_transport(self.config.congestion));
+        let congestion = self.config.congestion;
+        let careful = Arc::new(Careful::new(congestion.factory()));
+        config.transport_config(endpoint::server_transport(careful.clone()));
+        let resumes = congestion.has_window() && !self.config.slow_start;
+        let careful = resumes.then_some(careful);
         let shared = self.shared.clone();
         Some(async move {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;
@@ -223,7 +240,7 @@ impl Server {
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());
-            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream);
+            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream, careful);
             let h3 = h3::server::builder()
                 .send_grease(false)
                 .build(quic)
@@ -303,25 +320,26 @@ impl Server {
                     });
                 }
                 Output::Reopen(listen) => {
-                    let redirecting = match listen {
-                        Some(_) => shared.redirecting(),
-                        None => Vec::new(),
-                    };
+                    let mut missing = Vec::new();
+                    if listen.is_some() {
+                        missing = shared.missing();
+                        shared.resume_carefully();
+                    }
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
                     shared.input(Input::Reopened);
-                    if !redirecting.is_empty() {
+                    if missing.iter().any(|missing| missing.client.redirects()) {
                         // noq is to forget the address that the old sockets had.
                         self.endpoint.handle_network_change(None);
                     }
-                    for (id, client, heard) in redirecting {
-                        tokio::spawn(await_redirected(shared.clone(), id, client, heard));
+                    if !missing.is_empty() {
+                        tokio::spawn(await_arrivals(shared.clone(), missing));
                     }
                     if let Some(on_reopened) = on_reopened.take() {
                         on_reopened(self.listen());
                     }
                 }
-                Output::Knock(clients) => shared.knock(&clients),
+                Output::Knock(clients) => drop(tokio::spawn(knock(shared.clone(), clients))),
                 Output::Done { moved } => {
                     shared.each_client(|client| client.gate.open());
                     let listen = self.listen();
@@ -392,26 +410,26 @@ impl Shared {
             .for_each(|client| f(client));
     }
 
-    /// Waits until nothing was sent or received for a probe timeout (RFC 9002 §6.2).
+    /// Waits until no stream data was sent, for the first or another time, for a probe timeout (RFC
+    /// 9002 §6.2): by then all of it is acknowledged.
     async fn drain(&self) {
         let start = tokio::time::Instant::now();
-        let mut last = (self.datagrams(), start);
+        let mut last = (self.stream_frames(), start);
         while last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
             tokio::time::sleep(DRAIN_STEP).await;
-            let datagrams = self.datagrams();
-            if datagrams != last.0 {
-                last = (datagrams, tokio::time::Instant::now());
+            let frames = self.stream_frames();
+            if frames != last.0 {
+                last = (frames, tokio::time::Instant::now());
             }
         }
     }
 
-    /// Sent and received by all connections so far.
-    fn datagrams(&self) -> u64 {
+    /// Frames with data of streams that all connections have sent so far.
+    fn stream_frames(&self) -> u64 {
         let mut sum = 0;
         self.each_client(|client| {
             if let Some(connection) = client.connection.upgrade() {
-                let stats = connection.stats();
-                sum += stats.udp_tx.datagrams + stats.udp_rx.datagrams;
+                sum += connection.stats().frame_tx.stream;
             }
         });
         sum
@@ -441,6 +459,22 @@ impl Shared {
                 .filter_map(|path| path.remote_address().ok())
                 .map(canonical);
             paths.known_at = known_at.collect();
+            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
+            let saved = open.map(|path| path.stats()).map(|stats| Saved {
+                rtt: stats.rtt,
+                window: stats.cwnd,
+            });
+            paths.saved = saved.collect();
+        });
+    }
+
+    /// The paths from now on may go on where those of before were.
+    fn resume_carefully(&self) {
+        self.each_client(|client| {
+            let saved = std::mem::take(&mut client.paths.lock().unwrap().saved);
+            if let Some(careful) = &client.careful {
+                careful.resume(Instant::now(), saved);
+            }
         });
     }
 
@@ -453,7 +487,7 @@ impl Shared {
         *self.listen.lock().unwrap() = self.sockets.locals()[0];
     }
 
-    fn knock(&self, clients: &[u64]) {
+    fn knock_at(&self, clients: &[u64]) {
         let known = self.clients.lock().unwrap();
         for client in clients.iter().filter_map(|id| known.get(id)) {
             let knock = probe::knock(client.knock);
@@ -463,19 +497,20 @@ impl Shared {
         }
     }
 
-    /// The clients that redirect, and how many datagrams came from each so far.
-    fn redirecting(&self) -> Vec<(u64, Arc<Client>, u64)> {
+    /// All clients, before any of them can have spoken.
+    fn missing(&self) -> Vec<Missing> {
         let clients = self.clients.lock().unwrap();
-        let redirecting = clients
-            .iter()
-            .filter(|(_, client)| client.redirects.load(Ordering::Relaxed));
-        let heard = |client: &Client| {
-            let connection = client.connection.upgrade();
-            connection.map_or(0, |connection| connection.stats().udp_rx.datagrams)
-        };
-        redirecting
-            .map(|(id, client)| (*id, client.clone(), heard(client)))
-            .collect()
+        let missing = clients.iter().filter_map(|(id, client)| {
+            let connection = client.connection.upgrade()?;
+            let newest = client.paths.lock().unwrap().ever.keys().last().copied();
+            Some(Missing {
+                id: *id,
+                client: client.clone(),
+                heard: connection.stats().udp_rx.datagrams,
+                newest: newest.map_or(0, number),
+            })
+        });
+        missing.collect()
     }
 
     /// Starts the tasks of a connection; what it carried comes when it is over.
@@ -485,6 +520,7 @@ impl Shared {
         remote: SocketAddr,
         gate: Gate,
         stream: oneshot::Receiver<MigrationStream>,
+        careful: Option<Arc<Careful>>,
     ) -> oneshot::Receiver<Traffic> {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();
@@ -498,6 +534,7 @@ impl Shared {
             frames,
             knock: probe::knock_token(&connection),
             redirects: AtomicBool::new(false),
+            careful,
             paths: Mutex::new(paths),
         });
         shared.clients.lock().unwrap().insert(id, client.clone());
@@ -559,16 +596,12 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
                 let Ok(remote) = handle.remote_address().map(canonical) else {
                     continue;
                 };
-                let old = {
-                    let mut paths = client.paths.lock().unwrap();
-                    paths.add(path, remote, handle.weak_handle());
-                    std::mem::take(&mut paths.old)
-                };
-                // What is sent on them from here never arrives: the client knows them by our old
-                // address.
-                for old in old.iter().filter_map(|old| connection.path(*old)) {
-                    let _ = old.close();
-                }
+                let paths = &client.paths;
+                paths
+                    .lock()
+                    .unwrap()
+                    .add(path, remote, handle.weak_handle());
+                client.arrived(&connection);
                 shared.input(Input::Established(id));
             }
             Ok(PathEvent::Abandoned { id: path, .. }) => {
@@ -579,14 +612,73 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
     }
 }
 
-/// Waits for the first word of a client after the move, over the paths that it had before.
-async fn await_redirected(shared: Arc<Shared>, id: u64, client: Arc<Client>, heard: u64) {
-    while let Some(connection) = client.connection.upgrade() {
-        if connection.stats().udp_rx.datagrams > heard {
-            client.paths.lock().unwrap().old.clear();
-            return shared.input(Input::Established(id));
+/// Knocks at one client after the other, so that not all of them come at the same moment.
+async fn knock(shared: Arc<Shared>, clients: Vec<u64>) {
+    for some in clients.chunks(KNOCKS) {
+        shared.knock_at(some);
+        tokio::time::sleep(BETWEEN_KNOCKS).await;
+    }
+}
+
+/// A client that has not been heard of since the move.
+struct Missing {
+    id: u64,
+    client: Arc<Client>,
+    /// Datagrams that had come from it.
+    heard: u64,
+    /// The newest of its paths.
+    newest: u32,
+}
+
+impl Missing {
+    /// Whether it has spoken, if it is still there. It does so on the paths that it had before, if
+    /// it redirects, and otherwise on one of the next that there can be. noq makes a path when the
+    /// first packet on it is authenticated; whether the client's address is valid is another
+    /// matter, and known at once if a path of before had the same (RFC 9000 §9.3).
+    fn has_spoken(&self) -> Option<bool> {
+        let connection = self.client.connection.upgrade()?;
+        if connection.stats().udp_rx.datagrams == self.heard {
+            return Some(false);
         }
-        drop(connection);
+        let mut next = self.newest + 1..=self.newest + endpoint::PATHS;
+        let is_new = |id| connection.path(PathId::from(id)).is_some();
+        let spoken = self.client.redirects() || next.any(is_new);
+        if spoken {
+            self.client.arrived(&connection);
+        }
+        Some(spoken)
+    }
+}
+
+impl Client {
+    fn redirects(&self) -> bool {
+        self.redirects.load(Ordering::Relaxed)
+    }
+
+    /// Closes the paths of before, as soon as there are others: what is sent on them from here never
+    /// arrives, since the client knows them by our old address.
+    fn arrived(&self, connection: &noq::Connection) {
+        let old = std::mem::take(&mut self.paths.lock().unwrap().old);
+        if self.redirects() {
+            return;
+        }
+        for old in old.iter().filter_map(|old| connection.path(*old)) {
+            let _ = old.close();
+        }
+    }
+}
+
+/// Waits for the first word of each client after the move; no event tells of it.
+async fn await_arrivals(shared: Arc<Shared>, mut missing: Vec<Missing>) {
+    while !missing.is_empty() && !shared.machine.lock().unwrap().is_serving() {
+        missing.retain(|missing| match missing.has_spoken() {
+            Some(true) => {
+                shared.input(Input::Established(missing.id));
+                false
+            }
+            Some(false) => true,
+            None => false,
+        });
         tokio::time::sleep(DRAIN_STEP).await;
     }
 }

@@ -181,6 +181,31 @@ fn probes_of_a_move_have_a_cap_and_a_pace() {
 }
 
 #[test]
+fn the_probes_of_different_clients_do_not_come_together() {
+    let times = |seed| {
+        let mut rig = Rig::new(Config {
+            seed,
+            ..Config::default()
+        });
+        rig.park(&[2]);
+        let start = rig.now;
+        let mut times = Vec::new();
+        while let Some(due) = rig.client.next_timeout().filter(|_| times.len() < 20) {
+            times.push(due - start);
+            rig.pass(due - rig.now);
+        }
+        times
+    };
+    assert_eq!(times(1), times(1), "each can be replayed");
+    let apart = times(1)
+        .iter()
+        .zip(times(2))
+        .filter(|(a, b)| **a != *b)
+        .count();
+    assert_eq!(apart, 20);
+}
+
+#[test]
 fn an_old_announcement_does_not_count_again() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.announce(7, vec![server(2)]);
@@ -399,6 +424,37 @@ fn a_server_that_woke_where_it_was_is_found_from_other_interfaces() {
     assert_eq!(
         (rig.client.state(), rig.client.remote()),
         ("Settled", server(1))
+    );
+}
+
+#[test]
+fn what_the_server_says_when_it_is_there_counts_before_the_path_does() {
+    // The event of the path may come after the first frame over it.
+    for strategy in [Strategy::Multipath, Strategy::Paper, Strategy::Reactive] {
+        let mut rig = Rig::by(strategy);
+        rig.park(&[2]);
+        rig.answer(2, false);
+        rig.pass(SECOND / 4);
+        rig.frame(Frame::Arrived { sequence: 1 });
+        let place = (rig.client.state(), rig.client.remote());
+        assert_eq!(place, ("Settled", server(2)), "{strategy}");
+    }
+}
+
+#[test]
+fn an_announcement_that_comes_after_its_move_does_not_start_it_again() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.pass(2 * SECOND);
+    rig.answer(2, true);
+    rig.answer(2, false);
+    rig.path(2, 0, 2);
+    assert_eq!(rig.client.remote(), server(2));
+    rig.announce(1, vec![server(2), server(3)]);
+    rig.frame(Frame::Parked { sequence: 1 });
+    rig.frame(Frame::Arrived { sequence: 1 });
+    assert_eq!(
+        (rig.client.state(), rig.client.remote()),
+        ("Settled", server(2))
     );
 }
 

@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use crate::host::{cargo, run};
 
+/// Of the simulation, for a guard that only it knows.
+const SCHEDULES: &str = "5000";
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Guards {
@@ -45,6 +48,10 @@ pub fn check() -> Result<()> {
         fs::create_dir_all(to.parent().context("it is in the folder")?)?;
         fs::copy(lab.join("..").join(file), to).with_context(|| file.to_owned())?;
     }
+    for guard in &guards {
+        let passes = guard.test(copy.path(), &build)?;
+        ensure!(passes, "with all guards, this fails: {}", guard.test);
+    }
     let mut unnoticed = Vec::new();
     for guard in &guards {
         let noticed = guard.is_missed(copy.path(), &build)?;
@@ -63,7 +70,7 @@ pub fn check() -> Result<()> {
 }
 
 impl Guard {
-    /// Whether its test passes with it, and fails without it.
+    /// Whether its test fails without it.
     fn is_missed(&self, copy: &Path, build: &Path) -> Result<bool> {
         let path = copy.join(&self.file);
         let source = fs::read_to_string(&path).with_context(|| self.file.display().to_string())?;
@@ -74,18 +81,20 @@ impl Guard {
             self.file.display()
         );
         fs::write(&path, source.replacen(&self.guard, &self.without, 1))?;
-        let result = self.run(copy, build);
+        let passes = self.test(copy, build);
         fs::write(&path, source)?;
-        Ok(!result? && self.run(copy, build)?)
+        Ok(!passes?)
     }
 
     /// Whether the test passes.
-    fn run(&self, copy: &Path, build: &Path) -> Result<bool> {
-        let mut command: Command = cargo(&["test", "--release", "--quiet"]);
+    fn test(&self, copy: &Path, build: &Path) -> Result<bool> {
+        // Not a release build, which takes longer.
+        let mut command: Command = cargo(&["test", "--quiet"]);
         command
             .args(self.test.split_whitespace())
             .current_dir(copy)
-            .env("CARGO_TARGET_DIR", build);
+            .env("CARGO_TARGET_DIR", build)
+            .env("MPQ_SCHEDULES", SCHEDULES);
         let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         // Otherwise it was not even built, or there is no such test.

@@ -24,6 +24,7 @@ pub mod emulator;
 pub mod figures;
 mod flood;
 pub mod guards;
+pub mod herd;
 pub mod host;
 pub mod paper;
 mod ping;

@@ -10,7 +10,9 @@ use mpq_lab::calibrate::calibrate;
 use mpq_lab::scenario::Scenario;
 use mpq_lab::standing::LinkOption;
 use mpq_lab::topology::{Host, Line, Network};
-use mpq_lab::{check, compare, demo, emulator, guards, quinn_server, reproduce, setup, standing};
+use mpq_lab::{
+    check, compare, demo, emulator, guards, herd, quinn_server, reproduce, setup, standing,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -47,6 +49,11 @@ enum Command {
         #[command(flatten)]
         options: compare::Options,
     },
+    /// Move a server under many clients: what they lose, how long it takes, what they cost
+    Herd {
+        #[command(flatten)]
+        options: herd::Options,
+    },
     /// Make the network and leave it up; its hosts are the namespaces mpq-lab-client, mpq-lab-router,
     /// mpq-lab-server-a and mpq-lab-server-b
     Up {
@@ -81,6 +88,12 @@ enum Command {
     Emulate {
         /// The network's name, for whoever looks for the process
         id: String,
+    },
+    /// Be the clients of a herd; started by the lab itself
+    #[command(hide = true)]
+    HerdClients {
+        #[command(flatten)]
+        options: herd::ClientOptions,
     },
     /// Serve by plain quinn; started by the lab itself
     #[command(hide = true)]
@@ -160,6 +173,8 @@ async fn run(command: Command) -> Result<ExitCode> {
             experiment(scenarios.collect::<Result<_>>()?, &options).await?;
         }
         Command::Bench { options } => compare::bench(&options).await?,
+        Command::Herd { options } => herd::herd(&options).await?,
+        Command::HerdClients { options } => herd::clients(options).await?,
         Command::QuinnServer { options } => quinn_server::serve(options).await?,
         Command::Up { links } => standing::up(&links)?,
         Command::Down => standing::down()?,

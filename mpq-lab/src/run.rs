@@ -386,6 +386,9 @@ impl Bed<'_> {
             if self.arm == Arm::MultipathOlia {
                 command.args(["--congestion", "olia"]);
             }
+            if self.arm == Arm::MultipathSlowStart {
+                command.arg("--slow-start");
+            }
             if self.arm == Arm::Pool {
                 command
                     .arg("--pool")

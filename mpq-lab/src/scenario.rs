@@ -79,6 +79,8 @@ pub enum Arm {
     Multipath,
     /// As [`Arm::Multipath`], with OLIA instead of CUBIC at the server.
     MultipathOlia,
+    /// As [`Arm::Multipath`], with slow start instead of careful resume after a move.
+    MultipathSlowStart,
     /// As [`Arm::Multipath`], with the strategy of this name; see [`Strategy`].
     Paper,
     /// The same.
@@ -104,6 +106,7 @@ impl fmt::Display for Arm {
             Arm::Quic => "quic",
             Arm::Multipath => "multipath",
             Arm::MultipathOlia => "multipath-olia",
+            Arm::MultipathSlowStart => "multipath-slow-start",
             Arm::Paper => "paper",
             Arm::Proactive => "proactive",
             Arm::Reactive => "reactive",
@@ -120,7 +123,9 @@ impl Arm {
     /// How the client follows the server, if by `mpq-get` over both interfaces.
     pub fn strategy(self) -> Option<Strategy> {
         match self {
-            Arm::Multipath | Arm::MultipathOlia => Some(Strategy::Multipath),
+            Arm::Multipath | Arm::MultipathOlia | Arm::MultipathSlowStart => {
+                Some(Strategy::Multipath)
+            }
             Arm::Paper => Some(Strategy::Paper),
             Arm::Proactive => Some(Strategy::Proactive),
             Arm::Reactive => Some(Strategy::Reactive),

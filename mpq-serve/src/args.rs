@@ -98,6 +98,10 @@ pub struct Serve {
     #[arg(long)]
     pub unannounced: bool,
 
+    /// Begin with slow start after a move, and not with half of what the paths of before could carry
+    #[arg(long)]
+    pub slow_start: bool,
+
     /// Address at which clients may look for the server should it vanish; may be repeated
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub pool: Vec<SocketAddr>,

@@ -1,5 +1,6 @@
 //! Which congestion control a sender uses. All but OLIA are noq's and treat each path by itself.
 
+pub(crate) mod careful;
 mod olia;
 
 use std::fmt;
@@ -33,6 +34,11 @@ pub struct UnknownCongestion;
 impl Congestion {
     /// Each of them.
     pub const ALL: [Self; 4] = [Self::Cubic, Self::Bbr, Self::NewReno, Self::Olia];
+
+    /// Whether it has a window that [`careful`] can give a start; BBR has a rate.
+    pub(crate) fn has_window(self) -> bool {
+        self != Self::Bbr
+    }
 
     /// What makes the controllers of one connection; another connection needs another, since
     /// OLIA's paths know each other by it.

@@ -283,4 +283,4 @@ impl Controller for PathController {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -32,6 +32,8 @@ pub struct Config {
     pub hold_back: Duration,
     /// Capabilities to say HELLO with.
     pub capabilities: u64,
+    /// Of the times between probes, so that those of different clients do not come together.
+    pub seed: u64,
 }
 
 impl Default for Config {
@@ -42,6 +44,7 @@ impl Default for Config {
             allow_unvalidated: false,
             hold_back: Duration::ZERO,
             capabilities: Frame::MULTIPATH,
+            seed: 0,
         }
     }
 }
@@ -182,6 +185,8 @@ const SLOW_PROBES: Duration = Duration::from_secs(1);
 /// The same, once it is silent, at first at the least, and in the end.
 const FIRST_PROBES: Duration = Duration::from_millis(20);
 const LAST_PROBES: Duration = Duration::from_millis(250);
+/// The part of a time between two rounds by which it may be longer or shorter, both together.
+const JITTER: f64 = 0.5;
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(300);
@@ -230,6 +235,7 @@ pub struct Client {
     rtt: Duration,
     heard: Instant,
     expecting: bool,
+    rng: fastrand::Rng,
     outputs: VecDeque<Output>,
 }
 
@@ -316,6 +322,7 @@ impl Client {
             capabilities: config.capabilities,
         };
         Self {
+            rng: fastrand::Rng::with_seed(config.seed),
             config,
             state: State::Settled,
             origin: remote,
@@ -514,9 +521,10 @@ impl Client {
             // announcement, of a move that was followed without it.
             Frame::Arrived { sequence } => {
                 let this = |mv: &Move| mv.announced && mv.sequence == sequence;
-                if self.current().is_some_and(this) {
+                if let Some(mv) = self.current().filter(|mv| this(mv)) {
                     let remote = match &self.state {
                         State::Arriving(_, _, attempt) => attempt.target,
+                        _ if self.config.strategy == Strategy::Paper => mv.detection_target(),
                         _ => self.remote,
                     };
                     self.arrive(remote, now);
@@ -587,7 +595,7 @@ impl Client {
 
     fn search(&mut self, mut mv: Move, parked: bool, now: Instant) {
         mv.interval = self.rtt.max(FIRST_PROBES);
-        mv.probe_at = now + mv.interval;
+        mv.probe_at = now + mv.interval.mul_f64(self.jitter());
         mv.leave_at = None;
         if self.config.strategy == Strategy::Paper && mv.detection.next.is_none() {
             mv.detection.next = Some(now + FIRST_ROUND);
@@ -879,10 +887,10 @@ impl Client {
 
     fn probe(&mut self, now: Instant) {
         let (round, slowest) = (self.round(), LAST_PROBES.max(self.rtt));
-        let cut_off = self.is_cut_off();
+        let (cut_off, jitter) = (self.is_cut_off(), self.jitter());
         if let State::Announced(mv) | State::Searching(mv, _) = &mut self.state {
             mv.probes_left -= round;
-            mv.probe_at = now + mv.interval;
+            mv.probe_at = now + mv.interval.mul_f64(jitter);
             let there = cut_off.then_some(self.remote);
             let targets = mv.targets.iter().copied().chain(there).collect();
             self.outputs.push_back(Output::Probe(targets));
@@ -890,6 +898,11 @@ impl Client {
         if let State::Searching(mv, _) = &mut self.state {
             mv.interval = (mv.interval * 5 / 4).min(slowest);
         }
+    }
+
+    /// By what a time between probes is multiplied.
+    fn jitter(&mut self) -> f64 {
+        1.0 + (self.rng.f64() - 0.5) * JITTER
     }
 
     /// When the next round of probes is due; never once those of this move are used up.

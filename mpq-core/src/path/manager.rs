@@ -140,6 +140,7 @@ impl Manager {
             strategy: config.strategy,
             allow_unvalidated: config.allow_unvalidated,
             hold_back: config.hold_back.mul_f64(fraction(token)),
+            seed: u64::from_be_bytes(token),
             capabilities: match config.strategy {
                 Strategy::Restart => 0,
                 strategy if strategy.redirects() => Frame::REDIRECT,

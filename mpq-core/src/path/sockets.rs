@@ -104,6 +104,11 @@ struct Bound {
     address: SocketAddr,
     io: UdpSocket,
     state: UdpSocketState,
+    /// Whether noq is told to which address of ours a datagram came. It need not be if there is only
+    /// one, as at a server that listens on a specific address; and then a path after a move is, to
+    /// noq, from where the client was known before, and needs no validation of the client's
+    /// address anew.
+    shows_local: bool,
     /// Tells senders that wait for this socket to let go of it.
     closing: Notify,
 }
@@ -337,6 +342,7 @@ impl Bound {
             address: io.local_addr()?,
             io,
             state,
+            shows_local: bind.device.is_some() || bind.address.ip().is_unspecified(),
             closing: Notify::new(),
         })
     }
@@ -432,7 +438,8 @@ impl AsyncUdpSocket for Receiver {
                         Some(remote) => meta.addr = mapped(remote),
                         None => meta.len = 0,
                     }
-                    meta.dst_ip = meta.dst_ip.map(|ip| ip.to_canonical());
+                    let shown = meta.dst_ip.filter(|_| socket.shows_local);
+                    meta.dst_ip = shown.map(|ip| ip.to_canonical());
                 }
                 self.next = self.next.wrapping_add(turn + 1);
                 return Poll::Ready(Ok(count));
@@ -548,16 +555,23 @@ mod tests {
     #[tokio::test]
     async fn datagrams_leave_from_the_address_asked_for() {
         let (a, _answers) = Sockets::open(&[loopback("127.0.0.1"), loopback("127.0.0.2")]).unwrap();
-        let (b, _answers) = Sockets::open(&[loopback("127.0.0.3")]).unwrap();
-        let mut socket = b.for_endpoint();
-        for local in a.locals().into_iter().rev() {
-            a.send(Some(local.ip()), b.locals()[0], b"hello");
-            let (contents, meta) = receive(&mut socket).await;
-            assert_eq!(
-                (contents.as_slice(), canonical(meta.addr)),
-                (&b"hello"[..], local)
-            );
-            assert_eq!(meta.dst_ip, Some("127.0.0.3".parse().unwrap()));
+        let only = loopback("127.0.0.3");
+        let one_of_several = Bind {
+            device: Some("lo".to_owned()),
+            ..only.clone()
+        };
+        for (bind, shown) in [(one_of_several, Some("127.0.0.3")), (only, None)] {
+            let (b, _answers) = Sockets::open(&[bind]).unwrap();
+            let mut socket = b.for_endpoint();
+            for local in a.locals().into_iter().rev() {
+                a.send(Some(local.ip()), b.locals()[0], b"hello");
+                let (contents, meta) = receive(&mut socket).await;
+                assert_eq!(
+                    (contents.as_slice(), canonical(meta.addr)),
+                    (&b"hello"[..], local)
+                );
+                assert_eq!(meta.dst_ip, shown.map(|ip| ip.parse().unwrap()));
+            }
         }
     }
 

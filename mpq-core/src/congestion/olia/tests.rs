@@ -313,7 +313,7 @@ fn traces_follow_the_formula() {
 
 /// noq makes round-trip estimates only inside a connection: here is one from the first
 /// acknowledgement of a handshake.
-async fn estimate() -> RttEstimator {
+pub(in crate::congestion) async fn estimate() -> RttEstimator {
     #[derive(Debug)]
     struct Spy(
         Box<dyn Controller>,

@@ -1,0 +1,324 @@
+//! `cargo lab herd`: many clients, each with a connection of its own over both links, download from
+//! one server while it is moved.
+//!
+//! The clients are one process, which embeds `mpq-core`; the server is moved by CRIU between two hosts
+//! of the emulated network. Told is how long the server's steps take, when each client goes on, and
+//! what a connection costs in memory.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Buf;
+use http::Request;
+use mpq_core::client::{Client, ClientConfig};
+use mpq_core::tls::Trust;
+use mpq_serve::random::Random;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::bench::{Bench, Content};
+use crate::figures::range;
+use crate::host::{build_tools, built};
+use crate::paper::Range;
+use crate::sample::unix;
+use crate::setup::setup;
+use crate::topology::{Host, Network};
+
+/// Handshakes at a time.
+const HANDSHAKES: usize = 32;
+/// What the content is made from.
+const SEED: u64 = 1;
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// How many clients
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    clients: u64,
+
+    /// Bytes that each of them downloads; with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024)
+    #[arg(long, value_name = "SIZE", default_value = "250k", value_parser = mpq_serve::args::size)]
+    size: u64,
+}
+
+/// What the process of the clients is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ClientOptions {
+    #[arg(long)]
+    clients: u64,
+    #[arg(long)]
+    size: u64,
+    #[arg(long)]
+    server: SocketAddr,
+}
+
+/// What it tells, a line each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// All handshakes are done.
+    Connected,
+    /// A quarter of all bytes is there.
+    Quarter,
+    /// All downloads are over.
+    Over {
+        /// How many had every byte as it should be.
+        exact: u64,
+        /// Why others were lost.
+        lost: Vec<String>,
+        /// When each went on after the longest time without any byte; unix times in seconds.
+        resumed: Vec<f64>,
+    },
+}
+
+/// What one move with many clients has shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Herd {
+    /// How many clients there were.
+    pub clients: u64,
+    /// How many had every byte as it should be.
+    pub exact: u64,
+    /// Why others were lost.
+    pub lost: Vec<String>,
+    /// Memory of the server without clients, and for each of their connections, bytes.
+    pub memory: [f64; 2],
+    /// From the announcement to the freeze, from there to complete images, and from there until the
+    /// server runs again; seconds.
+    pub steps: [f64; 3],
+    /// From the thaw until each client that was not ready by then had its next byte; seconds.
+    pub resumed: Option<Range>,
+}
+
+/// Builds the tools, moves a server with its herd, and prints what that has shown.
+///
+/// # Errors
+/// If a step fails, or a client is lost.
+pub async fn herd(options: &Options) -> Result<()> {
+    let criu = setup()?;
+    build_tools()?;
+    let bench = Bench::new(&criu, &Network::default())?;
+    let herd = run(&bench, options.clients, options.size)
+        .await
+        .with_context(|| format!("the logs:\n{}", bench.logs()))?;
+    print!("{herd}");
+    ensure!(herd.exact == herd.clients, "not every client has all bytes");
+    Ok(())
+}
+
+/// Moves a server while so many clients download so many bytes each.
+///
+/// # Errors
+/// If a step fails.
+pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
+    let content = Content { size, seed: SEED };
+    bench.serve(Host::ServerA, content, |_| ()).await?;
+    let empty = memory(bench.server()?)?;
+    let mut command = bench.topology().command(Host::Client, built("mpq-lab")?);
+    let mut process = command
+        .arg("herd-clients")
+        .args(["--clients", &clients.to_string()])
+        .args(["--size", &size.to_string()])
+        .args(["--server", &Bench::address(Host::ServerA).to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the clients")?;
+    let output = process.stdout.take().context("it is piped")?;
+    let mut lines = BufReader::new(output).lines();
+    let mut herd = Herd {
+        clients,
+        exact: 0,
+        lost: Vec::new(),
+        memory: [empty, 0.0],
+        steps: [0.0; 3],
+        resumed: None,
+    };
+    let mut thawed = f64::INFINITY;
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line)? {
+            Word::Connected => {
+                herd.memory[1] = (memory(bench.server()?)? - empty) / clients as f64;
+            }
+            Word::Quarter => {
+                let announced = unix();
+                let dump = bench.checkpoint(Host::ServerA, Host::ServerB).await?;
+                let restored = bench.restore(Host::ServerB).await?;
+                thawed = restored.thawed;
+                herd.steps = [
+                    dump.dump_started - announced,
+                    dump.dumped - dump.dump_started,
+                    thawed - dump.dumped,
+                ];
+            }
+            Word::Over {
+                exact,
+                lost,
+                resumed,
+            } => {
+                (herd.exact, herd.lost) = (exact, lost);
+                let after = resumed.into_iter().filter(|at| *at >= thawed);
+                herd.resumed = range(after.map(|at| at - thawed));
+            }
+        }
+    }
+    let status = process.wait().await?;
+    ensure!(status.success(), "the clients have failed: {status}");
+    Ok(herd)
+}
+
+/// What is resident of a process, bytes.
+fn memory(pid: i32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("VmRSS is missing")?.parse::<f64>()? * 1024.0)
+}
+
+/// All clients, on the client's host.
+///
+/// # Errors
+/// If one cannot connect.
+pub async fn clients(options: ClientOptions) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut connecting = JoinSet::new();
+    for _ in 0..options.clients {
+        let handshakes = handshakes.clone();
+        connecting.spawn(async move {
+            let _turn = handshakes.acquire().await;
+            let config = ClientConfig {
+                trust: Trust::Insecure,
+                interfaces: ["eth0", "eth1"].map(str::to_owned).into(),
+                ..ClientConfig::default()
+            };
+            Client::connect(config, options.server, "localhost").await
+        });
+    }
+    let mut clients = Vec::new();
+    while let Some(client) = connecting.join_next().await {
+        clients.push(client??);
+    }
+    tell(&Word::Connected)?;
+
+    let random = Random::new(options.size, SEED);
+    let total = Arc::new(AtomicU64::new(0));
+    let quarter = options.clients * options.size / 4;
+    let mut downloads = JoinSet::new();
+    for client in clients {
+        let total = total.clone();
+        downloads.spawn(async move {
+            let count = |bytes: u64| {
+                let before = total.fetch_add(bytes, Ordering::Relaxed);
+                if before < quarter && before + bytes >= quarter {
+                    tell(&Word::Quarter)?;
+                }
+                anyhow::Ok(())
+            };
+            let result = tokio::select! {
+                result = download(&client, random, count) => result,
+                error = client.failed() => Err(error.into()),
+            };
+            client.close().await;
+            result
+        });
+    }
+    let (mut exact, mut lost, mut resumed) = (0, Vec::new(), Vec::new());
+    while let Some(result) = downloads.join_next().await {
+        match result? {
+            Ok(at) => {
+                exact += 1;
+                resumed.push(at);
+            }
+            Err(error) => lost.push(format!("{error:#}")),
+        }
+    }
+    tell(&Word::Over {
+        exact,
+        lost,
+        resumed,
+    })
+}
+
+fn tell(word: &Word) -> Result<()> {
+    println!("{}", serde_json::to_string(word)?);
+    Ok(())
+}
+
+/// Downloads, and returns when the longest time without any byte was over.
+async fn download(
+    client: &Client,
+    random: Random,
+    count: impl Fn(u64) -> Result<()>,
+) -> Result<f64> {
+    let mut received = 0;
+    let mut requests = client.requests();
+    let request = Request::get("https://localhost/random").body(())?;
+    let mut stream = requests.send_request(request).await?;
+    stream.finish().await?;
+    stream.recv_response().await?;
+    client.expecting(true);
+    let (mut last, mut longest) = (unix(), (0.0, unix()));
+    while let Some(mut chunk) = stream.recv_data().await? {
+        let now = unix();
+        if now - last > longest.0 {
+            longest = (now - last, now);
+        }
+        last = now;
+        let length = chunk.remaining();
+        // Made where they are needed: a thousand bodies would not fit in memory.
+        let mut expected = vec![0; length];
+        random.fill(received, &mut expected);
+        ensure!(
+            chunk.copy_to_bytes(length) == expected,
+            "another byte than there should be"
+        );
+        received += length as u64;
+        count(length as u64)?;
+    }
+    ensure!(received == random.size(), "{received} bytes only");
+    Ok(longest.1)
+}
+
+impl fmt::Display for Herd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [empty, each] = self.memory;
+        let [park, dump, restore] = self.steps;
+        writeln!(
+            f,
+            "clients      {} with two paths each, {} of them with every byte as it should be",
+            self.clients, self.exact
+        )?;
+        for reason in &self.lost {
+            writeln!(f, "lost         {reason}")?;
+        }
+        writeln!(
+            f,
+            "memory       {:.1} MB of the server alone, {:.1} kB for each connection",
+            empty / 1e6,
+            each / 1e3
+        )?;
+        writeln!(
+            f,
+            "outage       {park:.3} s from the announcement to the freeze, {dump:.3} s dump, \
+             {restore:.3} s until it runs again"
+        )?;
+        if let Some(resumed) = self.resumed {
+            writeln!(
+                f,
+                "resumed      {:.3} s (first), {:.3} s (mean), {:.3} s (last) after the thaw",
+                resumed.min, resumed.mean, resumed.max
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! Many clients through one move.
+
+use common::{criu, privileged};
+use mpq_lab::bench::Bench;
+use mpq_lab::herd::run;
+use mpq_lab::topology::Network;
+
+mod common;
+
+#[tokio::test]
+async fn two_hundred_clients_go_with_their_server() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let bench = Bench::new(&criu(), &Network::default()).unwrap();
+    let herd = run(&bench, 200, 500_000).await.unwrap();
+    eprintln!("{herd}");
+    assert_eq!(herd.lost, Vec::<String>::new());
+    assert_eq!(herd.exact, 200);
+    assert!(herd.resumed.is_some(), "nobody was downloading at the move");
+}
