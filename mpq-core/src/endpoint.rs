@@ -1,9 +1,9 @@
 //! noq's settings, the same at both ends.
 //!
-//! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them.
+//! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them. So are
+//!   those of single paths: what has died silently is found by comparison (`path::silence`).
 //! - A stream's window stays small, since noq ends a connection whose stream has too many gaps
 //!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that.
-//! - So are those of single paths: what has died silently is found by comparison (`path::silence`).
 //! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
 //! - Path ids are never reused, so there is room for several moves of several interfaces; noq
 //!   grants new ones as old paths are abandoned.
@@ -15,12 +15,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use noq::congestion::ControllerFactory;
 use noq::crypto::{CryptoError, HmacKey};
 use noq::{EndpointConfig, TransportConfig, VarInt};
 use rustls::crypto::SecureRandom;
 
-use crate::congestion::Congestion;
+use crate::congestion::{Congestion, Factory};
 
 /// Bytes a peer may send on one stream before they are read.
 pub const STREAM_WINDOW: u32 = 2 << 20;
@@ -72,8 +71,6 @@ pub(crate) fn client_transport(congestion: Congestion) -> Arc<TransportConfig> {
 pub(crate) fn server_transport(congestion: Arc<Factory>) -> Arc<TransportConfig> {
     Arc::new(common(congestion))
 }
-
-type Factory = dyn ControllerFactory + Send + Sync;
 
 fn common(congestion: Arc<Factory>) -> TransportConfig {
     let mut config = TransportConfig::default();

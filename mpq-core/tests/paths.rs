@@ -1,18 +1,21 @@
 //! The full stack in one process, over a network that fails: datagrams pass through a forwarder, which
 //! knows the links of a client by the address that it has there.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response};
+use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::path::sockets::Bind;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_core::tls::{Identity, Trust};
 use sha2::{Digest, Sha256};
+use support::get;
 use tokio::net::UdpSocket;
 use tokio::sync::broadcast::Receiver;
 use tokio::task::AbortHandle;
@@ -187,12 +190,7 @@ async fn connect(remote: SocketAddr, interfaces: &[&str]) -> Client {
 
 /// Downloads the content, and does something once a quarter of it is there.
 async fn download(client: &Client, at_a_quarter: impl AsyncFnOnce()) {
-    let mut requests = client.requests();
-    let request = Request::get("https://localhost/").body(()).unwrap();
-    let mut stream = requests.send_request(request).await.unwrap();
-    stream.finish().await.unwrap();
-    stream.recv_response().await.unwrap();
-    client.expecting(true);
+    let mut stream = get(client).await;
     let mut at_a_quarter = Some(at_a_quarter);
     let mut received = 0;
     let mut digest = Sha256::new();

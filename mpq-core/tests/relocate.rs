@@ -1,11 +1,13 @@
 //! The full stack in one process: a client follows a server that parks and goes on elsewhere.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response};
+use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::migration::Strategy;
 use mpq_core::migration::server::{Announcement, Elsewhere};
@@ -13,6 +15,7 @@ use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
 use mpq_core::{Carried, Congestion, Traffic};
 use sha2::{Digest, Sha256};
+use support::get;
 use tokio::sync::{mpsc, oneshot};
 
 const SIZE: usize = 24 << 20;
@@ -107,12 +110,7 @@ fn announcement(target: SocketAddr) -> Announcement {
 
 /// Downloads the content; each time another part of it is there, takes the next step.
 async fn download(client: &Client, mut steps: Vec<tokio::sync::oneshot::Sender<()>>) {
-    let mut requests = client.requests();
-    let request = Request::get("https://localhost/").body(()).unwrap();
-    let mut stream = requests.send_request(request).await.unwrap();
-    stream.finish().await.unwrap();
-    stream.recv_response().await.unwrap();
-    client.expecting(true);
+    let mut stream = get(client).await;
     let part = SIZE / (steps.len() + 1);
     steps.reverse();
     let (mut received, mut taken) = (0, 1);

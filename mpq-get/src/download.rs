@@ -254,17 +254,24 @@ async fn connect<C: Connection>(
         host: host.clone(),
         source,
     };
-    let look_up = |name| request.overrides.look_up(name, request.port(), limit / 2);
-    let found = look_up(&host).await;
+    let look_up = async |name: &str| {
+        let overrides = &request.overrides;
+        overrides.look_up(name, request.port(), limit).await
+    };
     let mut known = Vec::from_iter(transfer.remote.get());
     known.extend(transfer.pool.borrow().iter());
     let name = transfer.name.borrow().clone().filter(|name| *name != host);
-    if let (Some(name), Some(before)) = (name, transfer.remote.get()) {
-        let found = look_up(&name).await.unwrap_or_default();
+    let by_name = async {
+        let (Some(name), Some(before)) = (name, transfer.remote.get()) else {
+            return Vec::new();
+        };
+        let mut found = look_up(&name).await.unwrap_or_default();
         // Its word may send us no further than an announcement may.
-        let acceptable = found.into_iter().filter(|a| acceptable(before.ip(), *a));
-        known.extend(acceptable);
-    }
+        found.retain(|address| acceptable(before.ip(), *address));
+        found
+    };
+    let (found, by_name) = tokio::join!(look_up(&host), by_name);
+    known.extend(by_name);
     let addresses = candidates(found, &known).map_err(unknown)?;
 
     let mut last = unknown(io::ErrorKind::NotFound.into());

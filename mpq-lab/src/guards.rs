@@ -49,7 +49,7 @@ pub fn check() -> Result<()> {
         fs::copy(lab.join("..").join(file), to).with_context(|| file.to_owned())?;
     }
     for guard in &guards {
-        let passes = guard.test(copy.path(), &build)?;
+        let passes = guard.holds(copy.path(), &build)?;
         ensure!(passes, "with all guards, this fails: {}", guard.test);
     }
     let mut unnoticed = Vec::new();
@@ -81,13 +81,13 @@ impl Guard {
             self.file.display()
         );
         fs::write(&path, source.replacen(&self.guard, &self.without, 1))?;
-        let passes = self.test(copy, build);
+        let passes = self.holds(copy, build);
         fs::write(&path, source)?;
         Ok(!passes?)
     }
 
-    /// Whether the test passes.
-    fn test(&self, copy: &Path, build: &Path) -> Result<bool> {
+    /// Whether its test passes.
+    fn holds(&self, copy: &Path, build: &Path) -> Result<bool> {
         // Not a release build, which takes longer.
         let mut command: Command = cargo(&["test", "--quiet"]);
         command

@@ -6,7 +6,6 @@
 //! what a connection costs in memory.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use crate::bench::{Bench, Content};
 use crate::figures::range;
 use crate::host::{build_tools, built};
 use crate::paper::Range;
-use crate::sample::unix;
+use crate::sample::{resident, unix};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
 
@@ -121,7 +120,7 @@ pub async fn herd(options: &Options) -> Result<()> {
 pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
     let content = Content { size, seed: SEED };
     bench.serve(Host::ServerA, content, |_| ()).await?;
-    let empty = memory(bench.server()?)?;
+    let empty = memory(bench)?;
     let mut command = bench.topology().command(Host::Client, built("mpq-lab")?);
     let mut process = command
         .arg("herd-clients")
@@ -146,7 +145,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Word::Connected => {
-                herd.memory[1] = (memory(bench.server()?)? - empty) / clients as f64;
+                herd.memory[1] = (memory(bench)? - empty) / clients as f64;
             }
             Word::Quarter => {
                 let announced = unix();
@@ -175,12 +174,10 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
     Ok(herd)
 }
 
-/// What is resident of a process, bytes.
-fn memory(pid: i32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.context("VmRSS is missing")?.parse::<f64>()? * 1024.0)
+/// What is resident of the server, bytes.
+fn memory(bench: &Bench) -> Result<f64> {
+    let resident = resident(bench.server()?).context("the server is gone")?;
+    Ok(resident as f64)
 }
 
 /// All clients, on the client's host.

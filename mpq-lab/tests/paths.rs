@@ -76,6 +76,13 @@ async fn until_validated(download: &mut Download, address: &str) -> Result<()> {
         .await
 }
 
+async fn until_closed(download: &mut Download, address: &str) -> Result<()> {
+    let address: IpAddr = address.parse()?;
+    download
+        .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == address))
+        .await
+}
+
 fn paths_from(done: &Done, address: &str) -> usize {
     let of_this = |path: &&mpq_lab::download::Path| path.local.to_string() == address;
     done.paths.iter().filter(of_this).count()
@@ -115,10 +122,7 @@ async fn a_link_that_comes_back_is_used_again() {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 10).await?;
         set_link(bench, 1, false)?;
-        let second: IpAddr = SECOND.parse()?;
-        download
-            .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == second))
-            .await?;
+        until_closed(download, SECOND).await?;
         set_link(bench, 1, true)?;
         until_validated(download, SECOND).await
     })
@@ -219,10 +223,7 @@ async fn a_server_moves_while_a_link_is_dead_and_the_link_finds_it_later() {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 10).await?;
         set_link(bench, 1, false)?;
-        let second: IpAddr = SECOND.parse()?;
-        download
-            .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == second))
-            .await?;
+        until_closed(download, SECOND).await?;
         bench.checkpoint(ServerA, ServerB).await?;
         bench.restore(ServerB).await?;
         let target = Bench::address(ServerB);

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use noq::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use noq_proto::RttEstimator;
 
+use super::Factory;
+
 /// How long after the move paths are new.
 const LIFETIME: Duration = Duration::from_secs(30);
 
@@ -30,7 +32,7 @@ pub(crate) struct Saved {
 
 /// Makes the controllers of one connection.
 pub(crate) struct Careful {
-    algorithm: Arc<dyn ControllerFactory + Send + Sync>,
+    algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
 }
 
@@ -49,7 +51,7 @@ struct Memory {
 }
 
 impl Careful {
-    pub(crate) fn new(algorithm: Arc<dyn ControllerFactory + Send + Sync>) -> Self {
+    pub(crate) fn new(algorithm: Arc<Factory>) -> Self {
         Self {
             algorithm,
             memory: Mutex::default(),

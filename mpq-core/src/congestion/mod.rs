@@ -26,6 +26,9 @@ pub enum Congestion {
     Olia,
 }
 
+/// What makes the controllers of one connection's paths.
+pub(crate) type Factory = dyn ControllerFactory + Send + Sync;
+
 /// A name that is none of [`Congestion::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected cubic, bbr, newreno or olia")]
@@ -42,7 +45,7 @@ impl Congestion {
 
     /// What makes the controllers of one connection; another connection needs another, since
     /// OLIA's paths know each other by it.
-    pub(crate) fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+    pub(crate) fn factory(self) -> Arc<Factory> {
         match self {
             Self::Cubic => Arc::new(CubicConfig::default()),
             Self::Bbr => Arc::new(Bbr3Config::default()),

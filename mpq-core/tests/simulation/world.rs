@@ -332,12 +332,10 @@ impl World {
 
     fn client(&mut self, id: u64, input: client::Input) {
         let cancelled = matches!(&input, client::Input::Frame(Frame::Cancelled { .. }));
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        if input != client::Input::Heard {
-            let state = peer.machine.state();
-            self.tell(|| format!("client {id} ({state}): {input:?}"));
+        if input != client::Input::Heard
+            && let Some(peer) = self.peers.get(&id)
+        {
+            self.tell(|| format!("client {id} ({}): {input:?}", peer.machine.state()));
         }
         let Some(peer) = self.peers.get_mut(&id) else {
             return;

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use h3::client::RequestStream;
 use http::{Request, Response};
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathInfo, PathState};
+use mpq_core::h3_noq::OpenStreams;
 use mpq_core::migration::server::Announcement;
 use mpq_core::server::{Server, ServerConfig, Session};
 use mpq_core::tls::{Identity, Trust};
@@ -144,12 +146,7 @@ impl Bench {
 
     /// Starts the download, which goes on until it is [whole](Download::whole).
     pub(crate) async fn download<'a>(&'a self, client: &'a Client) -> Download<'a> {
-        let mut requests = client.requests();
-        let request = Request::get("https://localhost/").body(()).unwrap();
-        let mut stream = requests.send_request(request).await.unwrap();
-        stream.finish().await.unwrap();
-        stream.recv_response().await.unwrap();
-        client.expecting(true);
+        let mut stream = get(client).await;
         let (sender, progress) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut digest = Sha256::new();
@@ -210,6 +207,19 @@ async fn answer(mut session: Session, body: Body, served: Arc<Served>) {
         });
     }
 }
+
+/// Asks for the body and returns what it comes in.
+pub(crate) async fn get(client: &Client) -> Stream {
+    let mut requests = client.requests();
+    let request = Request::get("https://localhost/").body(()).unwrap();
+    let mut stream = requests.send_request(request).await.unwrap();
+    stream.finish().await.unwrap();
+    stream.recv_response().await.unwrap();
+    client.expecting(true);
+    stream
+}
+
+type Stream = RequestStream<<OpenStreams as h3::quic::OpenStreams<Bytes>>::BidiStream, Bytes>;
 
 /// A download under way; whoever waits for it panics if the connection is lost.
 pub(crate) struct Download<'a> {
