@@ -6,7 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -25,10 +25,10 @@ const PORT: u16 = 4433;
 /// How much of a log of CRIU is worth showing.
 const CRIU_LINES: usize = 20;
 
-/// How long a dumped process may stay a zombie.
+/// How long a server that has ended may stay a zombie.
 const COLLECTED: Duration = Duration::from_secs(30);
 
-/// How often a log or a process is looked at.
+/// How often a process is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The content a server is to serve as `/random`.
@@ -185,22 +185,21 @@ impl Bench {
         Ok(kill(Pid::from_raw(self.server()?), Signal::SIGKILL)?)
     }
 
-    /// Packets that the server has sent again on connections that have ended, as its log tells;
-    /// waits for the first of them to be told.
+    /// Ends the server, and returns the packets that it has sent again on all of its connections.
+    ///
+    /// It is ended since it need not know yet that its client has left: a CONNECTION_CLOSE may be
+    /// lost, and nobody sends it again (RFC 9000 §10.2).
     ///
     /// # Errors
-    /// If it tells nothing.
+    /// If there is none, if it does not end, or if it tells nothing.
     pub async fn sent_again(&self) -> Result<u64> {
-        let end = Instant::now() + COLLECTED;
-        loop {
-            let log = fs::read_to_string(self.log_file())?;
-            let lost: Vec<u64> = log.lines().filter_map(lost_packets).collect();
-            if !lost.is_empty() {
-                return Ok(lost.iter().sum());
-            }
-            ensure!(Instant::now() < end, "the server tells no figures");
-            tokio::time::sleep(POLL).await;
-        }
+        let server = self.server()?;
+        kill(Pid::from_raw(server), Signal::SIGTERM)?;
+        gone(server).await?;
+        let log = fs::read_to_string(self.log_file())?;
+        let lost: Vec<u64> = log.lines().filter_map(lost_packets).collect();
+        ensure!(!lost.is_empty(), "the server tells no figures");
+        Ok(lost.iter().sum())
     }
 
     /// A folder in memory for whatever a run needs.
@@ -223,16 +222,8 @@ impl Bench {
         output(command).await?;
         let manifest = fs::read(self.images().join("manifest.json"))?;
         let dump: Dump = serde_json::from_slice(&manifest).context("a manifest of another kind")?;
-        // All hosts share this machine's process ids, and the restored server needs its own again:
-        // the dumped process must be gone, not a zombie that its parent has yet to collect.
-        let gone = async {
-            while Path::new("/proc").join(dump.pid.to_string()).exists() {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        tokio::time::timeout(COLLECTED, gone)
-            .await
-            .context("nobody collects the dumped process; pid 1 should")?;
+        // All hosts share this machine's process ids, and the restored server needs its own again.
+        gone(dump.pid).await?;
         Ok(dump)
     }
 
@@ -278,6 +269,18 @@ impl Bench {
     fn log_file(&self) -> PathBuf {
         self.scratch.path().join("server.log")
     }
+}
+
+/// Waits for a process to be gone, and not to be a zombie that its parent has yet to collect.
+async fn gone(pid: i32) -> Result<()> {
+    let gone = async {
+        while Path::new("/proc").join(pid.to_string()).exists() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(COLLECTED, gone)
+        .await
+        .context("nobody collects the process of the server; pid 1 should")
 }
 
 /// The lost packets of a line of a server's log, if it tells of a connection's end and not of one of
