@@ -16,9 +16,10 @@
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
 
+mod chunks;
+
 use std::future::Future;
-use std::ops::Range;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -29,6 +30,8 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use noq::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::sync::oneshot;
 
+use self::chunks::Chunks;
+
 /// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
 /// "MIG" in ASCII.
 pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
@@ -36,8 +39,6 @@ pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
 /// stay in noq, where the peer's stream limit bounds them.
 const MAX_UNTYPED: usize = 16;
-/// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
-const BATCH: usize = 32;
 
 /// Opens a stream for MIGRATION frames towards the peer and writes its type.
 ///
@@ -134,9 +135,9 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
         match decode_varint(&head) {
             Some((MIGRATION_STREAM_TYPE, len)) => {
                 head.advance(len);
-                return Some(Uni::Migration(RecvStream::new(stream, head)));
+                return Some(Uni::Migration(Chunks::ordered(stream, head).into()));
             }
-            Some(_) => return Some(Uni::Http(RecvStream::new(stream, head))),
+            Some(_) => return Some(Uni::Http(Chunks::ordered(stream, head).into())),
             None => {}
         }
     }
@@ -188,7 +189,7 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
-        poll_pending(&mut self.incoming_bi, cx).map_ok(BidiStream::new)
+        poll_pending(&mut self.incoming_bi, cx).map_ok(BidiStream::accepted)
     }
 
     fn opener(&self) -> OpenStreams {
@@ -251,7 +252,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, StreamErrorIncoming>> {
         poll_pending(&mut self.opening_bi, cx)
-            .map_ok(BidiStream::new)
+            .map_ok(BidiStream::opened)
             .map_err(lost)
     }
 
@@ -276,10 +277,17 @@ pub struct BidiStream<B: Buf> {
 }
 
 impl<B: Buf> BidiStream<B> {
-    fn new((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
+    fn accepted((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
         Self {
             send: SendStream::new(send),
-            recv: RecvStream::new(recv, Bytes::new()),
+            recv: Chunks::ordered(recv, Bytes::new()).into(),
+        }
+    }
+
+    fn opened((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
+        Self {
+            send: SendStream::new(send),
+            recv: Chunks::reordered(recv).into(),
         }
     }
 }
@@ -409,42 +417,27 @@ impl<B: Buf> quic::SendStream<B> for SendStream<B> {
 
 /// The receiving half of a stream.
 pub struct RecvStream {
-    stream: noq::RecvStream,
-    /// Chunks taken from noq, of which those in `unread` were not handed out yet.
-    batch: Vec<Bytes>,
-    unread: Range<usize>,
+    chunks: Chunks,
     failure: Option<ReadError>,
 }
 
-impl RecvStream {
-    /// `head` was read from the stream before.
-    fn new(stream: noq::RecvStream, head: Bytes) -> Self {
-        let unread = 0..usize::from(!head.is_empty());
+impl From<Chunks> for RecvStream {
+    fn from(chunks: Chunks) -> Self {
         Self {
-            stream,
-            batch: vec![head],
-            unread,
+            chunks,
             failure: None,
         }
     }
+}
 
+impl RecvStream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
-        loop {
-            if let Some(next) = self.unread.next() {
-                return Poll::Ready(Ok(Some(std::mem::take(&mut self.batch[next]))));
-            }
-            if let Some(failure) = &self.failure {
-                return Poll::Ready(Err(failure.clone()));
-            }
-            self.batch.resize(BATCH, Bytes::new());
-            // The future holds nothing of its own: noq keeps the waker with the stream, and so the
-            // future can be made anew for each poll and `stop_sending` finds the stream here.
-            match ready!(pin!(self.stream.read_many_chunks(&mut self.batch)).poll(cx)) {
-                Ok(Some(read)) => self.unread = 0..read,
-                Ok(None) => return Poll::Ready(Ok(None)),
-                Err(failure) => self.failure = Some(failure),
-            }
+        if let Some(failure) = &self.failure {
+            return Poll::Ready(Err(failure.clone()));
         }
+        let chunk = ready!(self.chunks.poll_next(cx));
+        self.failure = chunk.as_ref().err().cloned();
+        Poll::Ready(chunk)
     }
 }
 
@@ -459,14 +452,12 @@ impl quic::RecvStream for RecvStream {
     }
 
     fn stop_sending(&mut self, error_code: u64) {
-        // Fails if all was received already, and then there is nothing to stop.
-        let _ = self.stream.stop(varint(error_code));
-        self.unread = 0..0;
+        self.chunks.stop(varint(error_code));
         self.failure.get_or_insert(ReadError::ClosedStream);
     }
 
     fn recv_id(&self) -> StreamId {
-        stream_id(self.stream.id())
+        stream_id(self.chunks.id())
     }
 }
 

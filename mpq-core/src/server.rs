@@ -140,8 +140,8 @@ struct Client {
     knock: probe::Token,
     /// It redirects its datagrams when we move, and its paths stay what they are.
     redirects: AtomicBool,
-    /// Gives the paths after a move a start, unless they are to have none.
-    careful: Option<Arc<Careful>>,
+    /// The congestion control of its paths.
+    careful: Arc<Careful>,
     paths: Mutex<Paths>,
 }
 
@@ -227,11 +227,8 @@ impl Server {
         let incoming = self.endpoint.accept().await?;
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
-        let congestion = self.config.congestion;
-        let careful = Arc::new(Careful::new(congestion.factory()));
+        let careful = Arc::new(Careful::new(self.config.congestion.factory()));
         config.transport_config(endpoint::server_transport(careful.clone()));
-        let resumes = congestion.has_window() && !self.config.slow_start;
-        let careful = resumes.then_some(careful);
         let shared = self.shared.clone();
         Some(async move {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;
@@ -323,7 +320,9 @@ impl Server {
                     let mut missing = Vec::new();
                     if listen.is_some() {
                         missing = shared.missing();
-                        shared.resume_carefully();
+                        if self.config.congestion.has_window() && !self.config.slow_start {
+                            shared.resume_carefully();
+                        }
                     }
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
@@ -410,17 +409,23 @@ impl Shared {
             .for_each(|client| f(client));
     }
 
-    /// Waits until no stream data was sent, for the first or another time, for a probe timeout (RFC
-    /// 9002 §6.2): by then all of it is acknowledged.
+    /// Waits until everything that was sent is acknowledged or, where acknowledgements do not come,
+    /// until no stream data was sent, for the first or another time, for a probe timeout (RFC 9002
+    /// §6.2).
     async fn drain(&self) {
         let start = tokio::time::Instant::now();
         let mut last = (self.stream_frames(), start);
-        while last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
+        // Twice, as a writer may have passed its gate just before that was closed.
+        let mut quiet = 0;
+        while quiet < 2 && last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
             tokio::time::sleep(DRAIN_STEP).await;
             let frames = self.stream_frames();
             if frames != last.0 {
                 last = (frames, tokio::time::Instant::now());
             }
+            let mut in_flight = 0;
+            self.each_client(|client| in_flight += client.careful.in_flight());
+            quiet = if in_flight == 0 { quiet + 1 } else { 0 };
         }
     }
 
@@ -472,9 +477,7 @@ impl Shared {
     fn resume_carefully(&self) {
         self.each_client(|client| {
             let saved = std::mem::take(&mut client.paths.lock().unwrap().saved);
-            if let Some(careful) = &client.careful {
-                careful.resume(Instant::now(), saved);
-            }
+            client.careful.resume(Instant::now(), saved);
         });
     }
 
@@ -520,7 +523,7 @@ impl Shared {
         remote: SocketAddr,
         gate: Gate,
         stream: oneshot::Receiver<MigrationStream>,
-        careful: Option<Arc<Careful>>,
+        careful: Arc<Careful>,
     ) -> oneshot::Receiver<Traffic> {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();

@@ -1,16 +1,27 @@
 //! Careful resume (draft-ietf-tsvwg-careful-resume): what the old paths of a connection knew of
 //! their capacity gives the new ones a start after a move.
 //!
-//! A new path begins as any other, with its initial window. Its first round-trip time shows which of
-//! the old paths it resembles, if any (§3.1.2: between half and ten times of what it was). From then on it
-//! may send half of that path's window (§3.3), paced over a round trip as everything is. As that
-//! is acknowledged, the algorithm below grows by the same bytes, and has caught up a round trip
-//! later. If anything of it is lost, the start is taken back at once: what counts is only what was
-//! acknowledged, less what the algorithm makes of a loss (§3.5).
+//! - **Reconnaissance** (§3.2). A client's first packet on a new path answers what the server has said
+//!   to it after the thaw. If that took about as long as a round trip did before (between half and ten
+//!   times, §3.1.2), the path begins with half of the smallest window of the old ones, as nobody
+//!   knows yet which of them it resembles, spread over a round trip. Otherwise it begins as any
+//!   other.
+//! - **Unvalidated and validating** (§3.3, §3.4). The first acknowledgement tells the path's own round-trip
+//!   time, and so the old path that it goes on for: half of that one's window may be in flight,
+//!   and as much more as is acknowledged, until it is as large as it was. Then it grows by a packet
+//!   a round trip; a slow start would only lead it to where it was before.
+//! - **Retreat** (§3.5). Any loss takes the start back at once. The algorithm below has grown by what
+//!   was acknowledged meanwhile, and decides from then on.
+//!
+//! Where the old windows were small, as those of many clients on one link are, the new ones are too:
+//! all their initial windows at once would be more than the link can take.
+//!
+//! This is also where the bytes in flight are counted, which noq tells nobody but controllers.
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use noq::congestion::{Controller, ControllerFactory, ControllerMetrics};
@@ -21,6 +32,9 @@ use super::Factory;
 /// How long after the move paths are new.
 const LIFETIME: Duration = Duration::from_secs(30);
 
+/// The smallest window, bytes: two full packets (RFC 9002 §7.2).
+const LEAST: u64 = 2 * 1452;
+
 /// What was known of an old path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Saved {
@@ -30,10 +44,24 @@ pub(crate) struct Saved {
     pub(crate) window: u64,
 }
 
+impl Saved {
+    /// Whether a path of this round-trip time may be the same.
+    fn is_like(self, rtt: Duration) -> bool {
+        rtt >= self.rtt / 2 && rtt <= self.rtt * 10
+    }
+
+    /// What is sent before anything of it is known to arrive (§3.3), at least a packet and its like.
+    fn jump(self) -> u64 {
+        (self.window / 2).max(LEAST)
+    }
+}
+
 /// Makes the controllers of one connection.
 pub(crate) struct Careful {
     algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
+    /// Bytes in flight on each path.
+    flights: Mutex<Vec<Weak<AtomicU64>>>,
 }
 
 impl fmt::Debug for Careful {
@@ -47,7 +75,7 @@ impl fmt::Debug for Careful {
 #[derive(Debug, Default)]
 struct Memory {
     saved: Vec<Saved>,
-    until: Option<Instant>,
+    thaw: Option<Instant>,
 }
 
 impl Careful {
@@ -55,27 +83,47 @@ impl Careful {
         Self {
             algorithm,
             memory: Mutex::default(),
+            flights: Mutex::default(),
         }
+    }
+
+    /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let mut flights = self.flights.lock().unwrap();
+        flights.retain(|flight| flight.strong_count() > 0);
+        let open = flights.iter().filter_map(Weak::upgrade);
+        open.map(|flight| flight.load(Ordering::Relaxed)).sum()
+    }
+
+    fn flight(&self, bytes: u64) -> Arc<AtomicU64> {
+        let flight = Arc::new(AtomicU64::new(bytes));
+        self.flights.lock().unwrap().push(Arc::downgrade(&flight));
+        flight
     }
 
     /// The paths that are new from `now` on may go on where these were.
     pub(crate) fn resume(&self, now: Instant, saved: Vec<Saved>) {
         *self.memory.lock().unwrap() = Memory {
             saved,
-            until: Some(now + LIFETIME),
+            thaw: Some(now),
         };
     }
 
-    fn is_resuming(&self, now: Instant) -> bool {
+    /// How a path that is made now begins.
+    fn begin(&self, now: Instant) -> Phase {
         let memory = self.memory.lock().unwrap();
-        memory.until.is_some_and(|until| now < until)
+        let Some(thaw) = memory.thaw.filter(|thaw| now < *thaw + LIFETIME) else {
+            return Phase::Normal;
+        };
+        let least = memory.saved.iter().min_by_key(|old| old.window);
+        Phase::Reconnaissance(least.copied().filter(|old| old.is_like(now - thaw)))
     }
 
     /// The old path that is most like one of this round-trip time; no other gets it.
     fn claim(&self, rtt: Duration) -> Option<Saved> {
         let saved = &mut self.memory.lock().unwrap().saved;
-        let alike = |old: &Saved| rtt >= old.rtt / 2 && rtt <= old.rtt * 10;
-        let candidates = saved.iter().enumerate().filter(|(_, old)| alike(old));
+        let candidates = saved.iter().enumerate();
+        let candidates = candidates.filter(|(_, old)| old.is_like(rtt));
         let (index, _) = candidates.min_by_key(|(_, old)| old.rtt.abs_diff(rtt))?;
         Some(saved.remove(index))
     }
@@ -83,15 +131,14 @@ impl Careful {
 
 impl ControllerFactory for Careful {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        let phase = match self.is_resuming(now) {
-            true => Phase::Reconnaissance,
-            false => Phase::Normal,
-        };
+        let phase = self.begin(now);
         let algorithm = self.algorithm.clone().build(now, mtu);
         Box::new(Resuming {
+            flight: self.flight(0),
             memory: self,
             algorithm,
             phase,
+            mtu: mtu.into(),
         })
     }
 }
@@ -102,14 +149,18 @@ struct Resuming {
     memory: Arc<Careful>,
     algorithm: Box<dyn Controller>,
     phase: Phase,
+    /// Bytes.
+    mtu: u64,
+    /// Bytes.
+    flight: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing is acknowledged yet.
-    Reconnaissance,
-    /// As many bytes may be in flight before the algorithm says so.
-    Unvalidated(u64),
+    /// Nothing is acknowledged yet. An old path like this one, if there is any.
+    Reconnaissance(Option<Saved>),
+    /// It goes on for this old path and may have so many bytes in flight.
+    Resuming(Saved, u64),
     /// The algorithm decides.
     Normal,
 }
@@ -120,6 +171,7 @@ impl Controller for Resuming {
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
+        self.flight.fetch_add(bytes.into(), Ordering::Relaxed);
         self.algorithm.on_packet_sent(now, bytes, pn);
     }
 
@@ -136,20 +188,28 @@ impl Controller for Resuming {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        if self.phase == Phase::Reconnaissance {
+        if matches!(self.phase, Phase::Reconnaissance(_)) {
             // noq takes the sample of an acknowledgement after this call.
             self.phase = match self.memory.claim(now.saturating_duration_since(sent)) {
-                Some(old) => Phase::Unvalidated(old.window / 2),
+                Some(old) => Phase::Resuming(old, old.jump()),
                 None => Phase::Normal,
             };
         }
+        let counted = match &mut self.phase {
+            Phase::Resuming(old, window) => {
+                *window += match old.window.saturating_sub(*window) {
+                    // It was not all in use (RFC 9002 §7.8).
+                    _ if app_limited => 0,
+                    // What makes a packet of a whole window (RFC 9002 §7.3.3).
+                    0 => bytes * self.mtu / *window,
+                    missing => bytes.min(missing),
+                };
+                bytes.min(window.saturating_sub(self.algorithm.window()))
+            }
+            Phase::Reconnaissance(_) | Phase::Normal => bytes,
+        };
         self.algorithm
-            .on_ack(now, sent, bytes, pn, app_limited, rtt);
-        if let Phase::Unvalidated(window) = self.phase
-            && self.algorithm.window() >= window
-        {
-            self.phase = Phase::Normal;
-        }
+            .on_ack(now, sent, counted, pn, app_limited, rtt);
     }
 
     fn on_end_acks(
@@ -159,6 +219,7 @@ impl Controller for Resuming {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.flight.store(in_flight, Ordering::Relaxed);
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -184,6 +245,10 @@ impl Controller for Resuming {
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
+        let less = |flight: u64| Some(flight.saturating_sub(lost_bytes.into()));
+        let _ = self
+            .flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }
 
@@ -192,6 +257,7 @@ impl Controller for Resuming {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.into();
         self.algorithm.on_mtu_update(new_mtu);
     }
 
@@ -202,14 +268,20 @@ impl Controller for Resuming {
 
     fn window(&self) -> u64 {
         match self.phase {
-            Phase::Unvalidated(window) => window.max(self.algorithm.window()),
-            Phase::Reconnaissance | Phase::Normal => self.algorithm.window(),
+            Phase::Reconnaissance(Some(old)) => old.jump(),
+            Phase::Resuming(_, window) => window,
+            Phase::Reconnaissance(None) | Phase::Normal => self.algorithm.window(),
         }
     }
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
+        if let Phase::Reconnaissance(Some(old)) = self.phase {
+            // noq has no round-trip time to spread the window over.
+            let rate = self.window() as f64 / old.rtt.as_secs_f64();
+            metrics.pacing_rate = Some(rate as u64);
+        }
         metrics
     }
 
@@ -218,6 +290,8 @@ impl Controller for Resuming {
             memory: self.memory.clone(),
             algorithm: self.algorithm.clone_box(),
             phase: self.phase,
+            mtu: self.mtu,
+            flight: self.memory.flight(self.flight.load(Ordering::Relaxed)),
         })
     }
 
@@ -250,15 +324,17 @@ mod tests {
     }
 
     impl Rig {
-        async fn new(saved: &[(Duration, u64)]) -> Self {
-            let now = Instant::now();
+        /// A path that is there so long after the thaw.
+        async fn new(saved: &[(Duration, u64)], after: Duration) -> Self {
+            let thaw = Instant::now();
             let estimate = estimate().await;
             let careful = Arc::new(Careful::new(Arc::new(NewRenoConfig::default())));
             let saved = saved.iter().map(|(rtt, window)| Saved {
                 rtt: *rtt,
                 window: *window,
             });
-            careful.resume(now, saved.collect());
+            careful.resume(thaw, saved.collect());
+            let now = thaw + after;
             let path = careful.clone().build(now, MTU);
             Self {
                 now: now + RTT,
@@ -284,67 +360,112 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_first_round_trip_half_of_the_old_window_is_allowed() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)]).await;
+    async fn a_path_begins_with_half_of_the_smallest_window_over_its_round_trip() {
+        let saved = [(RTT, WINDOW), (RTT * 2, WINDOW / 2), (RTT, WINDOW * 2)];
+        let rig = Rig::new(&saved, RTT).await;
+        assert_eq!(rig.path.window(), WINDOW / 4);
+        let metrics = rig.path.metrics();
+        assert_eq!(metrics.congestion_window, WINDOW / 4);
+        assert_eq!(metrics.pacing_rate, Some(WINDOW / 4 * 10));
+    }
+
+    #[tokio::test]
+    async fn it_grows_by_what_is_acknowledged_to_where_it_was_and_then_by_a_packet_a_round_trip() {
+        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
         let initial = rig.path.initial_window();
-        assert_eq!(rig.path.window(), initial);
         rig.ack(RTT, 1200);
-        assert_eq!(rig.path.window(), WINDOW / 2);
-        assert_eq!(rig.path.metrics().congestion_window, WINDOW / 2);
-        // What is acknowledged of it counts, and the algorithm goes on from there.
+        assert_eq!(rig.path.window(), WINDOW / 2 + 1200);
+        assert_eq!(rig.path.metrics().pacing_rate, None);
         rig.ack(RTT, WINDOW / 2);
-        assert_eq!(rig.path.window(), initial + 1200 + WINDOW / 2);
-        rig.ack(RTT, 1200);
-        assert_eq!(rig.path.window(), initial + 2400 + WINDOW / 2);
+        assert_eq!(rig.path.window(), WINDOW);
+        rig.ack(RTT, WINDOW);
+        assert_eq!(rig.path.window(), WINDOW + u64::from(MTU));
+        // The algorithm has caught up.
+        rig.lose();
+        let window = rig.path.window();
+        assert!(window.abs_diff(WINDOW / 2) < initial, "{window}");
     }
 
     #[tokio::test]
     async fn a_loss_takes_the_start_back_to_what_was_acknowledged() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)]).await;
+        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
         let initial = rig.path.initial_window();
         rig.ack(RTT, 1200);
         rig.ack(RTT, 10_000);
-        assert_eq!(rig.path.window(), WINDOW / 2);
         rig.lose();
-        assert!(
-            rig.path.window() < initial + 11_200,
-            "{}",
-            rig.path.window()
-        );
+        let window = rig.path.window();
+        assert!(window < initial + 11_200, "{window}");
+        rig.ack(RTT, 1200);
+        assert!(rig.path.window() < window + 1200, "{window}");
     }
 
     #[tokio::test]
     async fn a_path_that_is_not_like_the_old_one_begins_anew() {
         for rtt in [RTT / 3, RTT * 11] {
-            let mut rig = Rig::new(&[(RTT, WINDOW)]).await;
+            let mut rig = Rig::new(&[(RTT, WINDOW)], rtt).await;
+            let initial = rig.path.initial_window();
+            assert_eq!(rig.path.window(), initial);
+            assert_eq!(rig.path.metrics().pacing_rate, None);
             rig.ack(rtt, 1200);
-            assert_eq!(rig.path.window(), rig.path.initial_window() + 1200);
+            assert_eq!(rig.path.window(), initial + 1200);
             rig.ack(RTT, 1200);
-            assert_eq!(rig.path.window(), rig.path.initial_window() + 2400);
+            assert_eq!(rig.path.window(), initial + 2400);
         }
     }
 
     #[tokio::test]
+    async fn a_path_that_turns_out_slower_than_its_first_answer_begins_anew() {
+        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        rig.ack(RTT * 11, 1200);
+        assert_eq!(rig.path.window(), rig.path.initial_window() + 1200);
+    }
+
+    #[tokio::test]
     async fn each_old_path_is_resumed_once_by_what_is_most_like_it() {
-        let mut rig = Rig::new(&[(RTT, WINDOW), (RTT * 2, WINDOW * 2)]).await;
+        let mut rig = Rig::new(&[(RTT, WINDOW), (RTT * 2, WINDOW * 2)], RTT).await;
         rig.ack(RTT * 2, 1200);
-        assert_eq!(rig.path.window(), WINDOW);
+        assert_eq!(rig.path.window(), WINDOW + 1200);
         for expected in [Some(WINDOW / 2), None] {
             rig.path = rig.careful.clone().build(rig.now, MTU);
             rig.now += RTT;
             rig.ack(RTT * 2, 1200);
-            let otherwise = rig.path.initial_window() + 1200;
-            assert_eq!(rig.path.window(), expected.unwrap_or(otherwise));
+            let otherwise = rig.path.initial_window();
+            assert_eq!(rig.path.window(), expected.unwrap_or(otherwise) + 1200);
         }
     }
 
     #[tokio::test]
     async fn only_paths_that_are_made_soon_after_the_move_are_resumed() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)]).await;
-        rig.now += LIFETIME;
-        rig.path = rig.careful.clone().build(rig.now, MTU);
-        rig.now += RTT;
+        let old = LIFETIME;
+        let mut rig = Rig::new(&[(old, WINDOW)], old).await;
+        let initial = rig.path.initial_window();
+        assert_eq!(rig.path.window(), initial);
         rig.ack(RTT, 1200);
-        assert_eq!(rig.path.window(), rig.path.initial_window() + 1200);
+        assert_eq!(rig.path.window(), initial + 1200);
+    }
+
+    #[tokio::test]
+    async fn a_path_whose_window_was_small_begins_small() {
+        let mut rig = Rig::new(&[(RTT, 5000)], RTT).await;
+        assert_eq!(rig.path.window(), LEAST);
+        rig.ack(RTT, LEAST);
+        assert_eq!(rig.path.window(), 5000);
+        assert!(rig.path.window() < rig.path.initial_window());
+    }
+
+    #[tokio::test]
+    async fn what_is_in_flight_is_counted_on_all_paths_that_there_are() {
+        let mut rig = Rig::new(&[], RTT).await;
+        let mut other = rig.careful.clone().build(rig.now, MTU);
+        rig.path.on_packet_sent(rig.now, MTU, 1);
+        other.on_packet_sent(rig.now, MTU, 1);
+        other.on_packet_sent(rig.now, MTU, 2);
+        assert_eq!(rig.careful.in_flight(), 3600);
+        other.on_end_acks(rig.now, 1200, false, Some(1));
+        assert_eq!(rig.careful.in_flight(), 2400);
+        other.on_packet_lost(MTU, 2, rig.now);
+        assert_eq!(rig.careful.in_flight(), 1200);
+        drop(rig.path);
+        assert_eq!(rig.careful.in_flight(), 0);
     }
 }

@@ -1,0 +1,155 @@
+//! The bytes of a stream, taken from noq and handed out in order.
+//!
+//! What a client has asked for is taken as it comes, and put in order here ([`Chunks::reordered`]).
+//! noq's own buffer may not hold more than a thousand gaps, so a stream's window is small (see
+//! `endpoint`), and after a loss it would be full before what was lost can have come again: every path
+//! would stand still. Taken from noq at once, what comes behind a gap does not count there.
+//!
+//! A server reads what clients send as noq has it in order ([`Chunks::ordered`]): flow control is
+//! then what bounds the memory that they can take.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt};
+use tokio::time::{Sleep, sleep};
+
+/// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
+const BATCH: usize = 32;
+/// How many bytes may lie behind a gap here; noq holds a stream's window more.
+const MOST: usize = 8 << 20;
+/// How often a gap that so much lies behind is looked at: noq cannot tell when it is filled.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A stream's bytes, in order.
+pub(super) enum Chunks {
+    Ordered(Ordered),
+    Reordered(Reordered),
+}
+
+impl Chunks {
+    /// As noq puts them in order. `head` was read before.
+    pub(super) fn ordered(stream: RecvStream, head: Bytes) -> Self {
+        Self::Ordered(Ordered {
+            stream,
+            unread: 0..usize::from(!head.is_empty()),
+            batch: vec![head],
+        })
+    }
+
+    /// As they come, put in order here. Nothing was read before.
+    pub(super) fn reordered(stream: RecvStream) -> Self {
+        Self::Reordered(Reordered {
+            stream: stream.into_unordered(),
+            next: 0,
+            flows: true,
+            ahead: BTreeMap::new(),
+            held: 0,
+            look: None,
+        })
+    }
+
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ReadError>> {
+        match self {
+            Self::Ordered(stream) => stream.poll_next(cx),
+            Self::Reordered(stream) => stream.poll_next(cx),
+        }
+    }
+
+    /// Wants no more of it.
+    pub(super) fn stop(&mut self, code: VarInt) {
+        // Fails if all was received already, and then there is nothing to stop.
+        let _ = match self {
+            Self::Ordered(stream) => stream.stream.stop(code),
+            Self::Reordered(stream) => stream.stream.stop(code),
+        };
+    }
+
+    pub(super) fn id(&self) -> StreamId {
+        match self {
+            Self::Ordered(stream) => stream.stream.id(),
+            Self::Reordered(stream) => stream.stream.id(),
+        }
+    }
+}
+
+pub(super) struct Ordered {
+    stream: RecvStream,
+    /// Chunks taken from noq, of which those in `unread` were not handed out yet.
+    batch: Vec<Bytes>,
+    unread: Range<usize>,
+}
+
+impl Ordered {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        loop {
+            if let Some(next) = self.unread.next() {
+                return Poll::Ready(Ok(Some(std::mem::take(&mut self.batch[next]))));
+            }
+            self.batch.resize(BATCH, Bytes::new());
+            // The future holds nothing of its own: noq keeps the waker with the stream, and so the
+            // future can be made anew for each poll and `stop` finds the stream here.
+            match ready!(pin!(self.stream.read_many_chunks(&mut self.batch)).poll(cx))? {
+                Some(read) => self.unread = 0..read,
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+}
+
+pub(super) struct Reordered {
+    stream: UnorderedRecvStream,
+    /// Offset of the next byte to hand out.
+    next: u64,
+    /// The last chunk was the next.
+    flows: bool,
+    /// What came behind a gap, by its offset. noq gives each byte once.
+    ahead: BTreeMap<u64, Bytes>,
+    /// Bytes in `ahead`.
+    held: usize,
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl Reordered {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        loop {
+            if let Some(first) = self.ahead.first_entry()
+                && *first.key() == self.next
+            {
+                let bytes = first.remove();
+                self.held -= bytes.len();
+                self.next += bytes.len() as u64;
+                return Poll::Ready(Ok(Some(bytes)));
+            }
+            // noq gives what is first of all that it has. With too much here already, a single byte
+            // shows whether that is the next.
+            let most = match self.flows || self.held < MOST {
+                true => usize::MAX,
+                false => {
+                    let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+                    ready!(look.as_mut().poll(cx));
+                    1
+                }
+            };
+            self.look = None;
+            let Some(chunk) = ready!(pin!(self.stream.read_chunk(most)).poll(cx))? else {
+                return Poll::Ready(Ok(None));
+            };
+            self.flows = chunk.offset == self.next;
+            if self.flows {
+                self.next += chunk.bytes.len() as u64;
+                return Poll::Ready(Ok(Some(chunk.bytes)));
+            }
+            self.held += chunk.bytes.len();
+            self.ahead.insert(chunk.offset, chunk.bytes);
+        }
+    }
+}
