@@ -20,7 +20,7 @@ use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::congestion::Congestion;
-use crate::congestion::careful::{Careful, Saved};
+use crate::congestion::careful::Careful;
 use crate::endpoint;
 use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
@@ -154,8 +154,6 @@ struct Paths {
     old: Vec<PathId>,
     /// Where the client was when the server was frozen.
     known_at: Vec<SocketAddr>,
-    /// What was known of their capacity then.
-    saved: Vec<Saved>,
 }
 
 impl Server {
@@ -464,20 +462,14 @@ impl Shared {
                 .filter_map(|path| path.remote_address().ok())
                 .map(canonical);
             paths.known_at = known_at.collect();
-            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
-            let saved = open.map(|path| path.stats()).map(|stats| Saved {
-                rtt: stats.rtt,
-                window: stats.cwnd,
-            });
-            paths.saved = saved.collect();
+            client.careful.remember(Instant::now());
         });
     }
 
     /// The paths from now on may go on where those of before were.
     fn resume_carefully(&self) {
         self.each_client(|client| {
-            let saved = std::mem::take(&mut client.paths.lock().unwrap().saved);
-            client.careful.resume(Instant::now(), saved);
+            client.careful.resume(Instant::now());
         });
     }
 

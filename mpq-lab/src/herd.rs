@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use bytes::Buf;
 use http::Request;
-use mpq_core::client::{Client, ClientConfig};
+use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
 use mpq_serve::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -45,8 +45,24 @@ pub struct Options {
     clients: u64,
 
     /// Bytes that each of them downloads; with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024)
-    #[arg(long, value_name = "SIZE", default_value = "250k", value_parser = mpq_serve::args::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = mpq_serve::args::size)]
     size: u64,
+
+    /// How many times faster the links are than those of the paper. A thousand clients on the paper's
+    /// have room for less than one packet each in flight, and lose one in five
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10))]
+    faster: u64,
+}
+
+/// The paper's network, so many times faster.
+fn network(faster: u64) -> Network {
+    let mut network = Network::default();
+    for link in &mut network.links {
+        link.rate *= faster;
+        link.burst *= faster;
+    }
+    network
 }
 
 /// What the process of the clients is told.
@@ -74,9 +90,18 @@ enum Word {
         exact: u64,
         /// Why others were lost.
         lost: Vec<String>,
-        /// When each went on after the longest time without any byte; unix times in seconds.
-        resumed: Vec<f64>,
+        /// Those that were downloading when the server moved.
+        resumed: Vec<Resumed>,
     },
+}
+
+/// How a client went on; unix times in seconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Resumed {
+    /// Its first path to the server's new address was validated.
+    moved: f64,
+    /// The next byte of the body came.
+    byte: f64,
 }
 
 /// What one move with many clients has shown.
@@ -93,7 +118,9 @@ pub struct Herd {
     /// From the announcement to the freeze, from there to complete images, and from there until the
     /// server runs again; seconds.
     pub steps: [f64; 3],
-    /// From the thaw until each client that was not ready by then had its next byte; seconds.
+    /// From the thaw until each client that was downloading had a path to the server again; seconds.
+    pub moved: Option<Range>,
+    /// From the thaw until it had its next byte; seconds.
     pub resumed: Option<Range>,
 }
 
@@ -104,7 +131,7 @@ pub struct Herd {
 pub async fn herd(options: &Options) -> Result<()> {
     let criu = setup()?;
     build_tools()?;
-    let bench = Bench::new(&criu, &Network::default())?;
+    let bench = Bench::new(&criu, &network(options.faster))?;
     let herd = run(&bench, options.clients, options.size)
         .await
         .with_context(|| format!("the logs:\n{}", bench.logs()))?;
@@ -139,6 +166,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         lost: Vec::new(),
         memory: [empty, 0.0],
         steps: [0.0; 3],
+        moved: None,
         resumed: None,
     };
     let mut thawed = f64::INFINITY;
@@ -164,12 +192,13 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
                 resumed,
             } => {
                 (herd.exact, herd.lost) = (exact, lost);
-                let after = resumed.into_iter().filter(|at| *at >= thawed);
-                herd.resumed = range(after.map(|at| at - thawed));
+                herd.moved = range(resumed.iter().map(|at| at.moved - thawed));
+                herd.resumed = range(resumed.iter().map(|at| at.byte - thawed));
             }
         }
     }
     let status = process.wait().await?;
+    std::fs::write("/tmp/herd.log", bench.logs())?;
     ensure!(status.success(), "the clients have failed: {status}");
     Ok(herd)
 }
@@ -234,7 +263,7 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
         match result? {
             Ok(at) => {
                 exact += 1;
-                resumed.push(at);
+                resumed.extend(at);
             }
             Err(error) => lost.push(format!("{error:#}")),
         }
@@ -251,12 +280,14 @@ fn tell(word: &Word) -> Result<()> {
     Ok(())
 }
 
-/// Downloads, and returns when the longest time without any byte was over.
+/// Downloads, and returns how that went on after a move meanwhile.
 async fn download(
     client: &Client,
     random: Random,
     count: impl Fn(u64) -> Result<()>,
-) -> Result<f64> {
+) -> Result<Option<Resumed>> {
+    let mut events = client.events();
+    let (mut moved, mut resumed) = (None, None);
     let mut received = 0;
     let mut requests = client.requests();
     let request = Request::get("https://localhost/random").body(())?;
@@ -264,13 +295,16 @@ async fn download(
     stream.finish().await?;
     stream.recv_response().await?;
     client.expecting(true);
-    let (mut last, mut longest) = (unix(), (0.0, unix()));
     while let Some(mut chunk) = stream.recv_data().await? {
-        let now = unix();
-        if now - last > longest.0 {
-            longest = (now - last, now);
+        while let Ok((at, event)) = events.try_recv() {
+            if matches!(event, ClientEvent::Moved { .. }) {
+                moved = Some(unix() - at.elapsed().as_secs_f64());
+            }
         }
-        last = now;
+        if let (Some(moved), None) = (moved, resumed) {
+            let byte = unix();
+            resumed = Some(Resumed { moved, byte });
+        }
         let length = chunk.remaining();
         // Made where they are needed: a thousand bodies would not fit in memory.
         let mut expected = vec![0; length];
@@ -283,7 +317,7 @@ async fn download(
         count(length as u64)?;
     }
     ensure!(received == random.size(), "{received} bytes only");
-    Ok(longest.1)
+    Ok(resumed)
 }
 
 impl fmt::Display for Herd {
@@ -309,11 +343,12 @@ impl fmt::Display for Herd {
             "outage       {park:.3} s from the announcement to the freeze, {dump:.3} s dump, \
              {restore:.3} s until it runs again"
         )?;
-        if let Some(resumed) = self.resumed {
+        for (what, after) in [("new path", self.moved), ("resumed", self.resumed)] {
+            let Some(after) = after else { continue };
             writeln!(
                 f,
-                "resumed      {:.3} s (first), {:.3} s (mean), {:.3} s (last) after the thaw",
-                resumed.min, resumed.mean, resumed.max
+                "{what:<13}{:.3} s (first), {:.3} s (mean), {:.3} s (last) after the thaw",
+                after.min, after.mean, after.max
             )?;
         }
         Ok(())

@@ -16,11 +16,11 @@
 //! Where the old windows were small, as those of many clients on one link are, the new ones are too:
 //! all their initial windows at once would be more than the link can take.
 //!
-//! This is also where the bytes in flight are counted, which noq tells nobody but controllers.
+//! What counts as an old path's window is no more than what was in flight there during its last second: a
+//! window that the sender or the receiver could not fill says nothing about the network.
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -35,13 +35,16 @@ const LIFETIME: Duration = Duration::from_secs(30);
 /// The smallest window, bytes: two full packets (RFC 9002 §7.2).
 const LEAST: u64 = 2 * 1452;
 
+/// How long a path is remembered to have had so much in flight.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// What was known of an old path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Saved {
+struct Saved {
     /// Smoothed round-trip time.
-    pub(crate) rtt: Duration,
-    /// Congestion window, bytes.
-    pub(crate) window: u64,
+    rtt: Duration,
+    /// Congestion window, as far as it was in use, bytes.
+    window: u64,
 }
 
 impl Saved {
@@ -60,8 +63,18 @@ impl Saved {
 pub(crate) struct Careful {
     algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
-    /// Bytes in flight on each path.
-    flights: Mutex<Vec<Weak<AtomicU64>>>,
+    flights: Mutex<Vec<Weak<Mutex<Flight>>>>,
+}
+
+/// What is in flight on a path.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    /// Bytes now.
+    bytes: u64,
+    /// The most of late, and when that was.
+    most: (u64, Instant),
+    /// Smoothed round-trip time.
+    rtt: Duration,
 }
 
 impl fmt::Debug for Careful {
@@ -89,24 +102,40 @@ impl Careful {
 
     /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
     pub(crate) fn in_flight(&self) -> u64 {
+        self.flights().map(|flight| flight.bytes).sum()
+    }
+
+    /// Remembers the paths that there are.
+    pub(crate) fn remember(&self, now: Instant) {
+        let is_of_use = |flight: &Flight| {
+            // Something was acknowledged, and not long ago.
+            !flight.rtt.is_zero() && now < flight.most.1 + 2 * RECENT
+        };
+        let recent = self.flights().filter(is_of_use);
+        let saved = recent.map(|flight| Saved {
+            rtt: flight.rtt,
+            window: flight.most.0,
+        });
+        self.memory.lock().unwrap().saved = saved.collect();
+    }
+
+    /// The paths that are new from `now` on may go on where the remembered ones were.
+    pub(crate) fn resume(&self, now: Instant) {
+        self.memory.lock().unwrap().thaw = Some(now);
+    }
+
+    /// Those of the paths that there are.
+    fn flights(&self) -> impl Iterator<Item = Flight> + use<> {
         let mut flights = self.flights.lock().unwrap();
         flights.retain(|flight| flight.strong_count() > 0);
-        let open = flights.iter().filter_map(Weak::upgrade);
-        open.map(|flight| flight.load(Ordering::Relaxed)).sum()
+        let open: Vec<_> = flights.iter().filter_map(Weak::upgrade).collect();
+        open.into_iter().map(|flight| *flight.lock().unwrap())
     }
 
-    fn flight(&self, bytes: u64) -> Arc<AtomicU64> {
-        let flight = Arc::new(AtomicU64::new(bytes));
+    fn add(&self, flight: Flight) -> Arc<Mutex<Flight>> {
+        let flight = Arc::new(Mutex::new(flight));
         self.flights.lock().unwrap().push(Arc::downgrade(&flight));
         flight
-    }
-
-    /// The paths that are new from `now` on may go on where these were.
-    pub(crate) fn resume(&self, now: Instant, saved: Vec<Saved>) {
-        *self.memory.lock().unwrap() = Memory {
-            saved,
-            thaw: Some(now),
-        };
     }
 
     /// How a path that is made now begins.
@@ -134,7 +163,11 @@ impl ControllerFactory for Careful {
         let phase = self.begin(now);
         let algorithm = self.algorithm.clone().build(now, mtu);
         Box::new(Resuming {
-            flight: self.flight(0),
+            flight: self.add(Flight {
+                bytes: 0,
+                most: (0, now),
+                rtt: Duration::ZERO,
+            }),
             memory: self,
             algorithm,
             phase,
@@ -151,8 +184,7 @@ struct Resuming {
     phase: Phase,
     /// Bytes.
     mtu: u64,
-    /// Bytes.
-    flight: Arc<AtomicU64>,
+    flight: Arc<Mutex<Flight>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +203,12 @@ impl Controller for Resuming {
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
-        self.flight.fetch_add(bytes.into(), Ordering::Relaxed);
+        let mut flight = self.flight.lock().unwrap();
+        flight.bytes += u64::from(bytes);
+        if flight.bytes > flight.most.0 || now > flight.most.1 + RECENT {
+            flight.most = (flight.bytes, now);
+        }
+        drop(flight);
         self.algorithm.on_packet_sent(now, bytes, pn);
     }
 
@@ -188,6 +225,7 @@ impl Controller for Resuming {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.flight.lock().unwrap().rtt = rtt.get();
         if matches!(self.phase, Phase::Reconnaissance(_)) {
             // noq takes the sample of an acknowledgement after this call.
             self.phase = match self.memory.claim(now.saturating_duration_since(sent)) {
@@ -219,7 +257,7 @@ impl Controller for Resuming {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.flight.store(in_flight, Ordering::Relaxed);
+        self.flight.lock().unwrap().bytes = in_flight;
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -245,10 +283,9 @@ impl Controller for Resuming {
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
-        let less = |flight: u64| Some(flight.saturating_sub(lost_bytes.into()));
-        let _ = self
-            .flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let mut flight = self.flight.lock().unwrap();
+        flight.bytes = flight.bytes.saturating_sub(lost_bytes.into());
+        drop(flight);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }
 
@@ -291,7 +328,7 @@ impl Controller for Resuming {
             algorithm: self.algorithm.clone_box(),
             phase: self.phase,
             mtu: self.mtu,
-            flight: self.memory.flight(self.flight.load(Ordering::Relaxed)),
+            flight: self.memory.add(*self.flight.lock().unwrap()),
         })
     }
 
@@ -333,7 +370,8 @@ mod tests {
                 rtt: *rtt,
                 window: *window,
             });
-            careful.resume(thaw, saved.collect());
+            careful.memory.lock().unwrap().saved = saved.collect();
+            careful.resume(thaw);
             let now = thaw + after;
             let path = careful.clone().build(now, MTU);
             Self {
@@ -467,5 +505,28 @@ mod tests {
         assert_eq!(rig.careful.in_flight(), 1200);
         drop(rig.path);
         assert_eq!(rig.careful.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_window_is_remembered_as_far_as_it_was_in_use_of_late() {
+        let mut rig = Rig::new(&[], RTT).await;
+        let unused = rig.careful.clone().build(rig.now, MTU);
+        for pn in 0..9 {
+            rig.path.on_packet_sent(rig.now, MTU, pn);
+        }
+        rig.ack(RTT, 1200);
+        rig.path.on_end_acks(rig.now, 0, false, Some(8));
+        let saved = |rig: &Rig| {
+            rig.careful.remember(rig.now);
+            let saved = &rig.careful.memory.lock().unwrap().saved;
+            saved.iter().map(|old| old.window).max()
+        };
+        assert_eq!(saved(&rig), Some(9 * 1200));
+        rig.now += RECENT * 3 / 2;
+        rig.path.on_packet_sent(rig.now, MTU, 9);
+        assert_eq!(saved(&rig), Some(1200));
+        rig.now += RECENT * 2;
+        assert_eq!(saved(&rig), None);
+        drop(unused);
     }
 }
