@@ -48,6 +48,8 @@ pub async fn open_migration_stream(conn: &noq::Connection) -> Result<noq::SendSt
     // A varint of four bytes (RFC 9000 §16).
     const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
     let mut stream = conn.open_uni().await?;
+    // Ahead of all bodies. Fails once it is closed, which writing tells.
+    let _ = stream.set_priority(1);
     stream.write_all(&TYPE).await?;
     Ok(stream)
 }

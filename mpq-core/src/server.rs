@@ -40,8 +40,10 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a handshake may take. noq has no limit of its own without an idle timeout, and whoever
 /// sends only the first datagram of one would be remembered for ever.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// In this time the clients are told that the server parks, before it falls silent.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 /// The drain before a freeze ends after this, whatever is still in flight.
-const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often the drain looks.
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// How often the paths of a connection are compared.
@@ -338,7 +340,7 @@ impl Server {
                 }
                 Output::Knock(clients) => drop(tokio::spawn(knock(shared.clone(), clients))),
                 Output::Done { moved } => {
-                    shared.each_client(|client| client.gate.open());
+                    shared.each_client(Client::release);
                     let listen = self.listen();
                     return if moved {
                         Ok(listen)
@@ -388,7 +390,7 @@ impl Shared {
                 }
                 Output::OpenGate(client) => {
                     if let Some(client) = clients.get(&client) {
-                        client.gate.open();
+                        client.release();
                     }
                 }
                 Output::CloseGates => clients.values().for_each(|client| client.gate.close()),
@@ -407,37 +409,29 @@ impl Shared {
             .for_each(|client| f(client));
     }
 
-    /// Waits until everything that was sent is acknowledged or, where acknowledgements do not come,
-    /// until no stream data was sent, for the first or another time, for a probe timeout (RFC 9002
-    /// §6.2).
+    /// Sends nothing more, and waits until everything that was sent is acknowledged, or no more of it
+    /// was for a probe timeout (RFC 9002 §6.2).
     async fn drain(&self) {
+        tokio::time::sleep(LAST_WORDS).await;
+        self.each_client(|client| client.careful.hold(true));
         let start = tokio::time::Instant::now();
-        let mut last = (self.stream_frames(), start);
-        // Twice, as a writer may have passed its gate just before that was closed.
-        let mut quiet = 0;
-        while quiet < 2 && last.1.elapsed() < self.probe_timeout() && start.elapsed() < DRAIN_LIMIT {
-            tokio::time::sleep(DRAIN_STEP).await;
-            let frames = self.stream_frames();
-            if frames != last.0 {
-                last = (frames, tokio::time::Instant::now());
-            }
+        let timeout = self.probe_timeout();
+        let mut least = (u64::MAX, start);
+        while least.1.elapsed() < timeout && start.elapsed() < DRAIN_LIMIT {
             let mut in_flight = 0;
             self.each_client(|client| in_flight += client.careful.in_flight());
-            quiet = if in_flight == 0 { quiet + 1 } else { 0 };
-        }
-    }
-
-    /// Frames with data of streams that all connections have sent so far.
-    fn stream_frames(&self) -> u64 {
-        let mut sum = 0;
-        self.each_client(|client| {
-            if let Some(connection) = client.connection.upgrade() {
-                sum += connection.stats().frame_tx.stream;
+            if in_flight == 0 {
+                break;
             }
-        });
-        sum
+            if in_flight < least.0 {
+                least = (in_flight, tokio::time::Instant::now());
+            }
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        tracing::info!(in_flight = least.0, elapsed = ?start.elapsed(), "drained");
     }
 
+    /// What the slowest path takes to acknowledge.
     fn probe_timeout(&self) -> Duration {
         /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
         const ACK_DELAY: Duration = Duration::from_millis(25);
@@ -646,6 +640,13 @@ impl Missing {
 }
 
 impl Client {
+    /// Has all that waits for the client sent. Not before it is known where: noq would send it on
+    /// the old paths, which lead nowhere.
+    fn release(&self) {
+        self.careful.hold(false);
+        self.gate.open();
+    }
+
     fn redirects(&self) -> bool {
         self.redirects.load(Ordering::Relaxed)
     }

@@ -238,6 +238,13 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
 
     let random = Random::new(options.size, SEED);
     let total = Arc::new(AtomicU64::new(0));
+    let t2 = total.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            eprintln!("{:.3} {:.3}", unix() % 100.0, t2.load(Ordering::Relaxed) as f64 / 1e6);
+        }
+    });
     let quarter = options.clients * options.size / 4;
     let mut downloads = JoinSet::new();
     for client in clients {

@@ -21,6 +21,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,7 @@ pub(crate) struct Careful {
     algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
     flights: Mutex<Vec<Weak<Mutex<Flight>>>>,
+    held: AtomicBool,
 }
 
 /// What is in flight on a path.
@@ -97,7 +99,14 @@ impl Careful {
             algorithm,
             memory: Mutex::default(),
             flights: Mutex::default(),
+            held: AtomicBool::new(false),
         }
+    }
+
+    /// Sends nothing new, or goes on; lost data counts as new, acknowledgements and probes go out
+    /// all the same.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.held.store(hold, Ordering::Relaxed);
     }
 
     /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
@@ -304,6 +313,10 @@ impl Controller for Resuming {
     }
 
     fn window(&self) -> u64 {
+        if self.memory.held.load(Ordering::Relaxed) {
+            // Not 0, which noq divides by.
+            return 1;
+        }
         match self.phase {
             Phase::Reconnaissance(Some(old)) => old.jump(),
             Phase::Resuming(_, window) => window,
@@ -505,6 +518,16 @@ mod tests {
         assert_eq!(rig.careful.in_flight(), 1200);
         drop(rig.path);
         assert_eq!(rig.careful.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_sends_nothing_until_it_goes_on() {
+        let rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        rig.careful.hold(true);
+        assert_eq!(rig.path.window(), 1);
+        assert_eq!(rig.path.metrics().congestion_window, 1);
+        rig.careful.hold(false);
+        assert_eq!(rig.path.window(), WINDOW / 2);
     }
 
     #[tokio::test]
