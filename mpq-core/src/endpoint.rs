@@ -27,10 +27,6 @@ pub const STREAM_WINDOW: u32 = 2 << 20;
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
 pub const SEND_WINDOW: u64 = 16 << 20;
-/// Taken for a path's round-trip time until it is measured; RFC 9002 §6.2.2 recommends 333 ms. A
-/// client's first datagram on a new path is answered at once, so an answer that was lost is sent again
-/// after three times this.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Paths at a time. A move needs two for each interface.
 pub(crate) const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
@@ -80,7 +76,6 @@ fn common(congestion: Arc<Factory>) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
-        .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)

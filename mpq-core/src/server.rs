@@ -428,7 +428,7 @@ impl Shared {
             }
             tokio::time::sleep(DRAIN_STEP).await;
         }
-        tracing::info!(in_flight = least.0, elapsed = ?start.elapsed(), "drained");
+        tracing::debug!(in_flight = least.0, elapsed = ?start.elapsed(), "drained");
     }
 
     /// What the slowest path takes to acknowledge.

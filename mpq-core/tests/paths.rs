@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
+use mpq_core::endpoint::STREAM_WINDOW;
 use mpq_core::path::sockets::Bind;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_core::tls::{Identity, Trust};
@@ -255,6 +257,34 @@ async fn dies_and_comes_back(local: &str) {
     assert_eq!(back, 2, "the next id that there is");
     download(&client, async || {}).await;
     assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    client.close().await;
+}
+
+/// What was in flight on a path that dies comes again only when that is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_path_goes_on_meanwhile_for_longer_than_a_stream_has_room_in_noq() {
+    let server = serve();
+    let network = Network::new(server.listen());
+    let client = connect(network.address(), &[FIRST, SECOND]).await;
+    let mut events = client.events();
+    path_is(&mut events, SECOND, PathState::Validated).await;
+
+    let over_first = || {
+        let paths = client.paths();
+        let first = paths.iter().find(|path| path.local.to_string() == FIRST);
+        first.map_or(0, |path| path.received)
+    };
+    let before = Cell::new(u64::MAX);
+    let killed = async || {
+        network.set_dead(&[SECOND], true);
+        before.set(over_first());
+    };
+    let counted = async {
+        path_is(&mut events, SECOND, PathState::Closed).await;
+        over_first() - before.get()
+    };
+    let ((), meanwhile) = tokio::join!(download(&client, killed), counted);
+    assert!(meanwhile > 2 * u64::from(STREAM_WINDOW), "{meanwhile}");
     client.close().await;
 }
 
