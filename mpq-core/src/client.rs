@@ -15,6 +15,7 @@ use crate::h3_noq;
 use crate::migration::Strategy;
 use crate::path::interfaces::{self, InterfaceError, Local};
 use crate::path::manager::{Manager, PathTable};
+use crate::path::mtu;
 use crate::path::netlink;
 use crate::path::probe;
 use crate::path::sockets::{Bind, Sockets, mapped};
@@ -233,8 +234,9 @@ impl Client {
         });
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
-        crypto.transport_config(endpoint::client_transport(config.congestion));
         let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
+        let largest = mtu::largest(&binds, remote);
+        crypto.transport_config(endpoint::client_transport(config.congestion, largest));
         let (sockets, answers) =
             Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
         let endpoint = noq::Endpoint::new_with_abstract_socket(

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use noq::crypto::{CryptoError, HmacKey};
-use noq::{EndpointConfig, TransportConfig, VarInt};
+use noq::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
@@ -27,6 +27,8 @@ pub const STREAM_WINDOW: u32 = 2 << 20;
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
 pub const SEND_WINDOW: u64 = 16 << 20;
+/// The largest datagram to receive: what UDP can carry, bytes.
+const MAX_PAYLOAD: u16 = 65527;
 /// Paths at a time. A move needs two for each interface.
 pub(crate) const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
@@ -36,7 +38,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// For one endpoint, of either end.
 pub(crate) fn config() -> EndpointConfig {
     let random = rustls::crypto::ring::default_provider().secure_random;
-    EndpointConfig::new(Arc::new(OnceOnly(random)))
+    let mut config = EndpointConfig::new(Arc::new(OnceOnly(random)));
+    config
+        .max_udp_payload_size(MAX_PAYLOAD)
+        .expect("it is within the bounds of RFC 9000 §18.2");
+    config
 }
 
 /// Signs everything anew, so that no reset token is ever the one that the peer was told.
@@ -60,19 +66,21 @@ impl HmacKey for OnceOnly {
     }
 }
 
-/// For one connection.
-pub(crate) fn client_transport(congestion: Congestion) -> Arc<TransportConfig> {
-    let mut config = common(congestion.factory());
+/// For one connection, whose datagrams may have so many bytes at most.
+pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<TransportConfig> {
+    let mut config = common(congestion.factory(), largest);
     config.keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
 }
 
-/// For one connection.
-pub(crate) fn server_transport(congestion: Arc<Factory>) -> Arc<TransportConfig> {
-    Arc::new(common(congestion))
+/// For one connection, whose datagrams may have so many bytes at most.
+pub(crate) fn server_transport(congestion: Arc<Factory>, largest: u16) -> Arc<TransportConfig> {
+    Arc::new(common(congestion, largest))
 }
 
-fn common(congestion: Arc<Factory>) -> TransportConfig {
+fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(largest);
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
@@ -80,6 +88,7 @@ fn common(congestion: Arc<Factory>) -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .max_concurrent_multipath_paths(PATHS)
+        .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(congestion);
     #[cfg(feature = "qlog")]
     if let Some(traces) = crate::qlog::from_env() {

@@ -28,6 +28,7 @@ use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Elsewhere, Input, Output};
 use crate::migration::{Frame, log, server::Server as Machine};
 use crate::path::manager::number;
+use crate::path::mtu;
 use crate::path::probe;
 use crate::path::silence::{Figures, Silence, Verdict};
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
@@ -228,7 +229,9 @@ impl Server {
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
         let careful = Arc::new(Careful::new(self.config.congestion.factory()));
-        config.transport_config(endpoint::server_transport(careful.clone()));
+        let listen = Bind::from(self.listen());
+        let largest = mtu::largest([&listen], canonical(incoming.remote_address()));
+        config.transport_config(endpoint::server_transport(careful.clone(), largest));
         let shared = self.shared.clone();
         Some(async move {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;

@@ -33,9 +33,6 @@ use super::Factory;
 /// How long after the move paths are new.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// The smallest window, bytes: two full packets (RFC 9002 §7.2).
-const LEAST: u64 = 2 * 1452;
-
 /// How long a path is remembered to have had so much in flight.
 const RECENT: Duration = Duration::from_secs(1);
 
@@ -54,9 +51,9 @@ impl Saved {
         rtt >= self.rtt / 2 && rtt <= self.rtt * 10
     }
 
-    /// What is sent before anything of it is known to arrive (§3.3), at least a packet and its like.
+    /// What is sent before anything of it is known to arrive (§3.3), bytes.
     fn jump(self) -> u64 {
-        (self.window / 2).max(LEAST)
+        self.window / 2
     }
 }
 
@@ -248,7 +245,7 @@ impl Controller for Resuming {
                     // It was not all in use (RFC 9002 §7.8).
                     _ if app_limited => 0,
                     // What makes a packet of a whole window (RFC 9002 §7.3.3).
-                    0 => bytes * self.mtu / *window,
+                    0 => bytes * self.mtu / (*window).max(self.mtu),
                     missing => bytes.min(missing),
                 };
                 bytes.min(window.saturating_sub(self.algorithm.window()))
@@ -317,11 +314,13 @@ impl Controller for Resuming {
             // Not 0, which noq divides by.
             return 1;
         }
-        match self.phase {
+        let allowed = match self.phase {
             Phase::Reconnaissance(Some(old)) => old.jump(),
             Phase::Resuming(_, window) => window,
-            Phase::Reconnaissance(None) | Phase::Normal => self.algorithm.window(),
-        }
+            Phase::Reconnaissance(None) | Phase::Normal => return self.algorithm.window(),
+        };
+        // The smallest window (RFC 9002 §7.2).
+        allowed.max(2 * self.mtu)
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -498,10 +497,11 @@ mod tests {
     #[tokio::test]
     async fn a_path_whose_window_was_small_begins_small() {
         let mut rig = Rig::new(&[(RTT, 5000)], RTT).await;
-        assert_eq!(rig.path.window(), LEAST);
-        rig.ack(RTT, LEAST);
+        assert_eq!(rig.path.window(), 2500);
+        rig.ack(RTT, 2500);
         assert_eq!(rig.path.window(), 5000);
-        assert!(rig.path.window() < rig.path.initial_window());
+        rig.path.on_mtu_update(4 * MTU);
+        assert_eq!(rig.path.window(), 8 * u64::from(MTU));
     }
 
     #[tokio::test]

@@ -35,8 +35,8 @@ use super::probe::{self, Token};
 /// Asked of the kernel for each socket, bytes; it grants what `net.core.*mem_max` allows. A burst
 /// at 1 Gbit/s must fit in while the process waits for a core.
 const BUFFER_SIZE: usize = 4 << 20;
-/// The most datagrams that the kernel joins into one (GRO).
-const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// How many of the largest datagrams (64 KiB) the kernel joins into one (GRO): no more than one.
+const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN;
 /// Probe answers waiting to be read; more are dropped, as a network would.
 const ANSWERS: usize = 64;
 
