@@ -20,7 +20,7 @@ use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::congestion::Congestion;
-use crate::congestion::careful::Careful;
+use crate::congestion::careful::{self, Careful, Saved};
 use crate::endpoint;
 use crate::gate::Gate;
 use crate::h3_noq::{self, MigrationStream};
@@ -157,6 +157,8 @@ struct Paths {
     old: Vec<PathId>,
     /// Where the client was when the server was frozen.
     known_at: Vec<SocketAddr>,
+    /// What was known then of the paths to these addresses of the client, and not told to new ones yet.
+    saved: BTreeMap<SocketAddr, Saved>,
 }
 
 impl Server {
@@ -323,9 +325,9 @@ impl Server {
                     let mut missing = Vec::new();
                     if listen.is_some() {
                         missing = shared.missing();
-                        if self.config.congestion.has_window() && !self.config.slow_start {
-                            shared.resume_carefully();
-                        }
+                        let is_careful =
+                            self.config.congestion.has_window() && !self.config.slow_start;
+                        shared.begin_paths(is_careful);
                     }
                     let listen = listen.unwrap_or_else(|| self.listen());
                     shared.reopen(listen).await;
@@ -459,14 +461,28 @@ impl Shared {
                 .filter_map(|path| path.remote_address().ok())
                 .map(canonical);
             paths.known_at = known_at.collect();
-            client.careful.remember(Instant::now());
+            let Some(connection) = client.connection.upgrade() else {
+                return;
+            };
+            let saved = paths.open.iter().filter_map(|(id, path)| {
+                let remote = canonical(path.upgrade()?.remote_address().ok()?);
+                let saved = careful::saved(&connection, *id, Instant::now())?;
+                Some((remote, saved))
+            });
+            paths.saved = saved.collect();
         });
     }
 
-    /// The paths from now on may go on where those of before were.
-    fn resume_carefully(&self) {
+    /// The paths from now on may go on where those of before were, or not.
+    fn begin_paths(&self, is_careful: bool) {
         self.each_client(|client| {
-            client.careful.resume(Instant::now());
+            let mut paths = client.paths.lock().unwrap();
+            if is_careful {
+                let least = paths.saved.values().min_by_key(|old| old.window).copied();
+                client.careful.resume(Instant::now(), least);
+            } else {
+                paths.saved.clear();
+            }
         });
     }
 
@@ -594,6 +610,7 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
                     .unwrap()
                     .add(path, remote, handle.weak_handle());
                 client.arrived(&connection);
+                client.begin_path(&connection, path);
                 shared.input(Input::Established(id));
             }
             Ok(PathEvent::Abandoned { id: path, .. }) => {
@@ -632,11 +649,15 @@ impl Missing {
         if connection.stats().udp_rx.datagrams == self.heard {
             return Some(false);
         }
-        let mut next = self.newest + 1..=self.newest + endpoint::PATHS;
-        let is_new = |id| connection.path(PathId::from(id)).is_some();
-        let spoken = self.client.redirects() || next.any(is_new);
+        let next = self.newest + 1..=self.newest + endpoint::PATHS;
+        let new = next.map(PathId::from);
+        let new: Vec<_> = new.filter(|id| connection.path(*id).is_some()).collect();
+        let spoken = self.client.redirects() || !new.is_empty();
         if spoken {
             self.client.arrived(&connection);
+        }
+        for path in new {
+            self.client.begin_path(&connection, path);
         }
         Some(spoken)
     }
@@ -648,6 +669,15 @@ impl Client {
     fn release(&self) {
         self.careful.hold(false);
         self.gate.open();
+    }
+
+    /// Tells a path that leads where an old one did what was known of that one.
+    fn begin_path(&self, connection: &noq::Connection, path: PathId) {
+        let remote = connection.path(path).and_then(|p| p.remote_address().ok());
+        let saved = &mut self.paths.lock().unwrap().saved;
+        if let Some(old) = remote.and_then(|remote| saved.remove(&canonical(remote))) {
+            careful::tell(connection, path, old);
+        }
     }
 
     fn redirects(&self) -> bool {

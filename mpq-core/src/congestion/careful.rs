@@ -3,13 +3,13 @@
 //!
 //! - **Reconnaissance** (§3.2). A client's first packet on a new path answers what the server has said
 //!   to it after the thaw. If that took about as long as a round trip did before (between half and ten
-//!   times, §3.1.2), the path begins with half of the smallest window of the old ones, as nobody
-//!   knows yet which of them it resembles, spread over a round trip. Otherwise it begins as any
-//!   other.
-//! - **Unvalidated and validating** (§3.3, §3.4). The first acknowledgement tells the path's own round-trip
-//!   time, and so the old path that it goes on for: half of that one's window may be in flight,
-//!   and as much more as is acknowledged, until it is as large as it was. Then it grows by a packet
-//!   a round trip; a slow start would only lead it to where it was before.
+//!   times, §3.1.2), the path begins with half of the smallest window of the old ones, spread over a
+//!   round trip. Otherwise it begins as any other.
+//! - **Unvalidated and validating** (§3.3, §3.4). noq makes a controller before anybody knows its path. As
+//!   soon as the server has seen that the path leads to the same address of the client as an old one
+//!   did, it [tells](tell) the controller, and half of that one's window may be in flight, and as much
+//!   more as is acknowledged, until it is as large as it was. Then it grows by a packet a round
+//!   trip; a slow start would only lead it to where it was before.
 //! - **Retreat** (§3.5). Any loss takes the start back at once. The algorithm below has grown by what
 //!   was acknowledged meanwhile, and decides from then on.
 //!
@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use noq::PathId;
 use noq::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use noq_proto::RttEstimator;
 
@@ -36,13 +37,17 @@ const LIFETIME: Duration = Duration::from_secs(30);
 /// How long a path is remembered to have had so much in flight.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// What may be acknowledged on a path that nobody has told what it goes on for, beyond the window that
+/// it began with, before it is taken for one of a new kind; bytes.
+const UNTOLD: u64 = 64 << 10;
+
 /// What was known of an old path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Saved {
+pub(crate) struct Saved {
     /// Smoothed round-trip time.
     rtt: Duration,
     /// Congestion window, as far as it was in use, bytes.
-    window: u64,
+    pub(crate) window: u64,
 }
 
 impl Saved {
@@ -57,23 +62,49 @@ impl Saved {
     }
 }
 
+/// What is known of an old path now.
+pub(crate) fn saved(connection: &noq::Connection, path: PathId, now: Instant) -> Option<Saved> {
+    let resuming = Resuming::of(connection, path)?;
+    resuming.track.lock().unwrap().saved(now)
+}
+
+/// Tells a new path's controller which old path it goes on for.
+pub(crate) fn tell(connection: &noq::Connection, path: PathId, old: Saved) {
+    if let Some(resuming) = Resuming::of(connection, path) {
+        resuming.track.lock().unwrap().told = Some(old);
+    }
+}
+
 /// Makes the controllers of one connection.
 pub(crate) struct Careful {
     algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
-    flights: Mutex<Vec<Weak<Mutex<Flight>>>>,
+    tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     held: AtomicBool,
 }
 
-/// What is in flight on a path.
+/// What a controller and the server know of each other.
 #[derive(Debug, Clone, Copy)]
-struct Flight {
-    /// Bytes now.
+struct Track {
+    /// Bytes in flight now.
     bytes: u64,
     /// The most of late, and when that was.
     most: (u64, Instant),
     /// Smoothed round-trip time.
     rtt: Duration,
+    /// Which old path this one goes on for, if the controller is yet to know.
+    told: Option<Saved>,
+}
+
+impl Track {
+    fn saved(self, now: Instant) -> Option<Saved> {
+        // Something was acknowledged, and not long ago.
+        let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT;
+        is_of_use.then_some(Saved {
+            rtt: self.rtt,
+            window: self.most.0,
+        })
+    }
 }
 
 impl fmt::Debug for Careful {
@@ -84,9 +115,10 @@ impl fmt::Debug for Careful {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Memory {
-    saved: Vec<Saved>,
+    /// The old path with the smallest window.
+    least: Option<Saved>,
     thaw: Option<Instant>,
 }
 
@@ -95,7 +127,7 @@ impl Careful {
         Self {
             algorithm,
             memory: Mutex::default(),
-            flights: Mutex::default(),
+            tracks: Mutex::default(),
             held: AtomicBool::new(false),
         }
     }
@@ -108,76 +140,44 @@ impl Careful {
 
     /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.flights().map(|flight| flight.bytes).sum()
+        let mut tracks = self.tracks.lock().unwrap();
+        tracks.retain(|track| track.strong_count() > 0);
+        let open = tracks.iter().filter_map(Weak::upgrade);
+        open.map(|track| track.lock().unwrap().bytes).sum()
     }
 
-    /// Remembers the paths that there are.
-    pub(crate) fn remember(&self, now: Instant) {
-        let is_of_use = |flight: &Flight| {
-            // Something was acknowledged, and not long ago.
-            !flight.rtt.is_zero() && now < flight.most.1 + 2 * RECENT
-        };
-        let recent = self.flights().filter(is_of_use);
-        let saved = recent.map(|flight| Saved {
-            rtt: flight.rtt,
-            window: flight.most.0,
-        });
-        self.memory.lock().unwrap().saved = saved.collect();
-    }
-
-    /// The paths that are new from `now` on may go on where the remembered ones were.
-    pub(crate) fn resume(&self, now: Instant) {
-        self.memory.lock().unwrap().thaw = Some(now);
-    }
-
-    /// Those of the paths that there are.
-    fn flights(&self) -> impl Iterator<Item = Flight> + use<> {
-        let mut flights = self.flights.lock().unwrap();
-        flights.retain(|flight| flight.strong_count() > 0);
-        let open: Vec<_> = flights.iter().filter_map(Weak::upgrade).collect();
-        open.into_iter().map(|flight| *flight.lock().unwrap())
-    }
-
-    fn add(&self, flight: Flight) -> Arc<Mutex<Flight>> {
-        let flight = Arc::new(Mutex::new(flight));
-        self.flights.lock().unwrap().push(Arc::downgrade(&flight));
-        flight
+    /// The paths that are new from `now` on may go on where others were, of which this one had the
+    /// smallest window.
+    pub(crate) fn resume(&self, now: Instant, least: Option<Saved>) {
+        let thaw = Some(now);
+        *self.memory.lock().unwrap() = Memory { least, thaw };
     }
 
     /// How a path that is made now begins.
     fn begin(&self, now: Instant) -> Phase {
-        let memory = self.memory.lock().unwrap();
-        let Some(thaw) = memory.thaw.filter(|thaw| now < *thaw + LIFETIME) else {
-            return Phase::Normal;
-        };
-        let least = memory.saved.iter().min_by_key(|old| old.window);
-        Phase::Reconnaissance(least.copied().filter(|old| old.is_like(now - thaw)))
-    }
-
-    /// The old path that is most like one of this round-trip time; no other gets it.
-    fn claim(&self, rtt: Duration) -> Option<Saved> {
-        let saved = &mut self.memory.lock().unwrap().saved;
-        let candidates = saved.iter().enumerate();
-        let candidates = candidates.filter(|(_, old)| old.is_like(rtt));
-        let (index, _) = candidates.min_by_key(|(_, old)| old.rtt.abs_diff(rtt))?;
-        Some(saved.remove(index))
+        let Memory { least, thaw } = *self.memory.lock().unwrap();
+        match thaw.filter(|thaw| now < *thaw + LIFETIME) {
+            Some(thaw) => Phase::Reconnaissance(least.filter(|old| old.is_like(now - thaw)), 0),
+            None => Phase::Normal,
+        }
     }
 }
 
 impl ControllerFactory for Careful {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        let phase = self.begin(now);
-        let algorithm = self.algorithm.clone().build(now, mtu);
+        let track = Arc::new(Mutex::new(Track {
+            bytes: 0,
+            most: (0, now),
+            rtt: Duration::ZERO,
+            told: None,
+        }));
+        self.tracks.lock().unwrap().push(Arc::downgrade(&track));
         Box::new(Resuming {
-            flight: self.add(Flight {
-                bytes: 0,
-                most: (0, now),
-                rtt: Duration::ZERO,
-            }),
-            memory: self,
-            algorithm,
-            phase,
+            algorithm: self.algorithm.clone().build(now, mtu),
+            phase: self.begin(now),
             mtu: mtu.into(),
+            track,
+            memory: self,
         })
     }
 }
@@ -190,13 +190,22 @@ struct Resuming {
     phase: Phase,
     /// Bytes.
     mtu: u64,
-    flight: Arc<Mutex<Flight>>,
+    track: Arc<Mutex<Track>>,
+}
+
+impl Resuming {
+    /// A path's controller, as it is now; it shares its track with noq's.
+    fn of(connection: &noq::Connection, path: PathId) -> Option<Box<Self>> {
+        let controller = connection.congestion_state(path)?;
+        controller.into_any().downcast().ok()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing is acknowledged yet. An old path like this one, if there is any.
-    Reconnaissance(Option<Saved>),
+    /// It may be like one of the old paths. That with the smallest window, if it allows for a start, and
+    /// how many bytes were acknowledged.
+    Reconnaissance(Option<Saved>, u64),
     /// It goes on for this old path and may have so many bytes in flight.
     Resuming(Saved, u64),
     /// The algorithm decides.
@@ -209,12 +218,12 @@ impl Controller for Resuming {
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
-        let mut flight = self.flight.lock().unwrap();
-        flight.bytes += u64::from(bytes);
-        if flight.bytes > flight.most.0 || now > flight.most.1 + RECENT {
-            flight.most = (flight.bytes, now);
+        let mut track = self.track.lock().unwrap();
+        track.bytes += u64::from(bytes);
+        if track.bytes > track.most.0 || now > track.most.1 + RECENT {
+            track.most = (track.bytes, now);
         }
-        drop(flight);
+        drop(track);
         self.algorithm.on_packet_sent(now, bytes, pn);
     }
 
@@ -231,12 +240,16 @@ impl Controller for Resuming {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        self.flight.lock().unwrap().rtt = rtt.get();
-        if matches!(self.phase, Phase::Reconnaissance(_)) {
+        let told = {
+            let mut track = self.track.lock().unwrap();
+            track.rtt = rtt.get();
+            track.told.take()
+        };
+        if let (Phase::Reconnaissance(..), Some(old)) = (self.phase, told) {
             // noq takes the sample of an acknowledgement after this call.
-            self.phase = match self.memory.claim(now.saturating_duration_since(sent)) {
-                Some(old) => Phase::Resuming(old, old.jump()),
-                None => Phase::Normal,
+            self.phase = match old.is_like(now.saturating_duration_since(sent)) {
+                true => Phase::Resuming(old, self.window().max(old.jump())),
+                false => Phase::Normal,
             };
         }
         let counted = match &mut self.phase {
@@ -250,7 +263,14 @@ impl Controller for Resuming {
                 };
                 bytes.min(window.saturating_sub(self.algorithm.window()))
             }
-            Phase::Reconnaissance(_) | Phase::Normal => bytes,
+            Phase::Reconnaissance(least, acknowledged) => {
+                *acknowledged += bytes;
+                if least.is_some_and(|least| *acknowledged > least.window + UNTOLD) {
+                    self.phase = Phase::Normal;
+                }
+                bytes
+            }
+            Phase::Normal => bytes,
         };
         self.algorithm
             .on_ack(now, sent, counted, pn, app_limited, rtt);
@@ -263,7 +283,7 @@ impl Controller for Resuming {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.flight.lock().unwrap().bytes = in_flight;
+        self.track.lock().unwrap().bytes = in_flight;
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -289,9 +309,9 @@ impl Controller for Resuming {
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
-        let mut flight = self.flight.lock().unwrap();
-        flight.bytes = flight.bytes.saturating_sub(lost_bytes.into());
-        drop(flight);
+        let mut track = self.track.lock().unwrap();
+        track.bytes = track.bytes.saturating_sub(lost_bytes.into());
+        drop(track);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }
 
@@ -315,9 +335,11 @@ impl Controller for Resuming {
             return 1;
         }
         let allowed = match self.phase {
-            Phase::Reconnaissance(Some(old)) => old.jump(),
+            Phase::Reconnaissance(Some(least), acknowledged) => {
+                (least.jump() + acknowledged).min(least.window)
+            }
             Phase::Resuming(_, window) => window,
-            Phase::Reconnaissance(None) | Phase::Normal => return self.algorithm.window(),
+            Phase::Reconnaissance(None, _) | Phase::Normal => return self.algorithm.window(),
         };
         // The smallest window (RFC 9002 §7.2).
         allowed.max(2 * self.mtu)
@@ -326,9 +348,9 @@ impl Controller for Resuming {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
-        if let Phase::Reconnaissance(Some(old)) = self.phase {
+        if let Phase::Reconnaissance(Some(least), 0) = self.phase {
             // noq has no round-trip time to spread the window over.
-            let rate = self.window() as f64 / old.rtt.as_secs_f64();
+            let rate = self.window() as f64 / least.rtt.as_secs_f64();
             metrics.pacing_rate = Some(rate as u64);
         }
         metrics
@@ -340,7 +362,7 @@ impl Controller for Resuming {
             algorithm: self.algorithm.clone_box(),
             phase: self.phase,
             mtu: self.mtu,
-            flight: self.memory.add(*self.flight.lock().unwrap()),
+            track: self.track.clone(),
         })
     }
 
@@ -364,6 +386,10 @@ mod tests {
     const RTT: Duration = Duration::from_millis(50);
     const WINDOW: u64 = 600_000;
 
+    fn old(rtt: Duration, window: u64) -> Saved {
+        Saved { rtt, window }
+    }
+
     struct Rig {
         now: Instant,
         /// noq alone can make one; what is tested does not look at it.
@@ -374,16 +400,11 @@ mod tests {
 
     impl Rig {
         /// A path that is there so long after the thaw.
-        async fn new(saved: &[(Duration, u64)], after: Duration) -> Self {
+        async fn new(least: Option<Saved>, after: Duration) -> Self {
             let thaw = Instant::now();
             let estimate = estimate().await;
             let careful = Arc::new(Careful::new(Arc::new(NewRenoConfig::default())));
-            let saved = saved.iter().map(|(rtt, window)| Saved {
-                rtt: *rtt,
-                window: *window,
-            });
-            careful.memory.lock().unwrap().saved = saved.collect();
-            careful.resume(thaw);
+            careful.resume(thaw, least);
             let now = thaw + after;
             let path = careful.clone().build(now, MTU);
             Self {
@@ -392,6 +413,12 @@ mod tests {
                 careful,
                 path,
             }
+        }
+
+        /// As [`tell`] does.
+        fn tell(&self, old: Saved) {
+            let clone = self.path.clone_box().into_any().downcast::<Resuming>();
+            clone.unwrap().track.lock().unwrap().told = Some(old);
         }
 
         /// So many bytes, sent one round trip ago, are acknowledged.
@@ -411,21 +438,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_begins_with_half_of_the_smallest_window_over_its_round_trip() {
-        let saved = [(RTT, WINDOW), (RTT * 2, WINDOW / 2), (RTT, WINDOW * 2)];
-        let rig = Rig::new(&saved, RTT).await;
-        assert_eq!(rig.path.window(), WINDOW / 4);
+        let mut rig = Rig::new(Some(old(RTT * 2, WINDOW)), RTT).await;
+        assert_eq!(rig.path.window(), WINDOW / 2);
         let metrics = rig.path.metrics();
-        assert_eq!(metrics.congestion_window, WINDOW / 4);
-        assert_eq!(metrics.pacing_rate, Some(WINDOW / 4 * 10));
+        assert_eq!(metrics.congestion_window, WINDOW / 2);
+        assert_eq!(metrics.pacing_rate, Some(WINDOW / 2 * 10));
+        rig.ack(RTT, 1200);
+        assert_eq!(rig.path.window(), WINDOW / 2 + 1200);
+        assert_eq!(rig.path.metrics().pacing_rate, None);
     }
 
     #[tokio::test]
     async fn it_grows_by_what_is_acknowledged_to_where_it_was_and_then_by_a_packet_a_round_trip() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        let mut rig = Rig::new(Some(old(RTT, WINDOW / 4)), RTT).await;
         let initial = rig.path.initial_window();
+        assert_eq!(rig.path.window(), WINDOW / 8);
+        rig.tell(old(RTT, WINDOW));
         rig.ack(RTT, 1200);
         assert_eq!(rig.path.window(), WINDOW / 2 + 1200);
-        assert_eq!(rig.path.metrics().pacing_rate, None);
         rig.ack(RTT, WINDOW / 2);
         assert_eq!(rig.path.window(), WINDOW);
         rig.ack(RTT, WINDOW);
@@ -438,66 +468,65 @@ mod tests {
 
     #[tokio::test]
     async fn a_loss_takes_the_start_back_to_what_was_acknowledged() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        let mut rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
         let initial = rig.path.initial_window();
+        rig.tell(old(RTT, WINDOW));
         rig.ack(RTT, 1200);
         rig.ack(RTT, 10_000);
         rig.lose();
         let window = rig.path.window();
         assert!(window < initial + 11_200, "{window}");
+        rig.tell(old(RTT, WINDOW));
         rig.ack(RTT, 1200);
         assert!(rig.path.window() < window + 1200, "{window}");
     }
 
     #[tokio::test]
-    async fn a_path_that_is_not_like_the_old_one_begins_anew() {
+    async fn a_path_that_is_not_like_the_old_ones_begins_anew() {
         for rtt in [RTT / 3, RTT * 11] {
-            let mut rig = Rig::new(&[(RTT, WINDOW)], rtt).await;
+            let mut rig = Rig::new(Some(old(RTT, WINDOW)), rtt).await;
             let initial = rig.path.initial_window();
             assert_eq!(rig.path.window(), initial);
             assert_eq!(rig.path.metrics().pacing_rate, None);
+            rig.tell(old(RTT, WINDOW));
             rig.ack(rtt, 1200);
             assert_eq!(rig.path.window(), initial + 1200);
-            rig.ack(RTT, 1200);
-            assert_eq!(rig.path.window(), initial + 2400);
         }
     }
 
     #[tokio::test]
     async fn a_path_that_turns_out_slower_than_its_first_answer_begins_anew() {
-        let mut rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        let mut rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
+        rig.tell(old(RTT, WINDOW));
         rig.ack(RTT * 11, 1200);
         assert_eq!(rig.path.window(), rig.path.initial_window() + 1200);
     }
 
     #[tokio::test]
-    async fn each_old_path_is_resumed_once_by_what_is_most_like_it() {
-        let mut rig = Rig::new(&[(RTT, WINDOW), (RTT * 2, WINDOW * 2)], RTT).await;
-        rig.ack(RTT * 2, 1200);
-        assert_eq!(rig.path.window(), WINDOW + 1200);
-        for expected in [Some(WINDOW / 2), None] {
-            rig.path = rig.careful.clone().build(rig.now, MTU);
-            rig.now += RTT;
-            rig.ack(RTT * 2, 1200);
-            let otherwise = rig.path.initial_window();
-            assert_eq!(rig.path.window(), expected.unwrap_or(otherwise) + 1200);
-        }
+    async fn a_path_of_which_nobody_tells_anything_is_left_to_the_algorithm() {
+        let mut rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
+        rig.ack(RTT, WINDOW);
+        assert_eq!(rig.path.window(), WINDOW);
+        rig.ack(RTT, UNTOLD + 1);
+        let all = rig.path.initial_window() + WINDOW + UNTOLD + 1;
+        assert_eq!(rig.path.window(), all);
     }
 
     #[tokio::test]
     async fn only_paths_that_are_made_soon_after_the_move_are_resumed() {
-        let old = LIFETIME;
-        let mut rig = Rig::new(&[(old, WINDOW)], old).await;
+        let mut rig = Rig::new(Some(old(LIFETIME, WINDOW)), LIFETIME).await;
         let initial = rig.path.initial_window();
         assert_eq!(rig.path.window(), initial);
+        rig.tell(old(RTT, WINDOW));
         rig.ack(RTT, 1200);
         assert_eq!(rig.path.window(), initial + 1200);
     }
 
     #[tokio::test]
     async fn a_path_whose_window_was_small_begins_small() {
-        let mut rig = Rig::new(&[(RTT, 5000)], RTT).await;
+        let mut rig = Rig::new(Some(old(RTT, 5000)), RTT).await;
         assert_eq!(rig.path.window(), 2500);
+        rig.tell(old(RTT, 5000));
         rig.ack(RTT, 2500);
         assert_eq!(rig.path.window(), 5000);
         rig.path.on_mtu_update(4 * MTU);
@@ -506,7 +535,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_flight_is_counted_on_all_paths_that_there_are() {
-        let mut rig = Rig::new(&[], RTT).await;
+        let mut rig = Rig::new(None, RTT).await;
         let mut other = rig.careful.clone().build(rig.now, MTU);
         rig.path.on_packet_sent(rig.now, MTU, 1);
         other.on_packet_sent(rig.now, MTU, 1);
@@ -522,7 +551,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_sends_nothing_until_it_goes_on() {
-        let rig = Rig::new(&[(RTT, WINDOW)], RTT).await;
+        let rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
         rig.careful.hold(true);
         assert_eq!(rig.path.window(), 1);
         assert_eq!(rig.path.metrics().congestion_window, 1);
@@ -531,25 +560,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_window_is_remembered_as_far_as_it_was_in_use_of_late() {
-        let mut rig = Rig::new(&[], RTT).await;
-        let unused = rig.careful.clone().build(rig.now, MTU);
+    async fn the_most_of_late_in_flight_is_what_counts_as_the_window() {
+        let mut rig = Rig::new(None, RTT).await;
+        let saved = |rig: &Rig, now| {
+            let clone = rig.path.clone_box().into_any().downcast::<Resuming>();
+            let track = *clone.unwrap().track.lock().unwrap();
+            track.saved(now).map(|old| old.window)
+        };
         for pn in 0..9 {
             rig.path.on_packet_sent(rig.now, MTU, pn);
         }
+        assert_eq!(saved(&rig, rig.now), None);
         rig.ack(RTT, 1200);
         rig.path.on_end_acks(rig.now, 0, false, Some(8));
-        let saved = |rig: &Rig| {
-            rig.careful.remember(rig.now);
-            let saved = &rig.careful.memory.lock().unwrap().saved;
-            saved.iter().map(|old| old.window).max()
-        };
-        assert_eq!(saved(&rig), Some(9 * 1200));
+        assert_eq!(saved(&rig, rig.now), Some(9 * 1200));
         rig.now += RECENT * 3 / 2;
         rig.path.on_packet_sent(rig.now, MTU, 9);
-        assert_eq!(saved(&rig), Some(1200));
-        rig.now += RECENT * 2;
-        assert_eq!(saved(&rig), None);
-        drop(unused);
+        assert_eq!(saved(&rig, rig.now), Some(1200));
+        assert_eq!(saved(&rig, rig.now + 2 * RECENT), None);
     }
 }
