@@ -418,10 +418,16 @@ mod tests {
             Err(FrameError::Malformed(MIGRATION)),
             "no target"
         );
+        let pool = |count: u8| {
+            let addresses = [4, 10, 1, 0, 2, 0x11, 0x51].repeat(count.into());
+            let length = addresses.len() as u8 + 1;
+            [&[1, 7, 0x40, length, count], &addresses[..]].concat()
+        };
+        assert_eq!(decode(&pool(8)).map(|frames| frames.len()), Ok(1));
         assert_eq!(
-            decode(&[1, 2, 2, 7, 9]),
-            Err(FrameError::Malformed(MIGRATION)),
-            "9 targets"
+            decode(&pool(9)),
+            Err(FrameError::Malformed(ADDRESSES)),
+            "too many addresses"
         );
         assert_eq!(
             decode(&[1, 7, 2, 0, 0xff]),
