@@ -408,7 +408,12 @@ async fn first_flights(network: Network, count: usize) -> Vec<Vec<u8>> {
     let nobody = UdpSocket::bind((network.ip(199), 0)).await.unwrap();
     let endpoint = noq::Endpoint::client((network.ip(198), 0).into()).unwrap();
     let crypto = tls::client_config(&Trust::Insecure).unwrap();
-    endpoint.set_default_client_config(noq::ClientConfig::new(Arc::new(crypto)));
+    let mut config = noq::ClientConfig::new(Arc::new(crypto));
+    // They do not ask to be forgotten when they are idle.
+    let mut transport = noq::TransportConfig::default();
+    transport.max_idle_timeout(None);
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
     let begin = || {
         endpoint
             .connect(nobody.local_addr().unwrap(), "localhost")

@@ -3,13 +3,13 @@
 //!
 //! - **Reconnaissance** (§3.2). A client's first packet on a new path answers what the server has said
 //!   to it after the thaw. If that took about as long as a round trip did before (between half and ten
-//!   times, §3.1.2), the path begins with half of the smallest window of the old ones, spread over a
-//!   round trip. Otherwise it begins as any other.
+//!   times, §3.1.2), the path need not begin as any other.
 //! - **Unvalidated and validating** (§3.3, §3.4). noq makes a controller before anybody knows its path. As
 //!   soon as the server has seen that the path leads to the same address of the client as an old one
-//!   did, it [tells](tell) the controller, and half of that one's window may be in flight, and as much
-//!   more as is acknowledged, until it is as large as it was. Then it grows by a packet a round
-//!   trip; a slow start would only lead it to where it was before.
+//!   did, it [tells](tell) the controller; until then, the old one with the smallest window counts.
+//!   Half of that window may be in flight, spread over a round trip, and as much more as is
+//!   acknowledged, until the window is as large as it was. Then it grows by a packet a round trip; a
+//!   slow start would only lead it to where it was before.
 //! - **Retreat** (§3.5). Any loss takes the start back at once. The algorithm below has grown by what
 //!   was acknowledged meanwhile, and decides from then on.
 //!
@@ -156,10 +156,12 @@ impl Careful {
     /// How a path that is made now begins.
     fn begin(&self, now: Instant) -> Phase {
         let Memory { least, thaw } = *self.memory.lock().unwrap();
-        match thaw.filter(|thaw| now < *thaw + LIFETIME) {
-            Some(thaw) => Phase::Reconnaissance(least.filter(|old| old.is_like(now - thaw)), 0),
-            None => Phase::Normal,
-        }
+        let Some(thaw) = thaw.filter(|thaw| now < *thaw + LIFETIME) else {
+            return Phase::Normal;
+        };
+        let rtt = now - thaw;
+        let start = least.filter(|least| least.is_like(rtt));
+        Phase::Reconnaissance(start.map(|least| Start { rtt, least }), 0)
     }
 }
 
@@ -201,11 +203,20 @@ impl Resuming {
     }
 }
 
+/// How a path begins that is like the old ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Start {
+    /// What its first answer took.
+    rtt: Duration,
+    /// It goes on for this one at least.
+    least: Saved,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It may be like one of the old paths. That with the smallest window, if it allows for a start, and
-    /// how many bytes were acknowledged.
-    Reconnaissance(Option<Saved>, u64),
+    /// It may be like one of the old paths: how it begins, if not as any other, and how many bytes were
+    /// acknowledged.
+    Reconnaissance(Option<Start>, u64),
     /// It goes on for this old path and may have so many bytes in flight.
     Resuming(Saved, u64),
     /// The algorithm decides.
@@ -263,9 +274,9 @@ impl Controller for Resuming {
                 };
                 bytes.min(window.saturating_sub(self.algorithm.window()))
             }
-            Phase::Reconnaissance(least, acknowledged) => {
+            Phase::Reconnaissance(start, acknowledged) => {
                 *acknowledged += bytes;
-                if least.is_some_and(|least| *acknowledged > least.window + UNTOLD) {
+                if start.is_some_and(|start| *acknowledged > start.least.window + UNTOLD) {
                     self.phase = Phase::Normal;
                 }
                 bytes
@@ -335,8 +346,10 @@ impl Controller for Resuming {
             return 1;
         }
         let allowed = match self.phase {
-            Phase::Reconnaissance(Some(least), acknowledged) => {
-                (least.jump() + acknowledged).min(least.window)
+            Phase::Reconnaissance(Some(start), acknowledged) => {
+                let told = self.track.lock().unwrap().told;
+                let old = told.unwrap_or(start.least);
+                (old.jump() + acknowledged).min(old.window)
             }
             Phase::Resuming(_, window) => window,
             Phase::Reconnaissance(None, _) | Phase::Normal => return self.algorithm.window(),
@@ -348,9 +361,9 @@ impl Controller for Resuming {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
-        if let Phase::Reconnaissance(Some(least), 0) = self.phase {
+        if let Phase::Reconnaissance(Some(start), 0) = self.phase {
             // noq has no round-trip time to spread the window over.
-            let rate = self.window() as f64 / least.rtt.as_secs_f64();
+            let rate = self.window() as f64 / start.rtt.as_secs_f64();
             metrics.pacing_rate = Some(rate as u64);
         }
         metrics
@@ -442,7 +455,7 @@ mod tests {
         assert_eq!(rig.path.window(), WINDOW / 2);
         let metrics = rig.path.metrics();
         assert_eq!(metrics.congestion_window, WINDOW / 2);
-        assert_eq!(metrics.pacing_rate, Some(WINDOW / 2 * 10));
+        assert_eq!(metrics.pacing_rate, Some(WINDOW / 2 * 20));
         rig.ack(RTT, 1200);
         assert_eq!(rig.path.window(), WINDOW / 2 + 1200);
         assert_eq!(rig.path.metrics().pacing_rate, None);
@@ -454,6 +467,7 @@ mod tests {
         let initial = rig.path.initial_window();
         assert_eq!(rig.path.window(), WINDOW / 8);
         rig.tell(old(RTT, WINDOW));
+        assert_eq!(rig.path.window(), WINDOW / 2);
         rig.ack(RTT, 1200);
         assert_eq!(rig.path.window(), WINDOW / 2 + 1200);
         rig.ack(RTT, WINDOW / 2);
