@@ -97,11 +97,12 @@ impl Sampler {
             // It goes on to tell of the namespace in which it was opened.
             let mut counters = inside(&namespace, || File::open("/proc/thread-self/net/dev"))
                 .with_context(|| format!("{}", namespace.display()))?;
-            let mut samples = Vec::new();
+            let mut samples = vec![interfaces(&mut counters)?];
             loop {
+                let goes_on = stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout);
                 samples.push(interfaces(&mut counters)?);
                 lock(&seen).iter_mut().for_each(Process::look);
-                if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+                if !goes_on {
                     return Ok(samples);
                 }
             }
