@@ -433,13 +433,16 @@ impl Report<'_> {
 
 /// Why the strategies come in that order.
 const ORDER: &str = "\
-`multipath` finds the server by its knock, and new paths from both interfaces carry at once what \
-the old ones had carried to the end. The redirecting ones find it by a probe of their own or answer \
-the knock by one, a round trip later. `reactive` and `pool` search only once the server has been \
-silent, `pool` for a second since nothing was announced to it; `proactive` stops listening to a \
-server that would still have delivered, so that what is in flight is sent again and the lead time is \
-lost. `paper` gives one of its paths up at the announcement, and its detection path's opening is \
-repeated at doubled intervals. `restart` waits for its idle timeout and downloads all of it again.";
+`multipath` finds the server by its knock, and the first packet on each new path begins with half of \
+what the old one had in flight. The redirecting ones answer the knock with a probe, and go on a round \
+trip later. They keep their old paths and take for granted that the new place carries what the old \
+one did; what `multipath` receives beyond them is the price of validating two paths (RFC 9000 §8.2) \
+and of finding out their MTU (§14.3). No strategy but `restart` has the body sent twice. `reactive` \
+and `pool` search only once the server has been silent, `pool` for a second since nothing was \
+announced to it; `proactive` stops listening to a server that would still have delivered, so that \
+what is in flight is sent again and the lead time is lost. `paper` gives one of its paths up at the \
+announcement, and its detection path's opening is repeated at doubled intervals. `restart` waits for \
+its idle timeout and downloads all of it again.";
 
 /// Whether the paper has results of its own for it.
 fn is_the_papers(scenario: &Scenario) -> bool {
