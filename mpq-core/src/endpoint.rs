@@ -29,6 +29,10 @@ pub const CONNECTION_WINDOW: u32 = 64 << 20;
 pub const SEND_WINDOW: u64 = 16 << 20;
 /// The largest datagram to receive: what UDP can carry, bytes.
 const MAX_PAYLOAD: u16 = 65527;
+/// The largest datagram that every path carries, bytes (RFC 9000 §14).
+const SMALLEST_MTU: u16 = 1200;
+/// The largest that Ethernet does, bytes: 1,500 less the headers of IPv4 and UDP.
+const ETHERNET: u16 = 1472;
 /// Paths at a time. A move needs two for each interface.
 pub(crate) const PATHS: u32 = 16;
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
@@ -79,8 +83,6 @@ pub(crate) fn server_transport(congestion: Arc<Factory>, largest: u16) -> Arc<Tr
 }
 
 fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {
-    let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(largest);
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
@@ -88,11 +90,24 @@ fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .max_concurrent_multipath_paths(PATHS)
-        .mtu_discovery_config(Some(discovery))
+        .mtu_discovery_config(Some(mtu_discovery(largest)))
         .congestion_controller_factory(congestion);
     #[cfg(feature = "qlog")]
     if let Some(traces) = crate::qlog::from_env() {
         config.qlog_factory(traces);
     }
     config
+}
+
+/// A path most often carries what its interface does: that is tried first, where noq would approach it
+/// in halves, a round trip each. It then tries the middle, and leaves it at that. Where interfaces
+/// carry more than Ethernet does, their paths often do not, and it has to search.
+fn mtu_discovery(largest: u16) -> MtuDiscoveryConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(largest);
+    if largest <= ETHERNET {
+        let range = largest.saturating_sub(SMALLEST_MTU);
+        discovery.minimum_change(range / 2 + 1);
+    }
+    discovery
 }

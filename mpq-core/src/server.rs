@@ -44,7 +44,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// In this time the clients are told that the server parks, before it falls silent.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 /// The drain before a freeze ends after this, whatever is still in flight.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How often the drain looks.
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// How often the paths of a connection are compared.
@@ -78,7 +78,7 @@ pub struct ServerConfig {
     /// Where clients may look for a server that has vanished.
     pub elsewhere: Elsewhere,
     /// Has the paths after a move begin with slow start, rather than go on carefully where the old
-    /// ones were (draft-ietf-tsvwg-careful-resume).
+    /// ones were (RFC 9959).
     pub slow_start: bool,
 }
 
@@ -796,11 +796,11 @@ async fn close_when_idle(shared: &Shared, connection: &noq::WeakConnectionHandle
 /// Closes paths that have died silently, so that what was sent on them is sent again on others. Not
 /// while the server parks, where no path has anything to say.
 async fn close_silent_paths(shared: &Shared, client: &Client) {
-    let mut silence = Silence::default();
+    let mut silence = Silence::of_server();
     loop {
         tokio::time::sleep(COMPARE).await;
         if shared.machine.lock().unwrap().is_parking() {
-            silence = Silence::default();
+            silence = Silence::of_server();
             continue;
         }
         let paths: BTreeMap<PathId, noq::Path> = {

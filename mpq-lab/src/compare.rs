@@ -7,6 +7,7 @@
 //! - On the emulated network a download over both links against the sum of those over each.
 //! - There too a download during which the server is moved, less the time that the server was
 //!   frozen, against one without.
+//! - Last the [`targets`] of the project.
 //!
 //! A round runs every arm once, one after the other, and yields one ratio of each kind. A run that
 //! loses too much time to the machine's other tenants is repeated.
@@ -28,6 +29,7 @@ use crate::ratios::Ratio;
 use crate::sample::{MOST_STEAL, Steal, cpu};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
+use crate::{herd, targets};
 
 /// The content on the emulated network is that of the demo, bytes.
 const LAB_SIZE: u64 = 100_000_000;
@@ -35,6 +37,12 @@ const LAB_SIZE: u64 = 100_000_000;
 const SEED: u64 = 1;
 /// How often a disturbed run is repeated before the least disturbed one counts.
 const REPEATS: u32 = 3;
+/// The ratios that are targets, by their names.
+pub const GOODPUT: &str = "loopback, goodput: mpq / quinn";
+/// The same.
+pub const CLIENT_CPU: &str = "loopback, client CPU: mpq / quinn";
+/// The same.
+pub const SERVER_CPU: &str = "loopback, server CPU: mpq / quinn";
 /// CPU time is told for so many bytes.
 const GB: f64 = 1e9;
 
@@ -125,6 +133,12 @@ pub async fn bench(options: &Options) -> Result<()> {
     let rounds = options.rounds;
     let comparison = compare(options.size, LAB_SIZE, rounds, criu.as_deref()).await?;
     println!("{comparison}");
+    if let Some(criu) = &criu {
+        let runs = targets::runs(rounds, criu).await?;
+        let herd = herd::once(criu).await?;
+        let targets = targets::targets(&comparison, &runs, Some(&herd));
+        println!("\n{herd}\n{}", targets::table(&targets));
+    }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&comparison)?;
         fs::write(file, text + "\n").with_context(|| format!("{}", file.display()))?;
@@ -332,13 +346,13 @@ fn ratios(runs: &[Run], rounds: u32) -> Vec<Ratio> {
         ))
     };
     [
-        ratio("loopback, goodput: mpq / quinn", "Mbit/s", &|round| {
+        ratio(GOODPUT, "Mbit/s", &|round| {
             loopback(&|run| Some(goodput(run)), round)
         }),
-        ratio("loopback, client CPU: mpq / quinn", "s per GB", &|round| {
+        ratio(CLIENT_CPU, "s per GB", &|round| {
             loopback(&|run| Some(per_gb(run, run.client_cpu)), round)
         }),
-        ratio("loopback, server CPU: mpq / quinn", "s per GB", &|round| {
+        ratio(SERVER_CPU, "s per GB", &|round| {
             loopback(&|run| Some(per_gb(run, run.server_cpu?)), round)
         }),
         ratio("goodput: both links / sum of each", "Mbit/s", &|round| {

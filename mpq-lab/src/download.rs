@@ -68,6 +68,8 @@ pub enum Event {
     FirstByteAfterMove {
         /// That address.
         remote: SocketAddr,
+        /// Between the last body byte before and the first after, in seconds.
+        gap: f64,
     },
     /// The body so far.
     Progress {

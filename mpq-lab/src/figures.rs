@@ -172,6 +172,7 @@ pub(crate) mod tests {
             rtt: [Vec::new(), Vec::new()],
             payload: None,
             share: None,
+            gap: None,
             sent_again: 0,
             client: Usage::default(),
             server: Usage::default(),

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,10 @@ use crate::sample::{resident, unix};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
 
+/// How many clients there are, unless otherwise said.
+const CLIENTS: u64 = 1000;
+/// What each of them downloads, bytes.
+const SIZE: u64 = 1_000_000;
 /// Handshakes at a time.
 const HANDSHAKES: usize = 32;
 /// What the content is made from.
@@ -40,7 +45,7 @@ const SEED: u64 = 1;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// How many clients
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = CLIENTS)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     clients: u64,
 
@@ -126,13 +131,25 @@ pub struct Herd {
 pub async fn herd(options: &Options) -> Result<()> {
     let criu = setup()?;
     build_tools()?;
-    let bench = Bench::new(&criu, &network())?;
-    let herd = run(&bench, options.clients, options.size)
-        .await
-        .with_context(|| format!("the logs:\n{}", bench.logs()))?;
+    let herd = moved(&criu, options.clients, options.size).await?;
     print!("{herd}");
     ensure!(herd.exact == herd.clients, "not every client has all bytes");
     Ok(())
+}
+
+/// The herd that the project's targets are about: a thousand clients.
+///
+/// # Errors
+/// If a step fails.
+pub async fn once(criu: &Path) -> Result<Herd> {
+    moved(criu, CLIENTS, SIZE).await
+}
+
+async fn moved(criu: &Path, clients: u64, size: u64) -> Result<Herd> {
+    let bench = Bench::new(criu, &network())?;
+    run(&bench, clients, size)
+        .await
+        .with_context(|| format!("the logs:\n{}", bench.logs()))
 }
 
 /// Moves a server while so many clients download so many bytes each.

@@ -40,5 +40,6 @@ pub mod scenario;
 pub mod setup;
 pub mod shape;
 pub mod standing;
+pub mod targets;
 pub mod tcp;
 pub mod topology;

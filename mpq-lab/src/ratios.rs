@@ -23,6 +23,8 @@ pub struct Ratio {
     pub other: f64,
     /// What both are counted in.
     pub unit: &'static str,
+    /// The ratio of each round.
+    pub rounds: Vec<f64>,
 }
 
 impl Ratio {
@@ -38,6 +40,7 @@ impl Ratio {
             one: median(pairs.iter().map(|pair| pair.0))?,
             other: median(pairs.iter().map(|pair| pair.1))?,
             unit,
+            rounds: ratios().collect(),
         })
     }
 }

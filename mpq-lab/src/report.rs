@@ -62,7 +62,7 @@ impl Report {
         })?;
         let first_byte = find(
             "a byte from the new address",
-            &|event| matches!(event, Event::FirstByteAfterMove { remote } if *remote == target),
+            &|event| matches!(event, Event::FirstByteAfterMove { remote, .. } if *remote == target),
         )?;
         Ok(Report {
             done: done.clone(),
@@ -163,7 +163,7 @@ mod tests {
         [
             (0.1, Event::Connected { unix: 1000.0 }),
             (1.0, Event::Parked { sequence: 1 }),
-            (2.5, Event::FirstByteAfterMove { remote }),
+            (2.5, Event::FirstByteAfterMove { remote, gap: 0.5 }),
             (4.0, Event::Done(done)),
         ]
         .map(|(t, event)| Entry { t, event })

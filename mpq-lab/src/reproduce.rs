@@ -19,20 +19,25 @@ use crate::{document, plot, run, tcp};
 /// # Errors
 /// If a scenario's file is not there.
 pub fn paper() -> Result<Vec<Scenario>> {
-    let read = |name: &str| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        Scenario::read(&folder.join(name).with_extension("toml"))
-    };
-    let moves = read("move")?;
+    let moves = shipped("move")?;
     Ok(vec![
-        read("rtt")?,
-        read("no-move")?,
+        shipped("rtt")?,
+        shipped("no-move")?,
         moves.without_move(),
         moves,
-        read("move-short")?,
-        read("shared-bottleneck")?,
-        read("strategies")?,
+        shipped("move-short")?,
+        shipped("shared-bottleneck")?,
+        shipped("strategies")?,
     ])
+}
+
+/// A scenario that comes with the lab.
+///
+/// # Errors
+/// If its file is not there.
+pub fn shipped(name: &str) -> Result<Scenario> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    Scenario::read(&folder.join(name).with_extension("toml"))
 }
 
 /// Runs what is missing of these scenarios into `folder`, telling how long it will take, and writes

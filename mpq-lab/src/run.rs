@@ -64,6 +64,10 @@ pub struct Run {
     pub payload: Option<f64>,
     /// What the download got of what it and its rival received while both ran.
     pub share: Option<f64>,
+    /// Between the last body byte from the old address and the first from the new one, in seconds, as
+    /// the client tells.
+    #[serde(default)]
+    pub gap: Option<f64>,
     /// Packets that the servers sent again: as their QUIC stack says, or as TCP's RetransSegs.
     pub sent_again: u64,
     /// What the clients used.
@@ -173,6 +177,7 @@ struct Outcome {
     rtt: [Vec<f64>; 2],
     payload: Option<f64>,
     share: Option<f64>,
+    gap: Option<f64>,
     sent_again: u64,
 }
 
@@ -222,6 +227,7 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
         rtt: outcome.rtt,
         payload: outcome.payload,
         share: outcome.share,
+        gap: outcome.gap,
         sent_again: outcome.sent_again,
         client: counted.client,
         server: counted.server,
@@ -324,6 +330,7 @@ impl Bed<'_> {
         outcome.handshakes = done.handshakes;
         outcome.requests = done.requests;
         outcome.payload = payload(entries);
+        outcome.gap = gap(entries);
         if let Some(rival) = rival {
             outcome.share = Some(share(entries, &rival)?);
         }
@@ -564,6 +571,14 @@ fn payload(entries: &[Entry]) -> Option<f64> {
     })?;
     let done = done_of(entries).ok()?;
     Some((done.bytes - early) as f64 * 8.0 / (done.seconds - from))
+}
+
+/// The pause that a move makes in the body, in seconds.
+fn gap(entries: &[Entry]) -> Option<f64> {
+    entries.iter().find_map(|entry| match entry.event {
+        Event::FirstByteAfterMove { gap, .. } => Some(gap),
+        _ => None,
+    })
 }
 
 /// The first's part of what both received until the first of them was done.

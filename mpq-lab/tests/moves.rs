@@ -113,7 +113,7 @@ async fn a_server_goes_and_comes_back_in_one_download() {
     let stations: Vec<_> = entries
         .iter()
         .filter_map(|entry| match entry.event {
-            Event::FirstByteAfterMove { remote } => Some(remote),
+            Event::FirstByteAfterMove { remote, .. } => Some(remote),
             _ => None,
         })
         .collect();

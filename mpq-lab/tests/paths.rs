@@ -229,7 +229,7 @@ async fn a_server_moves_while_a_link_is_dead_and_the_link_finds_it_later() {
         let target = Bench::address(ServerB);
         download
             .wait_for(
-                |event| matches!(event, Event::FirstByteAfterMove { remote } if *remote == target),
+                |event| matches!(event, Event::FirstByteAfterMove { remote, .. } if *remote == target),
             )
             .await?;
         set_link(bench, 1, true)?;

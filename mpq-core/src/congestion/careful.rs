@@ -1,4 +1,4 @@
-//! Careful resume (draft-ietf-tsvwg-careful-resume): what the old paths of a connection knew of
+//! Careful resume (RFC 9959): what the old paths of a connection knew of
 //! their capacity gives the new ones a start after a move.
 //!
 //! - **Reconnaissance** (§3.2). A client's first packet on a new path answers what the server has said

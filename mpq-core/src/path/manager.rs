@@ -161,7 +161,7 @@ impl Manager {
             wanted: wanted.to_vec(),
             locals,
             multipath,
-            silence: Silence::default(),
+            silence: Silence::of_client(),
             doubts: Doubts::default(),
             machine,
             table,
@@ -487,7 +487,7 @@ impl Manager {
     /// Gives up the paths that have died silently. In a move the server is silent on all of them.
     fn judge(&mut self, connection: &noq::Connection, now: Instant) {
         if self.machine.is_moving() {
-            self.silence = Silence::default();
+            self.silence = Silence::of_client();
             return;
         }
         let figures = self.table.figures();

@@ -15,7 +15,9 @@
 //!   a freeze.
 //! - If the others have nothing to say, they are pinged, so that there is something to compare with;
 //!   and so is one that is quiet while others are heard: it may be dead where we send nothing.
-//! - After a second, or what four probe timeouts are about, the path is to be closed.
+//! - After a second, or what four probe timeouts are about, the path is to be closed. A server waits
+//!   for twice as long: if each end closed another path at the same time, none would be left, and only
+//!   the client can open a new one.
 //!
 //! While a download is running, a quiet path is pinged in any case. That shows the server where a
 //! client is whose address a NAT has changed (RFC 9000 §9.3).
@@ -80,8 +82,10 @@ pub(crate) enum Verdict {
 }
 
 /// The paths of one connection, as they were when they were last looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Silence {
+    /// For how many times as long a path may be silent.
+    patience: u32,
     paths: BTreeMap<PathId, Known>,
     looked: Option<Instant>,
 }
@@ -132,6 +136,24 @@ impl Known {
 }
 
 impl Silence {
+    /// For a client's paths.
+    pub(crate) fn of_client() -> Self {
+        Self::new(1)
+    }
+
+    /// For those of a server's connection.
+    pub(crate) fn of_server() -> Self {
+        Self::new(2)
+    }
+
+    fn new(patience: u32) -> Self {
+        Self {
+            patience,
+            paths: BTreeMap::new(),
+            looked: None,
+        }
+    }
+
     /// Looks at all validated paths; `downloading` says that something should come.
     pub(crate) fn look(
         &mut self,
@@ -153,7 +175,7 @@ impl Silence {
         let mut verdicts = Vec::new();
         let mut suspects = Vec::new();
         for f in figures {
-            let limit = LEAST.max(f.rtt * RTTS);
+            let limit = self.patience * LEAST.max(f.rtt * RTTS);
             let another = |(id, known): (&PathId, &Known)| *id != f.id && known.is_heard(now);
             let compared = self.paths.iter().any(another);
             let Some((since, counted)) = self.paths.get_mut(&f.id).and_then(|k| k.owing.as_mut())
@@ -210,7 +232,7 @@ mod tests {
                 received: 0,
             };
             let mut pair = Self {
-                silence: Silence::default(),
+                silence: Silence::of_client(),
                 now: Instant::now(),
                 figures: [path(0), path(1)],
                 downloading: false,
@@ -269,6 +291,18 @@ mod tests {
         let limit = Duration::from_millis(2400);
         let closed = closed.unwrap();
         assert!(closed >= limit && closed <= limit + 2 * LOOK, "{closed:?}");
+    }
+
+    #[test]
+    fn a_server_leaves_it_to_the_client_for_as_long_again() {
+        let mut pair = Pair::new();
+        pair.silence = Silence::of_server();
+        let closed = pair.run(Duration::from_secs(10), |pair| {
+            pair.send(1);
+            pair.receive(0);
+        });
+        let closed = closed.unwrap();
+        assert!(closed >= 2 * LEAST, "{closed:?}");
     }
 
     #[test]
