@@ -16,6 +16,7 @@
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
 
+mod ahead;
 mod chunks;
 
 use std::future::Future;
@@ -30,7 +31,9 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use noq::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::sync::oneshot;
 
+use self::ahead::Ahead;
 use self::chunks::Chunks;
+use crate::congestion::careful::Careful;
 
 /// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
 /// "MIG" in ASCII.
@@ -87,6 +90,7 @@ pub struct Connection {
     incoming_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     incoming_uni: Pending<Uni>,
     migration: Option<oneshot::Sender<MigrationStream>>,
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Connection {
@@ -112,8 +116,15 @@ impl Connection {
             ),
             streams: OpenStreams::new(conn),
             migration: Some(migration),
+            ahead: None,
         };
         (connection, receiver)
+    }
+
+    /// Has the answers to requests be written no further ahead than the paths can use.
+    pub(crate) fn bounded(mut self, paths: Arc<Careful>) -> Self {
+        self.ahead = Some(Arc::new(Ahead::new(self.streams.conn.clone(), paths)));
+        self
     }
 }
 
@@ -191,7 +202,8 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
-        poll_pending(&mut self.incoming_bi, cx).map_ok(BidiStream::accepted)
+        let accepted = ready!(poll_pending(&mut self.incoming_bi, cx))?;
+        Poll::Ready(Ok(BidiStream::accepted(accepted, self.ahead.clone())))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -263,7 +275,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         cx: &mut Context<'_>,
     ) -> Poll<Result<SendStream<B>, StreamErrorIncoming>> {
         poll_pending(&mut self.opening_uni, cx)
-            .map_ok(SendStream::new)
+            .map_ok(|stream| SendStream::new(stream, None))
             .map_err(lost)
     }
 
@@ -279,16 +291,19 @@ pub struct BidiStream<B: Buf> {
 }
 
 impl<B: Buf> BidiStream<B> {
-    fn accepted((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
+    fn accepted(
+        (send, recv): (noq::SendStream, noq::RecvStream),
+        ahead: Option<Arc<Ahead>>,
+    ) -> Self {
         Self {
-            send: SendStream::new(send),
+            send: SendStream::new(send, ahead),
             recv: Chunks::ordered(recv, Bytes::new()).into(),
         }
     }
 
     fn opened((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
         Self {
-            send: SendStream::new(send),
+            send: SendStream::new(send, None),
             recv: Chunks::reordered(recv).into(),
         }
     }
@@ -349,15 +364,18 @@ pub struct SendStream<B: Buf> {
     stream: noq::SendStream,
     /// What noq did not take yet.
     writing: Option<WriteBuf<B>>,
+    /// How much it may take, if that is bounded.
+    ahead: Option<Arc<Ahead>>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
     closed: bool,
 }
 
 impl<B: Buf> SendStream<B> {
-    fn new(stream: noq::SendStream) -> Self {
+    fn new(stream: noq::SendStream, ahead: Option<Arc<Ahead>>) -> Self {
         Self {
             stream,
             writing: None,
+            ahead,
             closed: false,
         }
     }
@@ -374,6 +392,9 @@ impl<B: Buf> Drop for SendStream<B> {
 impl<B: Buf> quic::SendStream<B> for SendStream<B> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
+            if let Some(ahead) = &self.ahead {
+                ahead.adapt();
+            }
             match ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())) {
                 Ok(written) => data.advance(written),
                 Err(error) => {

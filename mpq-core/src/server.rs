@@ -44,7 +44,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// In this time the clients are told that the server parks, before it falls silent.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 /// The drain before a freeze ends after this, whatever is still in flight.
-const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often the drain looks.
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// How often the paths of a connection are compared.
@@ -242,6 +242,7 @@ impl Server {
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (quic, stream) = h3_noq::Connection::new(connection.clone());
+            let quic = quic.bounded(careful.clone());
             let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream, careful);
             let h3 = h3::server::builder()
                 .send_grease(false)
@@ -414,42 +415,21 @@ impl Shared {
             .for_each(|client| f(client));
     }
 
-    /// Sends nothing more, and waits until everything that was sent is acknowledged, or no more of it
-    /// was for a probe timeout (RFC 9002 §6.2).
+    /// Tells all clients what there is to tell, sends nothing more, and waits until everything that was
+    /// sent is acknowledged, or can no more be expected to be.
     async fn drain(&self) {
         tokio::time::sleep(LAST_WORDS).await;
-        self.each_client(|client| client.careful.hold(true));
-        let start = tokio::time::Instant::now();
-        let timeout = self.probe_timeout();
-        let mut least = (u64::MAX, start);
-        while least.1.elapsed() < timeout && start.elapsed() < DRAIN_LIMIT {
-            let mut in_flight = 0;
-            self.each_client(|client| in_flight += client.careful.in_flight());
-            if in_flight == 0 {
+        let start = Instant::now();
+        loop {
+            let (now, mut waiting) = (Instant::now(), 0);
+            self.each_client(|client| waiting += usize::from(!client.careful.drain(now)));
+            if waiting == 0 || now >= start + DRAIN_LIMIT {
+                tracing::debug!(waiting, elapsed = ?start.elapsed(), "drained");
                 break;
-            }
-            if in_flight < least.0 {
-                least = (in_flight, tokio::time::Instant::now());
             }
             tokio::time::sleep(DRAIN_STEP).await;
         }
-        tracing::debug!(in_flight = least.0, elapsed = ?start.elapsed(), "drained");
-    }
-
-    /// What the slowest path takes to acknowledge.
-    fn probe_timeout(&self) -> Duration {
-        /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
-        const ACK_DELAY: Duration = Duration::from_millis(25);
-        let mut rtt = Duration::ZERO;
-        self.each_client(|client| {
-            for path in client.paths.lock().unwrap().open.values() {
-                rtt = rtt.max(
-                    path.upgrade()
-                        .map_or(Duration::ZERO, |path| path.stats().rtt),
-                );
-            }
-        });
-        rtt + rtt / 4 + ACK_DELAY
+        self.each_client(|client| client.careful.hold());
     }
 
     fn remember_paths(&self) {
@@ -667,7 +647,7 @@ impl Client {
     /// Has all that waits for the client sent. Not before it is known where: noq would send it on
     /// the old paths, which lead nowhere.
     fn release(&self) {
-        self.careful.hold(false);
+        self.careful.release();
         self.gate.open();
     }
 

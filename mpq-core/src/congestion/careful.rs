@@ -41,6 +41,9 @@ const RECENT: Duration = Duration::from_secs(1);
 /// it began with, before it is taken for one of a new kind; bytes.
 const UNTOLD: u64 = 64 << 10;
 
+/// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
 /// What was known of an old path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Saved {
@@ -75,19 +78,31 @@ pub(crate) fn tell(connection: &noq::Connection, path: PathId, old: Saved) {
     }
 }
 
+/// The wait for what was sent on one connection.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    since: Instant,
+    /// Packets until then.
+    sent: u64,
+}
+
 /// Makes the controllers of one connection.
 pub(crate) struct Careful {
     algorithm: Arc<Factory>,
     memory: Mutex<Memory>,
     tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
+    drain: Mutex<Option<Drain>>,
     held: AtomicBool,
 }
 
 /// What a controller and the server know of each other.
 #[derive(Debug, Clone, Copy)]
 struct Track {
-    /// Bytes in flight now.
+    /// Packets sent.
+    sent: u64,
+    /// Bytes in flight now, and when they last became fewer.
     bytes: u64,
+    progress: Instant,
     /// The most of late, and when that was.
     most: (u64, Instant),
     /// Smoothed round-trip time.
@@ -97,6 +112,21 @@ struct Track {
 }
 
 impl Track {
+    fn in_flight(&mut self, now: Instant, bytes: u64) {
+        if bytes < self.bytes {
+            self.progress = now;
+        }
+        self.bytes = bytes;
+    }
+
+    /// Whether nothing is in flight since then, or nothing moved in the time in which noq sends a probe
+    /// and has an answer to it.
+    fn is_drained(self, now: Instant, since: Instant) -> bool {
+        // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
+        let timeout = 3 * self.rtt + ACK_DELAY;
+        self.bytes == 0 || now >= self.progress.max(since) + timeout + self.rtt
+    }
+
     fn saved(self, now: Instant) -> Option<Saved> {
         // Something was acknowledged, and not long ago.
         let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT;
@@ -128,22 +158,49 @@ impl Careful {
             algorithm,
             memory: Mutex::default(),
             tracks: Mutex::default(),
+            drain: Mutex::default(),
             held: AtomicBool::new(false),
         }
     }
 
-    /// Sends nothing new, or goes on; lost data counts as new, acknowledgements and probes go out
-    /// all the same.
-    pub(crate) fn hold(&self, hold: bool) {
-        self.held.store(hold, Ordering::Relaxed);
+    /// Whether nothing is in flight any more, or can no more be expected to be acknowledged. From the
+    /// first time that this is asked, nothing new is sent once what was to be said has been: it goes
+    /// ahead of all else, in the next packet that there is room for.
+    pub(crate) fn drain(&self, now: Instant) -> bool {
+        let sent = || self.tracks().map(|track| track.sent).sum();
+        let mut drain = self.drain.lock().unwrap();
+        let drain = drain.get_or_insert_with(|| Drain {
+            since: now,
+            sent: sent(),
+        });
+        if drain.sent != sent() || self.in_flight() == 0 {
+            self.hold();
+        }
+        self.tracks()
+            .all(|track| track.is_drained(now, drain.since))
+    }
+
+    /// Sends nothing new; lost data counts as new, acknowledgements and probes go out all the same.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on.
+    pub(crate) fn release(&self) {
+        *self.drain.lock().unwrap() = None;
+        self.held.store(false, Ordering::Relaxed);
     }
 
     /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
     pub(crate) fn in_flight(&self) -> u64 {
+        self.tracks().map(|track| track.bytes).sum()
+    }
+
+    fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
         let mut tracks = self.tracks.lock().unwrap();
         tracks.retain(|track| track.strong_count() > 0);
-        let open = tracks.iter().filter_map(Weak::upgrade);
-        open.map(|track| track.lock().unwrap().bytes).sum()
+        let open: Vec<_> = tracks.iter().filter_map(Weak::upgrade).collect();
+        open.into_iter().map(|track| *track.lock().unwrap())
     }
 
     /// The paths that are new from `now` on may go on where others were, of which this one had the
@@ -168,7 +225,9 @@ impl Careful {
 impl ControllerFactory for Careful {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let track = Arc::new(Mutex::new(Track {
+            sent: 0,
             bytes: 0,
+            progress: now,
             most: (0, now),
             rtt: Duration::ZERO,
             told: None,
@@ -230,6 +289,7 @@ impl Controller for Resuming {
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
         let mut track = self.track.lock().unwrap();
+        track.sent += 1;
         track.bytes += u64::from(bytes);
         if track.bytes > track.most.0 || now > track.most.1 + RECENT {
             track.most = (track.bytes, now);
@@ -294,7 +354,7 @@ impl Controller for Resuming {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.track.lock().unwrap().bytes = in_flight;
+        self.track.lock().unwrap().in_flight(now, in_flight);
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -321,7 +381,8 @@ impl Controller for Resuming {
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
         let mut track = self.track.lock().unwrap();
-        track.bytes = track.bytes.saturating_sub(lost_bytes.into());
+        let left = track.bytes.saturating_sub(lost_bytes.into());
+        track.in_flight(now, left);
         drop(track);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }
@@ -566,10 +627,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_sends_nothing_until_it_goes_on() {
         let rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
-        rig.careful.hold(true);
+        rig.careful.hold();
         assert_eq!(rig.path.window(), 1);
         assert_eq!(rig.path.metrics().congestion_window, 1);
-        rig.careful.hold(false);
+        rig.careful.release();
         assert_eq!(rig.path.window(), WINDOW / 2);
     }
 

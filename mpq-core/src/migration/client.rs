@@ -472,13 +472,30 @@ impl Client {
                 }
                 self.newest = sequence;
                 self.knocks_left = MAX_KNOCKS;
-                self.settle();
+                let was_here = targets.contains(&self.remote);
                 let targets = self.acceptable(targets);
+                let event = Event::Announced {
+                    sequence,
+                    targets: targets.clone(),
+                    lead,
+                    outage,
+                };
+                // A knock was faster: the server is there already.
+                if let State::Arriving(mv, _, attempt) = &mut self.state
+                    && targets.contains(&attempt.target)
+                {
+                    (mv.sequence, mv.announced, mv.targets) = (sequence, true, targets);
+                    return self.event(event);
+                }
+                self.settle();
                 if targets.is_empty() {
-                    return self.event(Event::Refused { sequence });
+                    if !was_here {
+                        self.event(Event::Refused { sequence });
+                    }
+                    return;
                 }
                 self.heard = now;
-                let mut mv = self.new_move(true, targets.clone(), now);
+                let mut mv = self.new_move(true, targets, now);
                 match self.config.strategy {
                     Strategy::Proactive => mv.leave_at = Some(now + LEAVING),
                     Strategy::Paper => mv.detection = self.sacrifice_a_path(now),
@@ -487,12 +504,7 @@ impl Client {
                 self.state = State::Announced(mv);
                 self.outputs
                     .push_back(Output::Send(Frame::Ready { sequence }));
-                self.event(Event::Announced {
-                    sequence,
-                    targets,
-                    lead,
-                    outage,
-                });
+                self.event(event);
             }
             Frame::Parked { sequence } => {
                 if let State::Announced(mv) | State::Searching(mv, _) = &self.state
@@ -869,6 +881,12 @@ impl Client {
                 retry_at: Some(now + LAST_RETRY),
                 backoff: LAST_RETRY,
             });
+        }
+        // The last one: the peer waits for another one only for a short time (draft-ietf-quic-multipath
+        // §3.4).
+        if self.paths.is_empty() {
+            let waiting = self.openings.iter_mut().filter_map(|o| o.retry_at.as_mut());
+            waiting.for_each(|at| *at = now);
         }
     }
 

@@ -56,6 +56,14 @@ impl Doubts {
         waits
     }
 
+    /// Ends all doubts; returns what was waiting for an answer. For when no path is left: an id that is
+    /// lost matters less than the time until the peer gives the connection up.
+    pub(crate) fn clear(&mut self) -> Vec<(IpAddr, SocketAddr)> {
+        let all = std::mem::take(&mut self.0).into_iter();
+        all.filter_map(|(local, opening)| Some((local, opening?.remote)))
+            .collect()
+    }
+
     /// No path to there is wanted any more.
     pub(crate) fn forget(&mut self, remote: SocketAddr) {
         for opening in self.0.values_mut() {
@@ -131,5 +139,8 @@ mod tests {
         doubts.forget(b);
         assert_eq!(doubts.probes(now + 9 * LAST), []);
         assert!(doubts.hold(now, local, b));
+        assert_eq!(doubts.clear(), [(local, b)]);
+        assert_eq!(doubts.clear(), []);
+        assert!(!doubts.hold(now, local, b));
     }
 }

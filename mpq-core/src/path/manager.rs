@@ -420,6 +420,12 @@ impl Manager {
                 if !validated || by_server && needed {
                     self.doubts.add(local);
                 }
+                let mut others = self.table.all().into_iter();
+                if !others.any(|p| p.state == PathState::Validated) {
+                    for (local, remote) in self.doubts.clear() {
+                        self.open(local, remote);
+                    }
+                }
                 self.input(match validated {
                     true => Input::PathGone { path: id },
                     false => Input::PathRefused {

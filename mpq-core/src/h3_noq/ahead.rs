@@ -1,0 +1,45 @@
+//! How far ahead of the network bodies are written.
+//!
+//! noq keeps what was written until it is acknowledged, up to a window. One that is wide enough for the
+//! fastest path would let every body of a slow one lie in memory as a whole, and in the image of a
+//! server that moves. So a server's window follows what is in flight: as much again may wait to be
+//! sent, since a path's share can double in a round trip, and a little more for the time that a writer
+//! takes to be woken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::congestion::careful::Careful;
+use crate::endpoint::SEND_WINDOW;
+
+/// What may wait in any case, bytes.
+const LEAST: u64 = 64 << 10;
+
+/// The send window of one connection.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    connection: noq::Connection,
+    careful: Arc<Careful>,
+    window: AtomicU64,
+}
+
+impl Ahead {
+    pub(super) fn new(connection: noq::Connection, careful: Arc<Careful>) -> Self {
+        Self {
+            connection,
+            careful,
+            window: AtomicU64::new(SEND_WINDOW),
+        }
+    }
+
+    /// To be called before something is written. Small changes are left out, since each takes the
+    /// connection's lock.
+    pub(super) fn adapt(&self) {
+        let window = (LEAST + 2 * self.careful.in_flight()).min(SEND_WINDOW);
+        let before = self.window.load(Ordering::Relaxed);
+        if window.abs_diff(before) > before / 8 {
+            self.window.store(window, Ordering::Relaxed);
+            self.connection.set_send_window(window);
+        }
+    }
+}
