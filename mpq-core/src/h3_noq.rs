@@ -16,7 +16,7 @@
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
 
-mod ahead;
+pub(crate) mod ahead;
 mod chunks;
 
 use std::future::Future;
@@ -122,9 +122,10 @@ impl Connection {
     }
 
     /// Has the answers to requests be written no further ahead than the paths can use.
-    pub(crate) fn bounded(mut self, paths: Arc<Careful>) -> Self {
-        self.ahead = Some(Arc::new(Ahead::new(self.streams.conn.clone(), paths)));
-        self
+    pub(crate) fn bound(&mut self, paths: Arc<Careful>) -> Arc<Ahead> {
+        let ahead = Arc::new(Ahead::new(&self.streams.conn, paths));
+        self.ahead = Some(ahead.clone());
+        ahead
     }
 }
 

@@ -17,6 +17,7 @@ pub mod migration;
 pub mod path;
 #[cfg(feature = "qlog")]
 mod qlog;
+mod runtime;
 pub mod server;
 pub mod tls;
 mod traffic;

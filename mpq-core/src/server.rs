@@ -23,6 +23,7 @@ use crate::congestion::Congestion;
 use crate::congestion::careful::{self, Careful, Saved};
 use crate::endpoint;
 use crate::gate::Gate;
+use crate::h3_noq::ahead::Ahead;
 use crate::h3_noq::{self, MigrationStream};
 use crate::migration::frame::{self, Decoder};
 use crate::migration::server::{Announcement, Elsewhere, Input, Output};
@@ -32,6 +33,7 @@ use crate::path::mtu;
 use crate::path::probe;
 use crate::path::silence::{Figures, Silence, Verdict};
 use crate::path::sockets::{Bind, Counters, Sockets, canonical};
+use crate::runtime::EndpointThread;
 use crate::tls::{self, Identity, TlsError};
 use crate::traffic::Traffic;
 
@@ -145,6 +147,8 @@ struct Client {
     redirects: AtomicBool,
     /// The congestion control of its paths.
     careful: Arc<Careful>,
+    /// How far ahead of that bodies are written.
+    ahead: Arc<Ahead>,
     paths: Mutex<Paths>,
 }
 
@@ -179,7 +183,7 @@ impl Server {
             endpoint::config(),
             Some(crypto.clone()),
             sockets.for_endpoint(),
-            Arc::new(noq::TokioRuntime),
+            Arc::new(EndpointThread::default()),
         )
         .map_err(BindError::Endpoint)?;
         let (outputs, moving) = mpsc::unbounded_channel();
@@ -241,9 +245,17 @@ impl Server {
             let connection = connected.ok()?.ok()?;
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
-            let (quic, stream) = h3_noq::Connection::new(connection.clone());
-            let quic = quic.bounded(careful.clone());
-            let traffic = Shared::watch(&shared, connection, remote, gate.clone(), stream, careful);
+            let (mut quic, stream) = h3_noq::Connection::new(connection.clone());
+            let ahead = quic.bound(careful.clone());
+            let congestion = (careful, ahead);
+            let traffic = Shared::watch(
+                &shared,
+                connection,
+                remote,
+                gate.clone(),
+                stream,
+                congestion,
+            );
             let h3 = h3::server::builder()
                 .send_grease(false)
                 .build(quic)
@@ -420,15 +432,16 @@ impl Shared {
     async fn drain(&self) {
         tokio::time::sleep(LAST_WORDS).await;
         let start = Instant::now();
+        let mut waiting: Vec<_> = self.clients.lock().unwrap().values().cloned().collect();
         loop {
-            let (now, mut waiting) = (Instant::now(), 0);
-            self.each_client(|client| waiting += usize::from(!client.careful.drain(now)));
-            if waiting == 0 || now >= start + DRAIN_LIMIT {
-                tracing::debug!(waiting, elapsed = ?start.elapsed(), "drained");
+            let now = Instant::now();
+            waiting.retain(|client| !client.careful.drain(now));
+            if waiting.is_empty() || now >= start + DRAIN_LIMIT {
                 break;
             }
             tokio::time::sleep(DRAIN_STEP).await;
         }
+        tracing::debug!(waiting = waiting.len(), elapsed = ?start.elapsed(), "drained");
         self.each_client(|client| client.careful.hold());
     }
 
@@ -508,7 +521,7 @@ impl Shared {
         remote: SocketAddr,
         gate: Gate,
         stream: oneshot::Receiver<MigrationStream>,
-        careful: Arc<Careful>,
+        (careful, ahead): (Arc<Careful>, Arc<Ahead>),
     ) -> oneshot::Receiver<Traffic> {
         let id = connection.stable_id() as u64;
         let (frames, to_send) = mpsc::unbounded_channel();
@@ -523,6 +536,7 @@ impl Shared {
             knock: probe::knock_token(&connection),
             redirects: AtomicBool::new(false),
             careful,
+            ahead,
             paths: Mutex::new(paths),
         });
         shared.clients.lock().unwrap().insert(id, client.clone());
@@ -711,7 +725,9 @@ async fn speak(
                         if let (Some(frames), Some(connection)) =
                             (to_send.take(), client.connection.upgrade())
                         {
-                            tokio::spawn(write_frames(connection, frames));
+                            let ahead = client.ahead.clone();
+                            let widen = move || ahead.widen();
+                            tokio::spawn(write_frames(connection, frames, widen));
                         }
                         let redirects = capabilities & Frame::REDIRECT != 0;
                         client.redirects.store(redirects, Ordering::Relaxed);
@@ -735,10 +751,11 @@ async fn speak(
     std::future::pending().await
 }
 
-/// Writes frames to the peer until the connection is over.
+/// Writes frames to the peer until the connection is over; calls `before` before each.
 pub(crate) async fn write_frames(
     connection: noq::Connection,
     mut frames: mpsc::UnboundedReceiver<Frame>,
+    before: impl Fn(),
 ) {
     let weak = connection.weak_handle();
     let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else {
@@ -748,6 +765,7 @@ pub(crate) async fn write_frames(
     let mut bytes = frame::preamble();
     while let Some(frame) = frames.recv().await {
         frame.encode(&mut bytes);
+        before();
         if !weak.is_alive() || stream.write_all(&bytes).await.is_err() {
             return;
         }

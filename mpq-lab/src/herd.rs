@@ -212,6 +212,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         }
     }
     let status = process.wait().await?;
+    std::fs::write("/tmp/herd.serverlog", bench.logs())?;
     ensure!(status.success(), "the clients have failed: {status}");
     Ok(herd)
 }

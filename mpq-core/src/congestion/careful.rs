@@ -41,6 +41,9 @@ const RECENT: Duration = Duration::from_secs(1);
 /// it began with, before it is taken for one of a new kind; bytes.
 const UNTOLD: u64 = 64 << 10;
 
+/// What paces nothing, bytes a second.
+const UNPACED: u64 = 1 << 30;
+
 /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
@@ -119,12 +122,12 @@ impl Track {
         self.bytes = bytes;
     }
 
-    /// Whether nothing is in flight since then, or nothing moved in the time in which noq sends a probe
-    /// and has an answer to it.
+    /// Whether nothing is in flight since then, or nothing moved in the time in which noq sends two probes
+    /// and may have an answer.
     fn is_drained(self, now: Instant, since: Instant) -> bool {
         // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
         let timeout = 3 * self.rtt + ACK_DELAY;
-        self.bytes == 0 || now >= self.progress.max(since) + timeout + self.rtt
+        self.bytes == 0 || now >= self.progress.max(since) + 2 * timeout + self.rtt
     }
 
     fn saved(self, now: Instant) -> Option<Saved> {
@@ -422,7 +425,10 @@ impl Controller for Resuming {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
-        if let Phase::Reconnaissance(Some(start), 0) = self.phase {
+        if self.memory.held.load(Ordering::Relaxed) {
+            // A window of next to nothing would have noq's probes wait for minutes.
+            metrics.pacing_rate = Some(UNPACED);
+        } else if let Phase::Reconnaissance(Some(start), 0) = self.phase {
             // noq has no round-trip time to spread the window over.
             let rate = self.window() as f64 / start.rtt.as_secs_f64();
             metrics.pacing_rate = Some(rate as u64);

@@ -25,7 +25,7 @@ use crate::migration::{Frame, Strategy, log};
 use crate::server::{sleep_until, write_frames};
 
 /// How often counters are looked at for signs of life.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(50);
 
 /// All paths of a connection, also those that are closed; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +154,7 @@ impl Manager {
             machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         }
         let (frames, to_send) = mpsc::unbounded_channel();
-        tokio::spawn(write_frames(connection.clone(), to_send));
+        tokio::spawn(write_frames(connection.clone(), to_send, || ()));
         let manager = Self {
             connection: connection.weak_handle(),
             sockets,
