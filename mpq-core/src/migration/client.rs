@@ -258,6 +258,8 @@ struct Move {
     /// Whether that is what the move is for; else the server went without a word.
     announced: bool,
     targets: Vec<SocketAddr>,
+    /// The announcement names the address, too, at which the server is already.
+    here: bool,
     probe_at: Instant,
     interval: Duration,
     probes_left: u32,
@@ -496,6 +498,7 @@ impl Client {
                 }
                 self.heard = now;
                 let mut mv = self.new_move(true, targets, now);
+                mv.here = was_here;
                 match self.config.strategy {
                     Strategy::Proactive => mv.leave_at = Some(now + LEAVING),
                     Strategy::Paper => mv.detection = self.sacrifice_a_path(now),
@@ -530,15 +533,21 @@ impl Client {
                 self.event(Event::Addresses { pool, name });
             }
             // Mostly only a confirmation. But the path's own event may be late; and so may be the
-            // announcement, of a move that was followed without it.
+            // announcement, of a move that was followed without it. Of an attempt that was given up, the
+            // search goes on.
             Frame::Arrived { sequence } => {
                 let this = |mv: &Move| mv.announced && mv.sequence == sequence;
-                if let Some(mv) = self.current().filter(|mv| this(mv)) {
-                    let remote = match &self.state {
-                        State::Arriving(_, _, attempt) => attempt.target,
-                        _ if self.config.strategy == Strategy::Paper => mv.detection_target(),
-                        _ => self.remote,
-                    };
+                let arrived =
+                    self.current()
+                        .filter(|mv| this(mv))
+                        .and_then(|mv| match &self.state {
+                            State::Arriving(_, _, attempt) => Some(attempt.target),
+                            _ if self.config.strategy == Strategy::Paper => {
+                                Some(mv.detection_target())
+                            }
+                            _ => mv.here.then_some(self.remote),
+                        });
+                if let Some(remote) = arrived {
                     self.arrive(remote, now);
                 }
             }
@@ -967,6 +976,7 @@ impl Client {
             sequence: self.newest,
             announced,
             targets,
+            here: false,
             probe_at: now + self.slow_interval(),
             interval: self.slow_interval(),
             probes_left: MAX_PROBES,
