@@ -462,6 +462,45 @@ fn an_announcement_that_comes_after_its_move_does_not_start_it_again() {
 }
 
 #[test]
+fn an_announcement_that_comes_during_its_move_does_not_start_it_again() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.pass(2 * SECOND);
+    rig.answer(2, true);
+    rig.answer(2, false);
+    assert_eq!(rig.goes_to(2), 3);
+    rig.announce(1, vec![server(2)]);
+    rig.frame(Frame::Parked { sequence: 1 });
+    assert_eq!(rig.count(|output| matches!(output, Output::Abandon(_))), 0);
+    rig.path(2, 0, 2);
+    let moved = Event::Moved {
+        sequence: 1,
+        remote: server(2),
+    };
+    assert_eq!(rig.count(|output| *output == Output::Event(moved.clone())), 1);
+}
+
+#[test]
+fn a_confirmation_of_an_attempt_that_was_given_up_leads_nowhere() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.park(&[2]);
+    rig.answer(2, true);
+    rig.pass(10 * SECOND);
+    assert_eq!(rig.client.state(), "Searching (parked)");
+    rig.frame(Frame::Arrived { sequence: 1 });
+    assert_eq!(rig.client.state(), "Searching (parked)");
+}
+
+#[test]
+fn who_has_no_path_left_opens_another_at_once() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.input(Input::PathGone { path: 1 });
+    assert_eq!(rig.goes_to(1), 0);
+    rig.input(Input::PathGone { path: 0 });
+    rig.pass(Duration::ZERO);
+    assert_eq!(rig.goes_to(1), 2);
+}
+
+#[test]
 fn the_last_path_is_never_closed() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.input(Input::Locals(vec![local(2), local(3)]));

@@ -83,6 +83,9 @@ pub enum Output {
 
 /// Between the knocks after a thaw; doubled each time.
 const FIRST_KNOCK: Duration = Duration::from_millis(50);
+/// They are no closer than so long for each client that is knocked at: many clients are not knocked at
+/// all at once, and each has time to answer.
+const EACH_KNOCK: Duration = Duration::from_millis(1);
 /// How long clients may take to arrive before the server stops waiting for them.
 const ARRIVAL: Duration = Duration::from_secs(30);
 
@@ -248,10 +251,10 @@ impl Server {
             State::Arriving {
                 knock_at, interval, ..
             } if *knock_at <= now => {
-                *knock_at = now + *interval;
-                *interval *= 2;
                 let missing = self.clients.iter().filter(|(_, arrived)| !**arrived);
                 let missing: Vec<_> = missing.map(|(client, _)| *client).collect();
+                *knock_at = now + (*interval).max(EACH_KNOCK * missing.len() as u32);
+                *interval *= 2;
                 if !missing.is_empty() {
                     self.outputs.push_back(Output::Knock(missing));
                 }

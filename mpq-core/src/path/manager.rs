@@ -46,15 +46,17 @@ impl PathTable {
             .collect()
     }
 
-    /// The counters of the validated paths.
-    fn figures(&self) -> Vec<Figures> {
+    /// The validated paths: where they lead to, and their counters.
+    fn figures(&self) -> Vec<(SocketAddr, Figures)> {
         let entries = self.0.lock().unwrap();
         let validated = entries
             .values()
             .filter(|entry| entry.info.state == PathState::Validated);
-        validated
-            .filter_map(|entry| Some(Figures::from(&entry.handle.as_ref()?.upgrade()?)))
-            .collect()
+        let figures = validated.filter_map(|entry| {
+            let path = entry.handle.as_ref()?.upgrade()?;
+            Some((entry.info.remote, Figures::from(&path)))
+        });
+        figures.collect()
     }
 
     /// Changes a path's state; `None` if it is unknown or was in that state.
@@ -450,11 +452,7 @@ impl Manager {
 
     /// Looks for signs of life, and for their absence.
     fn look(&mut self) {
-        let paths = self.table.all();
-        let open: Vec<_> = paths
-            .iter()
-            .filter(|p| p.state == PathState::Validated)
-            .collect();
+        let (remotes, figures): (Vec<_>, Vec<_>) = self.table.figures().into_iter().unzip();
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
@@ -469,21 +467,21 @@ impl Manager {
         {
             self.failure = Some(ClientError::Idle);
         }
-        if let Some(rtt) = open.iter().map(|p| p.rtt).max() {
+        if let Some(rtt) = figures.iter().map(|path| path.rtt).max() {
             self.quiet_input(Input::Rtt(rtt));
         }
         for (local, remote) in self.doubts.probes(now) {
             self.sockets
                 .send(Some(local), remote, &probe::probe(self.token));
         }
-        self.judge(&connection, now);
+        self.judge(&connection, &figures, now);
         let remote = self.machine.path_remote();
-        let there = open.iter().filter(|p| p.remote == remote).count();
+        let there = remotes.iter().filter(|r| **r == remote).count();
         let all = match self.multipath {
             true => self.facing(remote).count(),
             false => 1,
         };
-        if self.settling && there == open.len() && there == all {
+        if self.settling && there == remotes.len() && there == all {
             self.settling = false;
             let remote = self.machine.remote();
             self.event(ClientEvent::Settled { remote });
@@ -491,13 +489,12 @@ impl Manager {
     }
 
     /// Gives up the paths that have died silently. In a move the server is silent on all of them.
-    fn judge(&mut self, connection: &noq::Connection, now: Instant) {
+    fn judge(&mut self, connection: &noq::Connection, figures: &[Figures], now: Instant) {
         if self.machine.is_moving() {
             self.silence = Silence::of_client();
             return;
         }
-        let figures = self.table.figures();
-        for verdict in self.silence.look(now, &figures, self.expecting) {
+        for verdict in self.silence.look(now, figures, self.expecting) {
             match verdict {
                 Verdict::Ping(id) => ping(connection, id),
                 Verdict::Close(id) => {
@@ -558,7 +555,7 @@ impl Manager {
         }
         // The server answers to where it last heard of a path.
         if news && let Some(connection) = self.connection.upgrade() {
-            for path in self.table.figures() {
+            for (_, path) in self.table.figures() {
                 ping(&connection, path.id);
             }
         }
