@@ -59,10 +59,8 @@ pub struct Options {
 fn network() -> Network {
     let mut network = Network::default();
     for link in &mut network.links {
-        let f: f64 = std::env::var("HERD_RATE").map_or(1.0, |v| v.parse().unwrap());
-        let q: f64 = std::env::var("HERD_QUEUE").map_or(8.0, |v| v.parse().unwrap());
-        link.rate = (link.rate as f64 * f) as u64;
-        link.burst = (link.burst as f64 * q * f) as _;
+        link.rate *= 2;
+        link.burst *= 8;
     }
     network
 }
@@ -212,7 +210,6 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         }
     }
     let status = process.wait().await?;
-    std::fs::write("/tmp/herd.serverlog", bench.logs())?;
     ensure!(status.success(), "the clients have failed: {status}");
     Ok(herd)
 }
@@ -268,9 +265,6 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
                 result = download(&client, random, count) => result,
                 error = client.failed() => Err(error.into()),
             };
-            if let Err(error) = &result {
-                eprintln!("LOST {:.3} {error:#} {:?}", unix(), client.paths());
-            }
             client.close().await;
             result
         });
@@ -304,7 +298,6 @@ async fn download(
     count: impl Fn(u64) -> Result<()>,
 ) -> Result<Option<Resumed>> {
     let mut events = client.events();
-    let mut story: Vec<String> = Vec::new();
     let (mut moved, mut resumed) = (None, None);
     let mut received = 0;
     let mut requests = client.requests();
@@ -315,10 +308,6 @@ async fn download(
     client.expecting(true);
     while let Some(mut chunk) = stream.recv_data().await? {
         while let Ok((at, event)) = events.try_recv() {
-            story.push(format!(
-                "{:.3} {event:?}",
-                unix() - at.elapsed().as_secs_f64()
-            ));
             if matches!(event, ClientEvent::Moved { .. }) {
                 moved = Some(unix() - at.elapsed().as_secs_f64());
             }
@@ -339,14 +328,6 @@ async fn download(
         count(length as u64)?;
     }
     ensure!(received == random.size(), "{received} bytes only");
-    if resumed.is_some() {
-        eprintln!(
-            "STORY {:.3} {:.3}\n{}",
-            resumed.unwrap().byte,
-            unix(),
-            story.join("\n")
-        );
-    }
     Ok(resumed)
 }
 
