@@ -101,6 +101,8 @@ pub(crate) struct Careful {
 /// What a controller and the server know of each other.
 #[derive(Debug, Clone, Copy)]
 struct Track {
+    /// Congestion window, bytes.
+    window: u64,
     /// Packets sent.
     sent: u64,
     /// Bytes in flight now, and when they last became fewer.
@@ -199,6 +201,11 @@ impl Careful {
         self.tracks().map(|track| track.bytes).sum()
     }
 
+    /// The congestion windows of all paths together, bytes.
+    pub(crate) fn windows(&self) -> u64 {
+        self.tracks().map(|track| track.window).sum()
+    }
+
     fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
         let mut tracks = self.tracks.lock().unwrap();
         tracks.retain(|track| track.strong_count() > 0);
@@ -228,6 +235,7 @@ impl Careful {
 impl ControllerFactory for Careful {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let track = Arc::new(Mutex::new(Track {
+            window: 0,
             sent: 0,
             bytes: 0,
             progress: now,
@@ -236,13 +244,15 @@ impl ControllerFactory for Careful {
             told: None,
         }));
         self.tracks.lock().unwrap().push(Arc::downgrade(&track));
-        Box::new(Resuming {
+        let controller = Resuming {
             algorithm: self.algorithm.clone().build(now, mtu),
             phase: self.begin(now),
             mtu: mtu.into(),
             track,
             memory: self,
-        })
+        };
+        controller.note_window();
+        Box::new(controller)
     }
 }
 
@@ -262,6 +272,26 @@ impl Resuming {
     fn of(connection: &noq::Connection, path: PathId) -> Option<Box<Self>> {
         let controller = connection.congestion_state(path)?;
         controller.into_any().downcast().ok()
+    }
+
+    /// The window, as if nothing were held.
+    fn allowed(&self) -> u64 {
+        let allowed = match self.phase {
+            Phase::Reconnaissance(Some(start), acknowledged) => {
+                let told = self.track.lock().unwrap().told;
+                let old = told.unwrap_or(start.least);
+                (old.jump() + acknowledged).min(old.window)
+            }
+            Phase::Resuming(_, window) => window,
+            Phase::Reconnaissance(None, _) | Phase::Normal => return self.algorithm.window(),
+        };
+        // The smallest window (RFC 9002 §7.2).
+        allowed.max(2 * self.mtu)
+    }
+
+    fn note_window(&self) {
+        let window = self.allowed();
+        self.track.lock().unwrap().window = window;
     }
 }
 
@@ -360,6 +390,7 @@ impl Controller for Resuming {
         self.track.lock().unwrap().in_flight(now, in_flight);
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        self.note_window();
     }
 
     fn on_congestion_event(
@@ -380,6 +411,7 @@ impl Controller for Resuming {
             lost_bytes,
             largest_lost_pn,
         );
+        self.note_window();
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
@@ -409,17 +441,7 @@ impl Controller for Resuming {
             // Not 0, which noq divides by.
             return 1;
         }
-        let allowed = match self.phase {
-            Phase::Reconnaissance(Some(start), acknowledged) => {
-                let told = self.track.lock().unwrap().told;
-                let old = told.unwrap_or(start.least);
-                (old.jump() + acknowledged).min(old.window)
-            }
-            Phase::Resuming(_, window) => window,
-            Phase::Reconnaissance(None, _) | Phase::Normal => return self.algorithm.window(),
-        };
-        // The smallest window (RFC 9002 §7.2).
-        allowed.max(2 * self.mtu)
+        self.allowed()
     }
 
     fn metrics(&self) -> ControllerMetrics {

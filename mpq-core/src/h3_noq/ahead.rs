@@ -2,9 +2,9 @@
 //!
 //! noq keeps what was written until it is acknowledged, up to a window. One that is wide enough for the
 //! fastest path would let every body of a slow one lie in memory as a whole, and in the image of a
-//! server that moves. So a server's window follows what is in flight: as much again may wait to be
-//! sent, since a path's share can double in a round trip, and a little more for the time that a writer
-//! takes to be woken.
+//! server that moves. So a server's window follows those of the congestion control: as much as may be
+//! in flight may wait to be sent, too, since that can double in a round trip, and a little more for the
+//! time that a writer takes to be woken.
 //!
 //! The window is the connection's, and bodies fill it: what must not wait for them has it
 //! [widened](Ahead::widen).
@@ -38,7 +38,7 @@ impl Ahead {
     /// To be called before a part of a body is written. Small changes are left out, since each takes
     /// the connection's lock.
     pub(super) fn adapt(&self) {
-        let window = (LEAST + 2 * self.careful.in_flight()).min(SEND_WINDOW);
+        let window = (LEAST + 2 * self.careful.windows()).min(SEND_WINDOW);
         let before = self.window.load(Ordering::Relaxed);
         if window.abs_diff(before) > before / 8 {
             self.set(window);
