@@ -476,7 +476,10 @@ fn an_announcement_that_comes_during_its_move_does_not_start_it_again() {
         sequence: 1,
         remote: server(2),
     };
-    assert_eq!(rig.count(|output| *output == Output::Event(moved.clone())), 1);
+    assert_eq!(
+        rig.count(|output| *output == Output::Event(moved.clone())),
+        1
+    );
 }
 
 #[test]

@@ -108,6 +108,8 @@ struct Track {
     /// Bytes in flight now, and when they last became fewer.
     bytes: u64,
     progress: Instant,
+    /// Bytes sent since nothing new is: noq's probes, which repeat what may be lost.
+    probes: u64,
     /// The most of late, and when that was.
     most: (u64, Instant),
     /// Smoothed round-trip time.
@@ -124,12 +126,12 @@ impl Track {
         self.bytes = bytes;
     }
 
-    /// Whether nothing is in flight since then, or nothing moved in the time in which noq sends two probes
-    /// and may have an answer.
+    /// Whether nothing but probes is in flight, or nothing moved since then in the time in which noq sends
+    /// two probes and may have an answer.
     fn is_drained(self, now: Instant, since: Instant) -> bool {
         // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
         let timeout = 3 * self.rtt + ACK_DELAY;
-        self.bytes == 0 || now >= self.progress.max(since) + 2 * timeout + self.rtt
+        self.bytes <= self.probes || now >= self.progress.max(since) + 2 * timeout + self.rtt
     }
 
     fn saved(self, now: Instant) -> Option<Saved> {
@@ -239,6 +241,7 @@ impl ControllerFactory for Careful {
             sent: 0,
             bytes: 0,
             progress: now,
+            probes: 0,
             most: (0, now),
             rtt: Duration::ZERO,
             told: None,
@@ -324,6 +327,10 @@ impl Controller for Resuming {
         let mut track = self.track.lock().unwrap();
         track.sent += 1;
         track.bytes += u64::from(bytes);
+        track.probes = match self.memory.held.load(Ordering::Relaxed) {
+            true => track.probes + u64::from(bytes),
+            false => 0,
+        };
         if track.bytes > track.most.0 || now > track.most.1 + RECENT {
             track.most = (track.bytes, now);
         }
@@ -660,6 +667,35 @@ mod tests {
         assert_eq!(rig.path.metrics().congestion_window, 1);
         rig.careful.release();
         assert_eq!(rig.path.window(), WINDOW / 2);
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_all_but_probes_that_were_sent_meanwhile() {
+        let mut rig = Rig::new(None, RTT).await;
+        let window = rig.path.window();
+        rig.path.on_packet_sent(rig.now, MTU, 1);
+        assert!(!rig.careful.drain(rig.now));
+        assert_eq!(rig.path.window(), window, "the last word is not out yet");
+        rig.path.on_packet_sent(rig.now, MTU, 2);
+        assert!(!rig.careful.drain(rig.now));
+        assert_eq!(rig.path.window(), 1);
+        assert_eq!(rig.path.metrics().pacing_rate, Some(UNPACED));
+        rig.path.on_packet_sent(rig.now, MTU, 3);
+        assert!(!rig.careful.drain(rig.now));
+        rig.path.on_end_acks(rig.now, MTU.into(), false, Some(2));
+        assert!(rig.careful.drain(rig.now));
+    }
+
+    #[tokio::test]
+    async fn a_drain_does_not_wait_for_who_is_gone() {
+        let mut rig = Rig::new(None, RTT).await;
+        rig.path.on_packet_sent(rig.now, MTU, 1);
+        rig.ack(RTT, 0);
+        rig.path.on_packet_sent(rig.now, MTU, 2);
+        assert!(!rig.careful.drain(rig.now));
+        let rtt = rig.estimate.get();
+        assert!(!rig.careful.drain(rig.now + 6 * rtt));
+        assert!(rig.careful.drain(rig.now + 8 * rtt));
     }
 
     #[tokio::test]
