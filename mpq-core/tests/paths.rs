@@ -6,13 +6,15 @@ mod support;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use futures::future::join_all;
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
-use mpq_core::endpoint::STREAM_WINDOW;
+use mpq_core::endpoint::{SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::path::sockets::Bind;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_core::tls::{Identity, Trust};
@@ -153,6 +155,11 @@ fn content() -> Bytes {
 }
 
 fn serve() -> Server {
+    serve_counting(Arc::default())
+}
+
+/// Counts the bytes of the content that the server was let write.
+fn serve_counting(written: Arc<AtomicUsize>) -> Server {
     let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
     let listen = SocketAddr::new(FIRST.parse().unwrap(), 0);
     let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
@@ -162,15 +169,18 @@ fn serve() -> Server {
             let Some(mut session) = handshake.await else {
                 continue;
             };
+            let written = written.clone();
             tokio::spawn(async move {
                 while let Ok(Some(request)) = session.h3.accept().await {
                     let (_, mut stream) = request.resolve_request().await.unwrap();
                     stream.send_response(Response::new(())).await.unwrap();
+                    let written = written.clone();
                     tokio::spawn(async move {
                         let mut content = content();
                         while !content.is_empty() {
                             let chunk = content.split_to(CHUNK.min(content.len()));
                             stream.send_data(chunk).await.unwrap();
+                            written.fetch_add(CHUNK, Ordering::Relaxed);
                         }
                         stream.finish().await.unwrap();
                     });
@@ -286,6 +296,29 @@ async fn the_other_path_goes_on_meanwhile_for_longer_than_a_stream_has_room_in_n
     let ((), meanwhile) = tokio::join!(download(&client, killed), counted);
     assert!(meanwhile > 2 * u64::from(STREAM_WINDOW), "{meanwhile}");
     client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_writes_no_further_ahead_than_its_paths_can_use() {
+    let written = Arc::new(AtomicUsize::new(0));
+    let server = serve_counting(written.clone());
+    let network = Network::new(server.listen());
+    let client = connect(network.address(), &[FIRST]).await;
+    // Flow control would let it write all of the send window.
+    let most = SEND_WINDOW / u64::from(STREAM_WINDOW);
+    let requests: Vec<_> = join_all((0..2 * most).map(|_| get(&client))).await;
+    network.set_dead(&[FIRST], true);
+    let received = client.paths()[0].received as usize;
+    let mut before = 0;
+    while before < written.load(Ordering::Relaxed) {
+        before = written.load(Ordering::Relaxed);
+        tokio::time::sleep(OUTAGE / 4).await;
+    }
+    assert!(
+        before < received + SEND_WINDOW as usize / 4 * 3,
+        "{before}, {received}"
+    );
+    drop(requests);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
