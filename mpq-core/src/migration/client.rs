@@ -367,6 +367,11 @@ impl Client {
         self.current().is_some_and(|mv| mv.announced)
     }
 
+    /// Whether no move is under way, announced or not.
+    pub fn is_settled(&self) -> bool {
+        self.current().is_none()
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {

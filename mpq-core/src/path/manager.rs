@@ -24,8 +24,9 @@ use crate::migration::frame::Decoder;
 use crate::migration::{Frame, Strategy, log};
 use crate::server::{sleep_until, write_frames};
 
-/// How often counters are looked at for signs of life.
-const TICK: Duration = Duration::from_millis(50);
+/// How often counters are looked at for signs of life: in a move, and else.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_SETTLED: Duration = Duration::from_millis(50);
 
 /// All paths of a connection, also those that are closed; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -206,8 +207,7 @@ impl Manager {
         drop(connection);
         let (frame_sender, mut frames) = mpsc::channel(16);
         let reader = tokio::spawn(read_frames(stream, frame_sender));
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         let reason = loop {
             while let Some(output) = self.machine.poll() {
                 self.perform(output);
@@ -216,6 +216,10 @@ impl Manager {
                 break failure;
             }
             let due = self.machine.next_timeout();
+            let look_at = match self.machine.is_settled() {
+                true => looked + LOOK_SETTLED,
+                false => looked + LOOK,
+            };
             tokio::select! {
                 closed = &mut closed => break ClientError::from(&closed.reason),
                 Some(frame) = frames.recv() => self.input(Input::Frame(frame)),
@@ -231,7 +235,10 @@ impl Manager {
                     self.input(Input::Expecting(expecting));
                 }
                 Some(()) = changes.recv() => self.interfaces_changed(),
-                _ = tick.tick() => self.look(),
+                () = sleep_until(Some(look_at)) => {
+                    looked = Instant::now();
+                    self.look();
+                }
                 () = sleep_until(due) => {
                     self.step(&format_args!("time"), |machine, now| machine.handle_timeout(now));
                 }
