@@ -17,9 +17,6 @@ use crate::run::{self, Run};
 use crate::scenario::{Arm, Scenario};
 use crate::tcp;
 
-/// A round trip on the paper's network, seconds.
-const RTT: f64 = 0.05;
-
 /// One figure that mpq aims for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Target {
@@ -211,13 +208,13 @@ pub fn targets(comparison: &Comparison, runs: &[Run], herd: Option<&Herd>) -> Ve
         ),
         Target::new(
             "from the thaw to the first byte (2 round trips)",
-            AtMost(2.0 * RTT),
+            AtMost(0.1),
             "s",
             part(|parts| parts.first_byte),
         ),
         Target::new(
             "from the thaw to 90% of the rate (6 round trips)",
-            AtMost(6.0 * RTT),
+            AtMost(0.3),
             "s",
             part(|parts| parts.recovered),
         ),
