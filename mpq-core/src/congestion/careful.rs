@@ -108,8 +108,6 @@ struct Track {
     /// Bytes in flight now, and when they last became fewer.
     bytes: u64,
     progress: Instant,
-    /// Bytes sent since nothing new is: noq's probes, which repeat what may be lost.
-    probes: u64,
     /// The most of late, and when that was.
     most: (u64, Instant),
     /// Smoothed round-trip time.
@@ -126,12 +124,12 @@ impl Track {
         self.bytes = bytes;
     }
 
-    /// Whether nothing but probes is in flight, or nothing moved since then in the time in which noq sends
-    /// two probes and may have an answer.
+    /// Whether nothing is in flight, or nothing moved since then in the time in which noq sends two probes
+    /// and may have an answer. Those probes count: they carry what was lost.
     fn is_drained(self, now: Instant, since: Instant) -> bool {
         // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
         let timeout = 3 * self.rtt + ACK_DELAY;
-        self.bytes <= self.probes || now >= self.progress.max(since) + 2 * timeout + self.rtt
+        self.bytes == 0 || now >= self.progress.max(since) + 2 * timeout + self.rtt
     }
 
     fn saved(self, now: Instant) -> Option<Saved> {
@@ -241,7 +239,6 @@ impl ControllerFactory for Careful {
             sent: 0,
             bytes: 0,
             progress: now,
-            probes: 0,
             most: (0, now),
             rtt: Duration::ZERO,
             told: None,
@@ -327,10 +324,6 @@ impl Controller for Resuming {
         let mut track = self.track.lock().unwrap();
         track.sent += 1;
         track.bytes += u64::from(bytes);
-        track.probes = match self.memory.held.load(Ordering::Relaxed) {
-            true => track.probes + u64::from(bytes),
-            false => 0,
-        };
         if track.bytes > track.most.0 || now > track.most.1 + RECENT {
             track.most = (track.bytes, now);
         }
@@ -670,7 +663,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_drain_waits_for_all_but_probes_that_were_sent_meanwhile() {
+    async fn a_drain_waits_for_all_that_was_sent_and_for_probes() {
         let mut rig = Rig::new(None, RTT).await;
         let window = rig.path.window();
         rig.path.on_packet_sent(rig.now, MTU, 1);
@@ -683,6 +676,8 @@ mod tests {
         rig.path.on_packet_sent(rig.now, MTU, 3);
         assert!(!rig.careful.drain(rig.now));
         rig.path.on_end_acks(rig.now, MTU.into(), false, Some(2));
+        assert!(!rig.careful.drain(rig.now));
+        rig.path.on_end_acks(rig.now, 0, false, Some(3));
         assert!(rig.careful.drain(rig.now));
     }
 
