@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use noq::crypto::{CryptoError, HmacKey};
-use noq::{EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use noq::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
@@ -35,6 +35,10 @@ const SMALLEST_MTU: u16 = 1200;
 const ETHERNET: u16 = 1472;
 /// Paths at a time. A move needs two for each interface.
 pub(crate) const PATHS: u32 = 16;
+/// How long a client may delay the acknowledgement of a single packet, where it would by default for
+/// 25 ms (RFC 9000 §18.2): a server that is about to be frozen is silent until its last one is
+/// acknowledged.
+const ACK_DELAY: Duration = Duration::from_millis(5);
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -79,7 +83,13 @@ pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<Tran
 
 /// For one connection, whose datagrams may have so many bytes at most.
 pub(crate) fn server_transport(congestion: Arc<Factory>, largest: u16) -> Arc<TransportConfig> {
-    Arc::new(common(congestion, largest))
+    let mut acks = AckFrequencyConfig::default();
+    // As without the extension: a packet that is missing is told of at once.
+    acks.max_ack_delay(Some(ACK_DELAY))
+        .reordering_threshold(VarInt::from_u32(1));
+    let mut config = common(congestion, largest);
+    config.ack_frequency_config(Some(acks));
+    Arc::new(config)
 }
 
 fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {

@@ -29,7 +29,7 @@ const CRIU_LINES: usize = 20;
 const COLLECTED: Duration = Duration::from_secs(30);
 
 /// How often a process is looked at.
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(1);
 
 /// The content a server is to serve as `/random`.
 #[derive(Debug, Clone, Copy)]

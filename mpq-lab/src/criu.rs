@@ -4,13 +4,20 @@
 //! suites have older ones. So a newer package is unpacked, with its libraries and its loader, into
 //! a folder of our own, and its program is pointed at them.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::apt;
 use crate::host::{cache, program, run};
+
+/// Where CRIU keeps what it has found out about the kernel, which takes it about 60 ms.
+const NOTES: &str = "/run/criu.kdat";
+
+/// In memory as well; the notes on one kernel are of no use to another.
+const KEPT: &str = "/dev/shm/criu.kdat";
 
 /// The oldest release that can be used.
 pub const OLDEST: (u32, u32) = (4, 2);
@@ -84,7 +91,37 @@ pub fn install() -> Result<PathBuf> {
 /// # Errors
 /// What CRIU says is missing.
 pub fn check(criu: &Path) -> Result<()> {
-    run(criu, ["check"]).map(drop)
+    run(criu, ["check"])?;
+    if !Path::new(NOTES).exists()
+        && let Err(reason) = take_notes(criu)
+    {
+        eprintln!("Each run of CRIU takes longer here than it need: {reason:#}");
+    }
+    Ok(())
+}
+
+/// Has CRIU take notes where it would not: it does only where `/run` is in memory, as on all machines that
+/// systemd has started, but not in all containers.
+///
+/// A mount, so that nothing of it is left when the machine starts anew.
+fn take_notes(criu: &Path) -> Result<()> {
+    const SCRIPT: &str = "mount -t tmpfs tmpfs /run && \"$0\" check && cp \"$1\" \"$2\"";
+    let in_private: [&OsStr; 7] = [
+        "--mount".as_ref(),
+        "sh".as_ref(),
+        "-c".as_ref(),
+        SCRIPT.as_ref(),
+        criu.as_ref(),
+        NOTES.as_ref(),
+        KEPT.as_ref(),
+    ];
+    run("unshare", in_private)?;
+    File::create(NOTES).context(NOTES)?;
+    let mounted = run("mount", ["--bind", KEPT, NOTES]);
+    if mounted.is_err() {
+        fs::remove_file(NOTES)?;
+    }
+    mounted.map(drop)
 }
 
 fn folder() -> Result<PathBuf> {

@@ -7,7 +7,6 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Serialize;
 
 use crate::compare::{self, Comparison};
 use crate::figures::{self, median, parts, range};
@@ -18,7 +17,7 @@ use crate::scenario::{Arm, Scenario};
 use crate::tcp;
 
 /// One figure that mpq aims for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// What is measured.
     pub what: &'static str,
@@ -33,8 +32,7 @@ pub struct Target {
 }
 
 /// What a figure must not pass.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// It must be so large or less.
     AtMost(f64),
@@ -43,8 +41,7 @@ pub enum Bound {
 }
 
 /// Which of several figures counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judged {
     /// The one in the middle.
     Median,
@@ -130,8 +127,9 @@ pub async fn runs(rounds: u32, criu: &Path) -> Result<Vec<Run>> {
 
 async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Result<Run> {
     let run = run::run(scenario, arm, number, criu).await?;
+    let disturbed = if run.disturbed() { ", disturbed" } else { "" };
     eprintln!(
-        "{}, {arm}, {number}: {:.3} s",
+        "{}, {arm}, {number}: {:.3} s{disturbed}",
         scenario.name, run.turnaround
     );
     Ok(run)

@@ -13,6 +13,7 @@ use mpq_core::migration::server::{Announcement, Elsewhere};
 use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
@@ -30,6 +31,9 @@ use crate::streams;
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
 const PARKED_AT_MOST: Duration = Duration::from_secs(60);
+
+/// So long before a server parks it starts the helper, which is ready to dump it then.
+const HEAD_START: Duration = Duration::from_millis(500);
 
 /// For what is logged of connections that end with the server.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -276,22 +280,40 @@ impl Mover {
         };
         tracing::info!("moving to {targets:?}");
         let announced = now();
+        let (starts_helper, helper) = oneshot::channel::<Result<(), Error>>();
         let freeze = async {
             match self.options.move_in_process {
                 Some(silence) => {
                     tokio::time::sleep(silence).await;
                     Thaw::At(targets[0])
                 }
-                None => self.freeze(&images, targets.clone(), announced).await,
+                None => match helper.await {
+                    Ok(Ok(())) => self.freeze(targets.clone(), announced).await,
+                    Ok(Err(error)) => Thaw::Failed(error.to_string()),
+                    Err(_) => Thaw::Failed("the helper was not started".into()),
+                },
             }
+        };
+        let start_helper = async {
+            if self.options.move_in_process.is_none() {
+                tokio::time::sleep(self.options.lead.saturating_sub(HEAD_START)).await;
+                let control = self.control.clone();
+                let start = move || checkpoint::start_helper(&control, &images);
+                if let Ok(result) = tokio::task::spawn_blocking(start).await {
+                    let _ = starts_helper.send(result);
+                }
+            }
+            std::future::pending().await
         };
         let on_reopened = |listen| {
             let _ = self.control.write(&Serving { listen });
         };
-        let moved = self
-            .server
-            .relocate(announcement, freeze, on_reopened)
-            .await;
+        let moved = tokio::select! {
+            // First of all, since a move that cannot begin needs no helper.
+            biased;
+            moved = self.server.relocate(announcement, freeze, on_reopened) => moved,
+            never = start_helper => match never {},
+        };
         let listen = moved.map_err(|error| Error::Dump(error.to_string()))?;
         tracing::info!(
             "listening on {listen}, {} handshakes",
@@ -300,20 +322,10 @@ impl Mover {
         Ok(())
     }
 
-    /// Has the process dumped, and resolves when it has woken, here or there.
-    async fn freeze(
-        &self,
-        images: &std::path::Path,
-        targets: Vec<SocketAddr>,
-        announced: f64,
-    ) -> Thaw {
+    /// Has the helper dump the process, and resolves when it has woken, here or there.
+    async fn freeze(&self, targets: Vec<SocketAddr>, announced: f64) -> Thaw {
         for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
             clear(&self.control);
-        }
-        let (control, into) = (self.control.clone(), images.to_owned());
-        let helper = tokio::task::spawn_blocking(move || checkpoint::start_helper(&control, &into));
-        if let Ok(Err(error)) = helper.await {
-            return Thaw::Failed(error.to_string());
         }
         streams::detach();
         let parked = Manifest {

@@ -117,7 +117,7 @@ struct Track {
 }
 
 impl Track {
-    fn in_flight(&mut self, now: Instant, bytes: u64) {
+    fn set_in_flight(&mut self, now: Instant, bytes: u64) {
         if bytes < self.bytes {
             self.progress = now;
         }
@@ -387,7 +387,7 @@ impl Controller for Resuming {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.track.lock().unwrap().in_flight(now, in_flight);
+        self.track.lock().unwrap().set_in_flight(now, in_flight);
         self.algorithm
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
         self.note_window();
@@ -417,7 +417,7 @@ impl Controller for Resuming {
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
         let mut track = self.track.lock().unwrap();
         let left = track.bytes.saturating_sub(lost_bytes.into());
-        track.in_flight(now, left);
+        track.set_in_flight(now, left);
         drop(track);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }

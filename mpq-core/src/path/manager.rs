@@ -47,6 +47,15 @@ impl PathTable {
             .collect()
     }
 
+    /// The numbers of the validated paths.
+    fn validated(&self) -> Vec<u32> {
+        let entries = self.0.lock().unwrap();
+        let validated = entries
+            .values()
+            .filter(|entry| entry.info.state == PathState::Validated);
+        validated.map(|entry| entry.info.id).collect()
+    }
+
     /// The validated paths: where they lead to, and their counters.
     fn figures(&self) -> Vec<(SocketAddr, Figures)> {
         let entries = self.0.lock().unwrap();
@@ -363,9 +372,8 @@ impl Manager {
         };
         self.received.0 = connection.stats().udp_rx.datagrams;
         // Whoever is there learns from it that we are.
-        let validated = |p: &PathInfo| p.state == PathState::Validated;
-        for path in self.table.all().into_iter().filter(validated) {
-            ping(&connection, PathId::from(path.id));
+        for id in self.table.validated() {
+            ping(&connection, PathId::from(id));
         }
     }
 
@@ -416,8 +424,7 @@ impl Manager {
             }
             PathEvent::Abandoned { id, reason, .. } => {
                 let id = number(id);
-                let validated = |p: &PathInfo| p.id == id && p.state == PathState::Validated;
-                let validated = self.table.all().iter().any(validated);
+                let validated = self.table.validated().contains(&id);
                 let Some(info) = self.table.set(id, PathState::Closed) else {
                     return;
                 };
@@ -429,8 +436,7 @@ impl Manager {
                 if !validated || by_server && needed {
                     self.doubts.add(local);
                 }
-                let mut others = self.table.all().into_iter();
-                if !others.any(|p| p.state == PathState::Validated) {
+                if self.table.validated().is_empty() {
                     for (local, remote) in self.doubts.clear() {
                         self.open(local, remote);
                     }
