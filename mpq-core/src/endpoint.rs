@@ -109,6 +109,22 @@ fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {
     config
 }
 
+/// Has a server's connection update its keys (RFC 9001 §6) while it has one path only.
+///
+/// noq tells a packet with the old keys from one with the next by its number: it compares that with the
+/// first one after the update, though on another path they are numbered anew (draft-ietf-quic-multipath-21
+/// §2.4). What is in flight on a path that is further on is dropped then, which the sender takes for
+/// congestion: a path that has just begun stays slow for seconds. noq updates once after 10 to 1,000
+/// packets, at random, and from then on every 8 million.
+///
+/// Not known upstream; the nearest is <https://github.com/n0-computer/noq/pull/165>. `tests/noq.rs` tells
+/// when this can go.
+pub(crate) fn update_keys(connection: &noq::Connection) {
+    if connection.is_multipath_enabled() {
+        connection.force_key_update();
+    }
+}
+
 /// A path most often carries what its interface does: that is tried first, where noq would approach it
 /// in halves, a round trip each. It then tries the middle, and leaves it at that. Where interfaces
 /// carry more than Ethernet does, their paths often do not, and it has to search.

@@ -243,6 +243,7 @@ impl Server {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;
             let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
             let connection = connected.ok()?.ok()?;
+            endpoint::update_keys(&connection);
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (mut quic, stream) = h3_noq::Connection::new(connection.clone());
