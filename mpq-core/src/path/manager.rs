@@ -101,6 +101,12 @@ impl Entry {
     }
 }
 
+/// Datagrams received on each of these paths.
+fn received<'a>(paths: impl IntoIterator<Item = &'a Figures>) -> BTreeMap<PathId, u64> {
+    let paths = paths.into_iter();
+    paths.map(|path| (path.id, path.received)).collect()
+}
+
 pub(crate) struct Manager {
     connection: noq::WeakConnectionHandle,
     sockets: Sockets,
@@ -121,8 +127,9 @@ pub(crate) struct Manager {
     knock: Token,
     idle_timeout: Duration,
     expecting: bool,
-    /// Datagrams received, and when the last one came.
-    received: (u64, Instant),
+    /// Datagrams received on each validated path, and when the last one came. What the server sends
+    /// to others, which were given up here, says nothing about where it is.
+    received: (BTreeMap<PathId, u64>, Instant),
     /// A move whose paths are not all open yet.
     settling: bool,
     failure: Option<ClientError>,
@@ -184,7 +191,7 @@ impl Manager {
             knock,
             idle_timeout,
             expecting: false,
-            received: (0, now),
+            received: (BTreeMap::new(), now),
             settling: false,
             failure: None,
         };
@@ -370,7 +377,7 @@ impl Manager {
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
-        self.received.0 = connection.stats().udp_rx.datagrams;
+        self.received.0 = received(self.table.figures().iter().map(|(_, path)| path));
         // Whoever is there learns from it that we are.
         for id in self.table.validated() {
             ping(&connection, PathId::from(id));
@@ -469,10 +476,13 @@ impl Manager {
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
-        let received = connection.stats().udp_rx.datagrams;
+        let received = received(&figures);
         let now = Instant::now();
-        if received != self.received.0 {
-            self.received = (received, now);
+        let has_more = |(id, count)| self.received.0.get(id) != Some(count);
+        let heard = received.iter().any(has_more);
+        self.received.0 = received;
+        if heard {
+            self.received.1 = now;
             self.quiet_input(Input::Heard);
         } else if self.expecting
             && !self.machine.is_moving()
