@@ -294,29 +294,30 @@ impl Report<'_> {
                 return Ok(());
             };
             let added = self.range(scenario, *arm, &|run| figures::added(run, turnaround));
-            let wasted = self.range(scenario, *arm, &|run| {
+            let wasted = self.range(scenario, *arm, &|run| Some(figures::wasted(run)? / 1e6));
+            let beyond = self.range(scenario, *arm, &|run| {
                 Some((figures::received(run) - received) / 1e6)
             });
-            rows.extend(
-                added
-                    .zip(wasted)
-                    .map(|(added, wasted)| (arm, added, wasted)),
-            );
+            if let (Some(added), Some(wasted), Some(beyond)) = (added, wasted, beyond) {
+                rows.push((arm, added, wasted, beyond));
+            }
         }
         rows.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
         writeln!(
             self.text,
             "### The strategies in order\n\n\
-             Wasted is what the client's interfaces received beyond what they receive of the same \
-             content from a server that stays.\n\n\
-             | strategy | added, s | wasted, MB |\n| --- | --- | --- |"
+             Wasted is what was sent for nothing: again, though no link had dropped it, or to a client \
+             that had it. Beyond is what the client's interfaces received more than of the same content \
+             from a server that stays; that is packets of other sizes, too, and what validates paths.\n\n\
+             | strategy | added, s | wasted, MB | beyond, MB |\n| --- | --- | --- | --- |"
         )?;
-        for (arm, added, wasted) in rows {
+        for (arm, added, wasted, beyond) in rows {
             writeln!(
                 self.text,
-                "| {arm} | {} | {} |",
+                "| {arm} | {} | {} | {} |",
                 cell(Some(added), 3),
-                cell(Some(wasted), 2)
+                cell(Some(wasted), 3),
+                cell(Some(beyond), 2)
             )?;
         }
         writeln!(self.text, "\n{ORDER}\n")?;
@@ -437,7 +438,8 @@ const ORDER: &str = "\
 what the old one had in flight. The redirecting ones answer the knock with a probe, and go on a round \
 trip later. They keep their old paths and take for granted that the new place carries what the old \
 one did; what `multipath` receives beyond them is the price of validating two paths (RFC 9000 §8.2) \
-and of finding out their MTU (§14.3). No strategy but `restart` has the body sent twice. `reactive` \
+and of finding out their MTU (§14.3). Nothing is wasted where the server is silent before it is frozen \
+until all has arrived; only `restart` has the body sent twice. `reactive` \
 and `pool` search only once the server has been silent, `pool` for a second since nothing was \
 announced to it; `proactive` stops listening to a server that would still have delivered, so that \
 what is in flight is sent again and the lead time is lost. `paper` gives one of its paths up at the \

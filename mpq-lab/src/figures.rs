@@ -3,10 +3,13 @@
 use crate::paper::Range;
 use crate::run::{Run, What};
 
-/// Rates are taken over this long, in seconds.
-const WINDOW: f64 = 0.2;
+/// Rates are taken over this long, in seconds: two round trips of the paper's network, and what the
+/// samples are apart. In a longer one, what is still silence would hide that the rate is there.
+const WINDOW: f64 = 0.1;
 /// The part of a connection's start that does not count as steady, in seconds.
 const START: f64 = 1.0;
+/// What most packets have, bytes.
+const PACKET: u64 = 1500;
 /// So much of the rate before the move counts as recovered.
 const RECOVERED: f64 = 0.9;
 
@@ -132,6 +135,14 @@ pub fn added(run: &Run, without: f64) -> Option<f64> {
     Some(run.turnaround - run.outage()? - without)
 }
 
+/// What was sent for nothing, bytes of IP packets: again, though no link had dropped it, or to a client
+/// that had it already.
+pub fn wasted(run: &Run) -> Option<f64> {
+    let in_vain = run.sent_again.saturating_sub(run.dropped) * PACKET;
+    let twice = run.body?.saturating_sub(run.bytes);
+    Some((in_vain + twice) as f64)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -173,7 +184,9 @@ pub(crate) mod tests {
             payload: None,
             share: None,
             gap: None,
-            sent_again: 0,
+            sent_again: 7,
+            dropped: 5,
+            body: Some(3),
             client: Usage::default(),
             server: Usage::default(),
             steal: 0.0,
@@ -186,6 +199,16 @@ pub(crate) mod tests {
     fn near(a: Option<f64>, b: f64) {
         let a = a.unwrap();
         assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+    }
+
+    #[test]
+    fn what_is_sent_again_or_twice_for_nothing_is_wasted() {
+        let mut run = moved();
+        assert_eq!(wasted(&run), Some(3002.0));
+        run.dropped = 9;
+        assert_eq!(wasted(&run), Some(2.0));
+        run.body = None;
+        assert_eq!(wasted(&run), None);
     }
 
     #[test]
@@ -207,7 +230,7 @@ pub(crate) mod tests {
         near(Some(parts.outage), 2.0);
         near(parts.detection, 0.1);
         near(parts.first_byte, 0.2);
-        near(parts.recovered, 0.2);
+        near(parts.recovered, 0.1);
         near(parts.kept, 1.0);
         near(added(&run, 3.5), 0.5);
     }

@@ -70,6 +70,12 @@ pub struct Run {
     pub gap: Option<f64>,
     /// Packets that the servers sent again: as their QUIC stack says, or as TCP's RetransSegs.
     pub sent_again: u64,
+    /// Packets that a link has dropped or lost.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Body bytes that all clients received, if they tell.
+    #[serde(default)]
+    pub body: Option<u64>,
     /// What the clients used.
     pub client: Usage,
     /// What the servers used.
@@ -179,6 +185,7 @@ struct Outcome {
     share: Option<f64>,
     gap: Option<f64>,
     sent_again: u64,
+    body: Option<u64>,
 }
 
 /// Runs an arm once, disturbed or not.
@@ -229,6 +236,8 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
         share: outcome.share,
         gap: outcome.gap,
         sent_again: outcome.sent_again,
+        dropped: emulation.dropped + emulation.lost,
+        body: outcome.body,
         client: counted.client,
         server: counted.server,
         steal,
@@ -335,6 +344,7 @@ impl Bed<'_> {
             outcome.share = Some(share(entries, &rival)?);
         }
         outcome.sent_again = self.bench.sent_again().await?;
+        outcome.body = Some(programs.iter().map(|entries| body(entries)).sum());
         Ok(outcome)
     }
 
@@ -561,6 +571,16 @@ fn marks_of(entries: &[Entry]) -> Vec<Mark> {
         Some(Mark::new(zero + entry.t, what))
     });
     marks.collect()
+}
+
+/// Body bytes that a client received.
+fn body(entries: &[Entry]) -> u64 {
+    let told = entries.iter().rev().find_map(|entry| match &entry.event {
+        Event::Progress { bytes } => Some(*bytes),
+        Event::Done(done) => Some(done.bytes),
+        _ => None,
+    });
+    told.unwrap_or(0)
 }
 
 /// Body bits a second after the first second of a download that took longer.

@@ -58,7 +58,7 @@ pub enum Input {
     Locals(Vec<IpAddr>),
     /// The round-trip time, smoothed.
     Rtt(Duration),
-    /// Something came from the server over a path.
+    /// Something came from the server over a validated path.
     Heard,
     /// Whether a download is running, so that silence means something.
     Expecting(bool),
