@@ -115,14 +115,7 @@ fn dump_when_parked(pid: i32, images: &Path, control: &Control) -> Result<(), Er
     let manifest = images.join(Manifest::FILE);
     let _ = fs::remove_file(&manifest);
     let not_parked = || Error::Dump("the server did not park".into());
-    let parked = wait_for(PARKING, || match control.read::<Failed>() {
-        Some(_) => Some(None),
-        None => control.read().map(Some),
-    });
-    let Some(parked): Option<Manifest> = parked.ok_or_else(not_parked)? else {
-        // The server does not move, and has said why.
-        return Ok(());
-    };
+    let parked: Manifest = wait_for(PARKING, || control.read()).ok_or_else(not_parked)?;
     let dump_started = now();
     criu.dump(pid, images).map_err(Error::Dump)?;
     control.clear::<Manifest>();

@@ -351,7 +351,9 @@ impl Mover {
                 self.control.clear::<Thawed>();
                 return Thaw::At(thawed.listen);
             }
-            if let Some(failed) = self.control.read::<Failed>() {
+            let failed = self.control.read::<Failed>();
+            // The helper lends its streams; a second move, refused meanwhile, has none to lend.
+            if let Some(failed) = failed.filter(|failed| failed.streams_of != 0) {
                 streams::take_over(failed.streams_of);
                 return Thaw::Failed(failed.failure.message);
             }
