@@ -296,6 +296,10 @@ impl<B: Buf> BidiStream<B> {
         (send, recv): (noq::SendStream, noq::RecvStream),
         ahead: Option<Arc<Ahead>>,
     ) -> Self {
+        // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
+        // waits for the first. Fails once it is closed, which writing tells.
+        let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
+        let _ = send.set_priority(-turn);
         Self {
             send: SendStream::new(send, ahead),
             recv: Chunks::ordered(recv, Bytes::new()).into(),

@@ -86,6 +86,11 @@ pub struct Args {
     #[arg(long, value_name = "HOST1:PORT1:HOST2:PORT2", action = ArgAction::Append)]
     pub connect_to: Vec<ConnectTo>,
 
+    /// Ask for the body in parts, so many at once, where one request cannot fill the paths; 1 is never
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub segments: u8,
+
     /// Use this interface, by name or address; may be repeated [default: all usable]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
     pub interface: Vec<String>,
@@ -161,6 +166,8 @@ pub struct Request {
     pub checksum: Option<String>,
     /// Whether to go on with an earlier run's `.part`.
     pub resume: bool,
+    /// Most requests at a time.
+    pub segments: usize,
     /// How often to try.
     pub retry: Policy,
     /// Where to connect to, regardless of the URL.
@@ -214,6 +221,7 @@ impl Args {
             destination,
             checksum: self.checksum.clone(),
             resume: self.resume,
+            segments: self.segments.into(),
             retry: Policy {
                 limit: self.retry,
                 max_time: self.retry_max_time,

@@ -12,11 +12,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Buf, Bytes};
-use h3::client::{RequestStream, SendRequest};
+use bytes::Bytes;
 use h3::error::StreamError;
 use h3::quic::OpenStreams;
-use http::header::{ACCEPT, IF_RANGE, LOCATION, RANGE, RETRY_AFTER, USER_AGENT};
+use headers::{AcceptRanges, HeaderMapExt};
+use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderName, Response};
 use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
@@ -27,6 +27,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::args::{Protocol, Request};
+use crate::ask::{Asked, Failure, Requests, answer};
+use crate::body::Body;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::events::{Event, Path, Summary};
@@ -319,15 +321,6 @@ fn candidates(
     Ok(addresses)
 }
 
-/// Why [`fetch`] ended early.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error(transparent)]
-    Told(#[from] Error),
-}
-
 /// Asks for what is missing and hands it to `output`, which it opens when the server has answered
 /// with something to write. Also ends when the output has failed; that error comes from
 /// [`Output::close`].
@@ -338,14 +331,85 @@ async fn fetch(
     transfer: &Transfer,
     output: &mut Option<Output>,
 ) -> Result<(), Failure> {
-    // The connection closes with the last of these.
-    let mut requests = client.requests();
+    let mut requests = Requests::new(client.requests(), &request.url, &transfer.requests);
     client.expecting(true);
-    let (mut stream, end) = loop {
-        let (head, stream) = ask(&mut requests, request, transfer).await?;
-        let judged = transfer.held.borrow().judge(head.status(), head.headers());
+    let mut segments = request.segments;
+    let end = loop {
+        let begun = begin(&mut requests, remote, request, transfer, output).await?;
+        let (Some(Begun { asked, end, ranges }), Some(output)) = (begun, output.as_ref()) else {
+            return Ok(());
+        };
+        if !ranges {
+            segments = 1;
+        }
+        let held = transfer.held.borrow().clone();
+        let mut body = Body::new(asked, end, held, segments);
+        loop {
+            let position = transfer.held.borrow().bytes;
+            let next = body.next(position, &mut requests, || client.paths());
+            let Some(chunk) = next.await? else { break };
+            transfer.arrived();
+            let length = chunk.len() as u64;
+            // While the writer is behind, the server's silence is of our making.
+            let wait = !output.has_room();
+            if wait {
+                client.expecting(false);
+            }
+            if !output.write(chunk).await {
+                return Ok(());
+            }
+            // Not before: if the connection is lost while the writer is waited for, it will not be
+            // written, and must be asked for again.
+            transfer.add(length);
+            if wait {
+                client.expecting(true);
+            }
+        }
+        if !body.was_refused() {
+            break end;
+        }
+        segments = 1;
+    };
+    // Neither QUIC nor h3 compares the body with its announced length (RFC 9114, section 4.1.2).
+    let held = transfer.held.borrow();
+    let received = held.bytes;
+    if let Some(end) = end.filter(|end| received > *end) {
+        let reason = format!("{received} bytes came where {end} were announced");
+        return Err(Error::Http3(reason).into());
+    }
+    match held.length.or(end) {
+        Some(expected) if received < expected => Err(Error::Short { received, expected }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An answer whose body is to come.
+struct Begun<S: OpenStreams<Bytes>> {
+    asked: Asked<S>,
+    /// Offset at which it ends, where known.
+    end: Option<u64>,
+    /// Whether parts of it can be asked for.
+    ranges: bool,
+}
+
+/// Asks for everything or for what is missing until the server's answer has it, and opens the output.
+/// Nothing follows if nothing is missing, or the output has failed.
+async fn begin<S: OpenStreams<Bytes>>(
+    requests: &mut Requests<'_, S>,
+    remote: SocketAddr,
+    request: &Request,
+    transfer: &Transfer,
+    output: &mut Option<Output>,
+) -> Result<Option<Begun<S>>, Failure> {
+    loop {
+        let held = transfer.held.borrow().clone();
+        let offset = held.bytes;
+        let rest = format!("{offset}-");
+        let part = held.resumable().map(|version| (rest.as_str(), version));
+        let mut asked = requests.send(part).await?;
+        let head = answer::<S>(&mut asked).await?;
+        let judged = held.judge(head.status(), head.headers());
         let answer = judged.map_err(|misfit| Error::Http3(misfit.to_string()))?;
-        let offset = transfer.held.borrow().bytes;
         if matches!(answer, Answer::Rest { .. } | Answer::Complete) && output.is_none() {
             *output = Some(Output::go_on(&request.destination, offset)?);
         }
@@ -367,12 +431,13 @@ async fn fetch(
                 *transfer.held.borrow_mut() = start;
                 if let Some(output) = output.as_ref() {
                     if !output.start_over(record).await {
-                        return Ok(());
+                        return Ok(None);
                     }
                 } else {
                     *output = Some(Output::create(&request.destination, record.as_ref())?);
                 }
-                break (stream, end);
+                let ranges = head.headers().typed_get() == Some(AcceptRanges::bytes());
+                return Ok(Some(Begun { asked, end, ranges }));
             }
             Answer::Rest { end, length } => {
                 transfer.held.borrow_mut().length = length;
@@ -381,76 +446,16 @@ async fn fetch(
                     offset: Some(offset),
                     remote,
                 });
-                break (stream, Some(end));
+                return Ok(Some(Begun {
+                    asked,
+                    end: Some(end),
+                    ranges: true,
+                }));
             }
-            Answer::Complete => return Ok(()),
+            Answer::Complete => return Ok(None),
             // The next request is for everything.
             Answer::StartOver(why) => transfer.held.borrow_mut().version = Err(why),
             Answer::Refused => return Err(refused(&head).into()),
-        }
-    };
-
-    let output = output.as_ref().expect("it has just been opened");
-    while let Some(mut data) = stream.recv_data().await? {
-        transfer.arrived();
-        let chunk = data.copy_to_bytes(data.remaining());
-        let length = chunk.len() as u64;
-        // While the writer is behind, the server's silence is of our making.
-        let wait = !output.has_room();
-        if wait {
-            client.expecting(false);
-        }
-        if !output.write(chunk).await {
-            return Ok(());
-        }
-        // Not before: if the connection is lost while the writer is waited for, it will not be
-        // written, and must be asked for again.
-        transfer.add(length);
-        if wait {
-            client.expecting(true);
-        }
-    }
-    // Neither QUIC nor h3 compares the body with its announced length (RFC 9114, section 4.1.2).
-    let held = transfer.held.borrow();
-    let received = held.bytes;
-    if let Some(end) = end.filter(|end| received > *end) {
-        let reason = format!("{received} bytes came where {end} were announced");
-        return Err(Error::Http3(reason).into());
-    }
-    match held.length.or(end) {
-        Some(expected) if received < expected => Err(Error::Short { received, expected }.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Sends a request for all of the body or for what is missing, and waits for the answer.
-async fn ask<S: OpenStreams<Bytes>>(
-    requests: &mut SendRequest<S, Bytes>,
-    request: &Request,
-    transfer: &Transfer,
-) -> Result<(Response<()>, RequestStream<S::BidiStream, Bytes>), Failure> {
-    let mut get = http::Request::get(request.url.as_str())
-        .header(USER_AGENT, concat!("mpq-get/", env!("CARGO_PKG_VERSION")))
-        .header(ACCEPT, "*/*");
-    {
-        let held = transfer.held.borrow();
-        if let Some(version) = held.resumable() {
-            get = get
-                .header(RANGE, format!("bytes={}-", held.bytes))
-                .header(IF_RANGE, version.to_string());
-        }
-    }
-    let get = get.body(()).map_err(|e| Error::Url {
-        url: request.url.to_string(),
-        reason: e.to_string(),
-    })?;
-    let mut stream = requests.send_request(get).await?;
-    transfer.requests.set(transfer.requests.get() + 1);
-    stream.finish().await?;
-    loop {
-        let response = stream.recv_response().await?;
-        if !response.status().is_informational() {
-            return Ok((response, stream));
         }
     }
 }

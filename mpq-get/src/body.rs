@@ -1,0 +1,278 @@
+//! The body, by one request or by several at once.
+//!
+//! In a round trip a stream carries no more than its flow-control window (RFC 9000 §4.1), which is small
+//! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry nearly as much,
+//! the parts that follow are asked for while what is before them still comes. Each is as long as the
+//! window, which so holds all of it however early it comes, and the parts are read one after the other,
+//! as if it were one body:
+//!
+//! ```text
+//! first answer ─────────────┤ left here
+//!                           ├ part ┤ part ┤ part ┤ as many at once as --segments allows
+//! ```
+//!
+//! An answer that is no such part of the same version ends that: the rest is asked for anew, as a whole.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::ready;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use h3::error::{Code, StreamError};
+use h3::quic::OpenStreams;
+use mpq_core::client::{PathInfo, PathState};
+use mpq_core::endpoint::STREAM_WINDOW;
+
+use crate::ask::{Asked, Failure, Requests, answer};
+use crate::resume::{Answer, Held};
+
+/// Bytes of a part.
+const PART: u64 = STREAM_WINDOW as u64;
+/// The paths carry nearly as much as a window when it is so much of one. Permission for more is given
+/// when an eighth of a window was read, so a stream that is held back uses seven eighths at least.
+const NEARLY: f64 = 0.75;
+/// Long enough that what comes at once after a loss does not look like a rate.
+const SAMPLE: Duration = Duration::from_millis(200);
+
+/// What is left of a body.
+pub(crate) struct Body<S: OpenStreams<Bytes>> {
+    /// What is read.
+    asked: Asked<S>,
+    /// Offset at which it ends.
+    end: u64,
+    /// What follows, in order.
+    parts: VecDeque<Part<S>>,
+    /// What the parts are of.
+    held: Held,
+    /// Requests at a time.
+    most: usize,
+    demand: Demand,
+    refused: bool,
+}
+
+struct Part<S: OpenStreams<Bytes>> {
+    bytes: Range<u64>,
+    asked: Asked<S>,
+}
+
+impl<S: OpenStreams<Bytes>> Body<S> {
+    /// What `asked` is answered with, up to the offset `end` where that is known; by no more than `most`
+    /// requests at a time.
+    pub(crate) fn new(asked: Asked<S>, end: Option<u64>, held: Held, most: usize) -> Self {
+        let divisible = end.is_some() && end == held.length && held.version.is_ok();
+        Self {
+            asked,
+            end: end.unwrap_or(u64::MAX),
+            parts: VecDeque::new(),
+            held,
+            most: if divisible { most } else { 1 },
+            demand: Demand::new(Instant::now()),
+            refused: false,
+        }
+    }
+
+    /// The bytes that follow `position`; none at the end, or where a part was
+    /// [refused](Body::was_refused).
+    pub(crate) async fn next(
+        &mut self,
+        position: u64,
+        requests: &mut Requests<'_, S>,
+        paths: impl Fn() -> Vec<PathInfo>,
+    ) -> Result<Option<Bytes>, Failure> {
+        if self.most > 1 {
+            self.ask(position, requests, paths).await?;
+        }
+        let mut left = self.left(position);
+        if left == 0 {
+            if !self.turn().await? {
+                return Ok(None);
+            }
+            left = self.left(position);
+        }
+        let data = self.asked.recv_data().await?;
+        Ok(data.map(|mut data| {
+            let length = usize::try_from(left).unwrap_or(usize::MAX);
+            data.copy_to_bytes(data.remaining().min(length))
+        }))
+    }
+
+    /// Whether the server has not sent a part that it was asked for.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Bytes until the next part.
+    fn left(&self, position: u64) -> u64 {
+        let next = self.parts.front();
+        next.map_or(u64::MAX, |part| part.bytes.start - position)
+    }
+
+    /// Asks for as many parts as there may be, if there shall be any.
+    async fn ask(
+        &mut self,
+        position: u64,
+        requests: &mut Requests<'_, S>,
+        paths: impl Fn() -> Vec<PathInfo>,
+    ) -> Result<(), Failure> {
+        let (Some(length), Ok(version)) = (self.held.length, &self.held.version) else {
+            return Ok(());
+        };
+        // The first answer has all of the rest.
+        let first = self.end == length && self.parts.is_empty();
+        if first && !self.demand.exceeds_a_window(Instant::now(), paths) {
+            return Ok(());
+        }
+        while self.parts.len() + 1 < self.most {
+            // A window of what is read now may be on its way already.
+            let at_once = self.end.min(position + PART);
+            let start = self.parts.back().map_or(at_once, |part| part.bytes.end);
+            if start == length {
+                break;
+            }
+            let end = length.min(start + PART);
+            let range = format!("{start}-{}", end - 1);
+            let asked = requests.send(Some((range.as_str(), version)));
+            let asked = if start == position {
+                asked.await?
+            } else {
+                // The server may allow fewer at a time.
+                tokio::select! {
+                    biased;
+                    asked = asked => asked?,
+                    () = ready(()) => break,
+                }
+            };
+            let bytes = start..end;
+            self.parts.push_back(Part { bytes, asked });
+        }
+        Ok(())
+    }
+
+    /// Goes on with the next part, or drops all of them.
+    async fn turn(&mut self) -> Result<bool, Failure> {
+        let Some(mut part) = self.parts.pop_front() else {
+            return Ok(false);
+        };
+        self.asked.stop_sending(Code::H3_REQUEST_CANCELLED);
+        let before = Held {
+            bytes: part.bytes.start,
+            ..self.held.clone()
+        };
+        let answer = match answer::<S>(&mut part.asked).await {
+            Ok(head) => before.judge(head.status(), head.headers()).ok(),
+            Err(lost @ Failure::Stream(StreamError::ConnectionError { .. })) => return Err(lost),
+            Err(_) => None,
+        };
+        let fits = matches!(answer, Some(Answer::Rest { end, .. }) if end == part.bytes.end);
+        if fits {
+            self.asked = part.asked;
+            self.end = part.bytes.end;
+        } else {
+            self.parts.clear();
+            self.refused = true;
+        }
+        Ok(fits)
+    }
+}
+
+/// How much the paths carry in a round trip.
+struct Demand {
+    since: Instant,
+    /// UDP payload by then, bytes.
+    received: u64,
+    /// The least smoothed round-trip time of each path so far: without a queue.
+    rtts: BTreeMap<u32, Duration>,
+}
+
+impl Demand {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            received: 0,
+            rtts: BTreeMap::new(),
+        }
+    }
+
+    /// Whether that is about as much as a stream's window holds, as far as is known now.
+    fn exceeds_a_window(&mut self, now: Instant, paths: impl Fn() -> Vec<PathInfo>) -> bool {
+        let time = now.duration_since(self.since);
+        if time < SAMPLE {
+            return false;
+        }
+        let paths = paths();
+        let received = paths.iter().map(|path| path.received).sum();
+        let rate = (received - self.received) as f64 / time.as_secs_f64();
+        (self.since, self.received) = (now, received);
+        let validated = paths
+            .iter()
+            .filter(|path| path.state == PathState::Validated);
+        let rtts = validated.map(|path| {
+            let least = self.rtts.entry(path.id).or_insert(path.rtt);
+            *least = path.rtt.min(*least);
+            *least
+        });
+        // The window is held until what came by the slowest path is there.
+        let rtt = rtts.max().unwrap_or_default();
+        rate * rtt.as_secs_f64() > NEARLY * PART as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(20);
+    /// What a window of 2 MiB is in 20 ms, bytes in a second.
+    const FULL: u64 = 50 * PART;
+
+    fn path(id: u32, received: u64, rtt: Duration) -> PathInfo {
+        PathInfo {
+            id,
+            interface: "eth0".to_owned(),
+            local: "10.0.0.1".parse().unwrap(),
+            remote: "10.1.0.2:443".parse().unwrap(),
+            state: PathState::Validated,
+            rtt,
+            received,
+            sent: 0,
+            lost: 0,
+        }
+    }
+
+    #[test]
+    fn a_window_is_exceeded_by_a_rate_and_not_by_a_queue() {
+        let start = Instant::now();
+        let at = |tenth: u64| start + tenth as u32 * Duration::from_millis(100);
+        let bytes = |tenth: u64, rate: u64| tenth * rate / 10;
+        let exceeded = |rate: u64, rtt: &dyn Fn(u64) -> Duration| {
+            let mut demand = Demand::new(start);
+            (1..=20).any(|tenth| {
+                let half = bytes(tenth, rate) / 2;
+                let paths = || vec![path(0, half, RTT), path(1, half, rtt(tenth))];
+                demand.exceeds_a_window(at(tenth), paths)
+            })
+        };
+        let steady = |_| RTT;
+        assert!(exceeded(FULL * 7 / 8, &steady));
+        assert!(!exceeded(FULL / 2, &steady));
+        // A queue fills: the time grows, but the window needs no more.
+        let queue = |tenth| if tenth < 3 { RTT } else { 3 * RTT };
+        assert!(!exceeded(FULL / 2, &queue));
+        // A path that is further away needs more.
+        assert!(exceeded(FULL / 2, &|_| 2 * RTT));
+    }
+
+    #[test]
+    fn a_burst_is_no_rate() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        let mut exceeds =
+            |ms, received| demand.exceeds_a_window(start + Duration::from_millis(ms), || vec![path(0, received, RTT)]);
+        assert!(!exceeds(100, 0));
+        assert!(!exceeds(199, 10 * PART), "not a sample yet");
+        assert!(!exceeds(200, 5 * PART), "half of the window's rate");
+        assert!(!exceeds(300, 15 * PART));
+        assert!(exceeds(400, 15 * PART));
+    }
+}
