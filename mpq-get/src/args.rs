@@ -88,7 +88,7 @@ pub struct Args {
 
     /// Ask for the body in parts, so many at once, where one request cannot fill the paths; 1 is never
     #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=16))]
     pub segments: u8,
 
     /// Use this interface, by name or address; may be repeated [default: all usable]

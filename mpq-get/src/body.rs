@@ -2,8 +2,8 @@
 //!
 //! In a round trip a stream carries no more than its flow-control window (RFC 9000 §4.1), which is small
 //! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry nearly as much,
-//! the parts that follow are asked for while what is before them still comes. Each is as long as the
-//! window, which so holds all of it however early it comes, and the parts are read one after the other,
+//! the parts that follow are asked for while what is before them still comes. Each fits
+//! into the window, which so holds all of it however early it comes, and the parts are read one after the other,
 //! as if it were one body:
 //!
 //! ```text
@@ -27,8 +27,11 @@ use mpq_core::endpoint::STREAM_WINDOW;
 use crate::ask::{Asked, Failure, Requests, answer};
 use crate::resume::{Answer, Held};
 
-/// Bytes of a part.
-const PART: u64 = STREAM_WINDOW as u64;
+/// Bytes of a stream that may come before any was read.
+const WINDOW: u64 = STREAM_WINDOW as u64;
+/// Bytes of a part: what is left of a window by the head of the answer and by frames. One byte more, and
+/// the end of each part would have to be waited for for a round trip.
+const PART: u64 = WINDOW - (64 << 10);
 /// The paths carry nearly as much as a window when it is so much of one. Permission for more is given
 /// when an eighth of a window was read, so a stream that is held back uses seven eighths at least.
 const NEARLY: f64 = 0.75;
@@ -125,7 +128,7 @@ impl<S: OpenStreams<Bytes>> Body<S> {
         }
         while self.parts.len() + 1 < self.most {
             // A window of what is read now may be on its way already.
-            let at_once = self.end.min(position + PART);
+            let at_once = self.end.min(position + WINDOW);
             let start = self.parts.back().map_or(at_once, |part| part.bytes.end);
             if start == length {
                 break;
@@ -214,7 +217,7 @@ impl Demand {
         });
         // The window is held until what came by the slowest path is there.
         let rtt = rtts.max().unwrap_or_default();
-        rate * rtt.as_secs_f64() > NEARLY * PART as f64
+        rate * rtt.as_secs_f64() > NEARLY * WINDOW as f64
     }
 }
 
@@ -224,7 +227,7 @@ mod tests {
 
     const RTT: Duration = Duration::from_millis(20);
     /// What a window of 2 MiB is in 20 ms, bytes in a second.
-    const FULL: u64 = 50 * PART;
+    const FULL: u64 = 50 * WINDOW;
 
     fn path(id: u32, received: u64, rtt: Duration) -> PathInfo {
         PathInfo {
@@ -270,9 +273,9 @@ mod tests {
         let mut exceeds =
             |ms, received| demand.exceeds_a_window(start + Duration::from_millis(ms), || vec![path(0, received, RTT)]);
         assert!(!exceeds(100, 0));
-        assert!(!exceeds(199, 10 * PART), "not a sample yet");
-        assert!(!exceeds(200, 5 * PART), "half of the window's rate");
-        assert!(!exceeds(300, 15 * PART));
-        assert!(exceeds(400, 15 * PART));
+        assert!(!exceeds(199, 10 * WINDOW), "not a sample yet");
+        assert!(!exceeds(200, 5 * WINDOW), "half of the window's rate");
+        assert!(!exceeds(300, 15 * WINDOW));
+        assert!(exceeds(400, 15 * WINDOW));
     }
 }
