@@ -3,7 +3,8 @@
 //! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them. So are
 //!   those of single paths: what has died silently is found by comparison (`path::silence`).
 //! - A stream's window stays small, since noq ends a connection whose stream has too many gaps
-//!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that.
+//!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that. Where the paths
+//!   hold more, several streams do (`mpq-get --segments`).
 //! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
 //! - Path ids are never reused, so there is room for several moves of several interfaces; noq
 //!   grants new ones as old paths are abandoned.

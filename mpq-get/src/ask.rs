@@ -6,8 +6,8 @@ use bytes::Bytes;
 use h3::client::{RequestStream, SendRequest};
 use h3::error::StreamError;
 use h3::quic::OpenStreams;
-use http::header::{ACCEPT, IF_RANGE, RANGE, USER_AGENT};
 use http::Response;
+use http::header::{ACCEPT, IF_RANGE, RANGE, USER_AGENT};
 use url::Url;
 
 use crate::error::Error;

@@ -223,11 +223,23 @@ impl Demand {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use mpq_core::client::{Client, ClientConfig};
+    use mpq_core::server::{Server, ServerConfig};
+    use mpq_core::tls::{Identity, Trust};
+    use mpq_serve::http::{Site, respond};
+    use mpq_serve::random::Random;
+
     use super::*;
 
     const RTT: Duration = Duration::from_millis(20);
-    /// What a window of 2 MiB is in 20 ms, bytes in a second.
+    /// What a window is in a round trip, bytes in a second.
     const FULL: u64 = 50 * WINDOW;
+    /// Some parts and a bit.
+    const SIZE: u64 = 5 * PART + 12_345;
 
     fn path(id: u32, received: u64, rtt: Duration) -> PathInfo {
         PathInfo {
@@ -246,19 +258,17 @@ mod tests {
     #[test]
     fn a_window_is_exceeded_by_a_rate_and_not_by_a_queue() {
         let start = Instant::now();
-        let at = |tenth: u64| start + tenth as u32 * Duration::from_millis(100);
-        let bytes = |tenth: u64, rate: u64| tenth * rate / 10;
         let exceeded = |rate: u64, rtt: &dyn Fn(u64) -> Duration| {
             let mut demand = Demand::new(start);
             (1..=20).any(|tenth| {
-                let half = bytes(tenth, rate) / 2;
+                let half = tenth * rate / 20;
                 let paths = || vec![path(0, half, RTT), path(1, half, rtt(tenth))];
-                demand.exceeds_a_window(at(tenth), paths)
+                let now = start + Duration::from_millis(100 * tenth);
+                demand.exceeds_a_window(now, paths)
             })
         };
-        let steady = |_| RTT;
-        assert!(exceeded(FULL * 7 / 8, &steady));
-        assert!(!exceeded(FULL / 2, &steady));
+        assert!(exceeded(FULL * 7 / 8, &|_| RTT));
+        assert!(!exceeded(FULL / 2, &|_| RTT));
         // A queue fills: the time grows, but the window needs no more.
         let queue = |tenth| if tenth < 3 { RTT } else { 3 * RTT };
         assert!(!exceeded(FULL / 2, &queue));
@@ -270,12 +280,99 @@ mod tests {
     fn a_burst_is_no_rate() {
         let start = Instant::now();
         let mut demand = Demand::new(start);
-        let mut exceeds =
-            |ms, received| demand.exceeds_a_window(start + Duration::from_millis(ms), || vec![path(0, received, RTT)]);
-        assert!(!exceeds(100, 0));
+        let mut exceeds = |ms, received| {
+            let now = start + Duration::from_millis(ms);
+            demand.exceeds_a_window(now, || vec![path(0, received, RTT)])
+        };
         assert!(!exceeds(199, 10 * WINDOW), "not a sample yet");
         assert!(!exceeds(200, 5 * WINDOW), "half of the window's rate");
         assert!(!exceeds(300, 15 * WINDOW));
         assert!(exceeds(400, 15 * WINDOW));
+    }
+
+    /// A server whose first answer is of the first seed, and the others of the second.
+    async fn serve(seeds: [u64; 2]) -> SocketAddr {
+        let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
+        let address = server.listen();
+        let [mut site, next] = seeds.map(|seed| {
+            Arc::new(Site {
+                random: Random::new(SIZE, seed),
+                root: None,
+                limit_rate: None,
+            })
+        });
+        tokio::spawn(async move {
+            let mut session = server.accept().await.unwrap().await.unwrap();
+            while let Ok(Some(request)) = session.h3.accept().await {
+                let gate = session.gate.clone();
+                let site = std::mem::replace(&mut site, next.clone());
+                tokio::spawn(async move {
+                    let (request, mut stream) = request.resolve_request().await.unwrap();
+                    respond(&site, &gate, &request, &mut stream).await
+                });
+            }
+        });
+        address
+    }
+
+    /// Reads by so many requests at a time, as if the paths had no end. Returns what came, the number of
+    /// requests, and whether a part was refused.
+    async fn read(remote: SocketAddr, most: usize) -> (Vec<u8>, u64, bool) {
+        let config = ClientConfig {
+            trust: Trust::Insecure,
+            ..ClientConfig::default()
+        };
+        let client = Client::connect(config, remote, "localhost").await.unwrap();
+        let url = "https://localhost/random".parse().unwrap();
+        let count = Cell::new(0);
+        let mut requests = Requests::new(client.requests(), &url, &count);
+        let mut asked = requests.send(None).await.unwrap();
+        let head = answer::<mpq_core::h3_noq::OpenStreams>(&mut asked)
+            .await
+            .unwrap();
+        let held = Held::start(head.headers());
+        let mut body = Body::new(asked, Some(SIZE), held, most);
+        body.demand.since -= SAMPLE;
+        let mut got = Vec::new();
+        let endless = || vec![path(0, u64::MAX, RTT)];
+        while let Some(chunk) = body
+            .next(got.len() as u64, &mut requests, endless)
+            .await
+            .unwrap()
+        {
+            got.extend_from_slice(&chunk);
+        }
+        (got, count.get(), body.was_refused())
+    }
+
+    fn content(seed: u64) -> Vec<u8> {
+        let mut content = vec![0; SIZE as usize];
+        Random::new(SIZE, seed).fill(0, &mut content);
+        content
+    }
+
+    #[tokio::test]
+    async fn parts_make_the_body() {
+        let whole = content(1);
+        for most in [1, 2, 8] {
+            let (got, requests, refused) = read(serve([1, 1]).await, most).await;
+            assert!(got == whole, "{} bytes by {most}", got.len());
+            // The first goes on for a window after the second.
+            let parts = (SIZE - WINDOW).div_ceil(PART);
+            let expected = if most == 1 { 1 } else { 1 + parts };
+            assert_eq!(requests, expected, "{most} at a time");
+            assert!(!refused);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_another_version_is_not_taken() {
+        let whole = content(1);
+        let (got, _, refused) = read(serve([1, 2]).await, 3).await;
+        assert!(refused);
+        assert_eq!(got.len() as u64, WINDOW);
+        assert!(got == whole[..got.len()]);
     }
 }

@@ -147,3 +147,16 @@ async fn links_slow_down_lose_and_are_shared_as_the_scenario_says() {
         run.share
     );
 }
+
+#[tokio::test]
+async fn a_body_is_asked_for_in_parts_where_the_links_hold_more_than_a_window() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let far = "size = '20M'\nlinks = [{ burst = '2M', delay = '150ms' }, { burst = '1M', delay = '150ms' }]";
+    for arm in [Arm::Quic, Arm::Multipath] {
+        let run = once(arm, far).await;
+        assert_eq!((run.starts, run.handshakes), (1, 1), "{arm}");
+        assert!(run.requests > 1, "{arm}");
+    }
+}
