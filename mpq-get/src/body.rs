@@ -34,9 +34,11 @@ const WINDOW: u64 = STREAM_WINDOW as u64;
 const PART: u64 = WINDOW - (64 << 10);
 /// The paths carry nearly as much as a window when it is so much of one. Permission for more is given
 /// when an eighth of a window was read, so a stream that is held back uses seven eighths at least.
-const NEARLY: f64 = 0.75;
+const NEARLY: f64 = 0.85;
 /// Long enough that what comes at once after a loss does not look like a rate.
 const SAMPLE: Duration = Duration::from_millis(200);
+/// For the round-trip time of paths that were opened while their server was frozen to become what it is.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// What is left of a body.
 pub(crate) struct Body<S: OpenStreams<Bytes>> {
@@ -186,6 +188,8 @@ struct Demand {
     received: u64,
     /// The least smoothed round-trip time of each path so far: without a queue.
     rtts: BTreeMap<u32, Duration>,
+    /// When those of new paths can be trusted.
+    settled: Instant,
 }
 
 impl Demand {
@@ -194,6 +198,7 @@ impl Demand {
             since: now,
             received: 0,
             rtts: BTreeMap::new(),
+            settled: now,
         }
     }
 
@@ -203,21 +208,24 @@ impl Demand {
         if time < SAMPLE {
             return false;
         }
-        let paths = paths();
-        let received = paths.iter().map(|path| path.received).sum();
-        let rate = (received - self.received) as f64 / time.as_secs_f64();
+        let mut paths = paths();
+        let received: u64 = paths.iter().map(|path| path.received).sum();
+        let rate = received.saturating_sub(self.received) as f64 / time.as_secs_f64();
         (self.since, self.received) = (now, received);
-        let validated = paths
-            .iter()
-            .filter(|path| path.state == PathState::Validated);
-        let rtts = validated.map(|path| {
+
+        paths.retain(|path| path.state == PathState::Validated);
+        let first = self.rtts.is_empty();
+        if !first && paths.iter().any(|path| !self.rtts.contains_key(&path.id)) {
+            self.settled = now + SETTLING;
+        }
+        let rtts = paths.iter().map(|path| {
             let least = self.rtts.entry(path.id).or_insert(path.rtt);
             *least = path.rtt.min(*least);
             *least
         });
-        // The window is held until what came by the slowest path is there.
-        let rtt = rtts.max().unwrap_or_default();
-        rate * rtt.as_secs_f64() > NEARLY * WINDOW as f64
+        // A client measures it where it has something to send; elsewhere it may be an old one.
+        let rtt = rtts.min().unwrap_or_default();
+        now >= self.settled && rate * rtt.as_secs_f64() > NEARLY * WINDOW as f64
     }
 }
 
@@ -272,8 +280,26 @@ mod tests {
         // A queue fills: the time grows, but the window needs no more.
         let queue = |tenth| if tenth < 3 { RTT } else { 3 * RTT };
         assert!(!exceeded(FULL / 2, &queue));
-        // A path that is further away needs more.
-        assert!(exceeded(FULL / 2, &|_| 2 * RTT));
+        // Nobody knows how old the time of the other path is.
+        assert!(!exceeded(FULL / 2, &|_| 2 * RTT));
+    }
+
+    #[test]
+    fn the_time_of_a_path_to_a_frozen_server_is_not_taken_for_its_length() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        let exceeded: Vec<_> = (1..=30)
+            .filter(|tenth| {
+                let received = tenth * FULL / 20;
+                let paths = || match tenth {
+                    ..10 => vec![path(0, received, RTT)],
+                    10..15 => vec![path(1, received, 10 * RTT)],
+                    _ => vec![path(1, received, RTT)],
+                };
+                demand.exceeds_a_window(start + Duration::from_millis(100 * tenth), paths)
+            })
+            .collect();
+        assert_eq!(exceeded, [0; 0]);
     }
 
     #[test]
