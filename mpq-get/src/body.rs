@@ -2,16 +2,16 @@
 //!
 //! In a round trip a stream carries no more than its flow-control window (RFC 9000 §4.1), which is small
 //! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry nearly as much,
-//! the parts that follow are asked for while what is before them still comes. Each fits
-//! into the window, which so holds all of it however early it comes, and the parts are read one after the other,
-//! as if it were one body:
+//! the parts that follow are asked for while what is before them still comes. Each fits into the window,
+//! which so holds all of it however early it comes, and they are read one after the other, as one body:
 //!
 //! ```text
 //! first answer ─────────────┤ left here
 //!                           ├ part ┤ part ┤ part ┤ as many at once as --segments allows
 //! ```
 //!
-//! An answer that is no such part of the same version ends that: the rest is asked for anew, as a whole.
+//! What the server has sent of the first answer beyond that, a window at the most, is lost. An answer that
+//! is no such part of the same version ends it all: the rest is asked for anew, as a whole.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
@@ -139,6 +139,8 @@ impl<S: OpenStreams<Bytes>> Body<S> {
             let range = format!("{start}-{}", end - 1);
             let asked = requests.send(Some((range.as_str(), version)));
             let asked = if start == position {
+                // All of what is read is there; the server may allow no other before it is over.
+                self.asked.stop_sending(Code::H3_NO_ERROR);
                 asked.await?
             } else {
                 // The server may allow fewer at a time.

@@ -153,10 +153,14 @@ async fn a_body_is_asked_for_in_parts_where_the_links_hold_more_than_a_window() 
     let Some(_alone) = privileged().await else {
         return;
     };
-    let far = "size = '20M'\nlinks = [{ burst = '2M', delay = '150ms' }, { burst = '1M', delay = '150ms' }]";
+    let far = "links = [{ burst = '2M', delay = '150ms' }, { burst = '1M', delay = '150ms' }]";
     for arm in [Arm::Quic, Arm::Multipath] {
-        let run = once(arm, far).await;
+        let run = once(arm, &format!("{far}\nsize = '20M'")).await;
         assert_eq!((run.starts, run.handshakes), (1, 1), "{arm}");
         assert!(run.requests > 1, "{arm}");
     }
+    let moves = "size = '40M'\nmove = { announce = '3s', freeze = '4s', thaw = '4.5s' }";
+    let run = once(Arm::Multipath, &format!("{far}\n{moves}")).await;
+    assert_eq!((run.starts, run.handshakes), (1, 1), "{:?}", run.marks);
+    assert!(run.requests > 1 && run.when(What::FirstByte).is_some());
 }
