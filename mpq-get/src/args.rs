@@ -87,6 +87,7 @@ pub struct Args {
     pub connect_to: Vec<ConnectTo>,
 
     /// Ask for the body in parts, so many at once, where one request cannot fill the paths; 1 is never
+    // Parts that are not read yet must leave room in the connection's window for the one that is.
     #[arg(long, value_name = "N", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=16))]
     pub segments: u8,

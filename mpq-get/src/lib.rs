@@ -1,8 +1,8 @@
 //! mpq-get: downloads over HTTP/3, through every network interface at once, and through moves of
 //! the server. The connection is `mpq_core::client`'s, or for comparison one of plain QUIC
 //! ([`quic`]); here are the command line ([`args`]), where to connect ([`resolve`]), the way of the
-//! body ([`download`], `ask`, `body`, [`output`]), what happens when it is interrupted ([`resume`], [`sidecar`],
-//! [`retry`]), and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
+//! body ([`download`], `ask`, `body`, [`output`]), what happens when it is interrupted ([`resume`],
+//! [`sidecar`], [`retry`]), and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
 #![forbid(unsafe_code)]
 
 pub mod args;
