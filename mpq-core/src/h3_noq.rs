@@ -31,7 +31,7 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use noq::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::sync::oneshot;
 
-use self::ahead::Ahead;
+use self::ahead::{Ahead, Body};
 use self::chunks::Chunks;
 use crate::congestion::careful::Careful;
 
@@ -301,7 +301,7 @@ impl<B: Buf> BidiStream<B> {
         let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
         let _ = send.set_priority(-turn);
         Self {
-            send: SendStream::new(send, ahead),
+            send: SendStream::new(send, ahead.map(Body::new)),
             recv: Chunks::ordered(recv, Bytes::new()).into(),
         }
     }
@@ -370,17 +370,17 @@ pub struct SendStream<B: Buf> {
     /// What noq did not take yet.
     writing: Option<WriteBuf<B>>,
     /// How much it may take, if that is bounded.
-    ahead: Option<Arc<Ahead>>,
+    body: Option<Body>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
     closed: bool,
 }
 
 impl<B: Buf> SendStream<B> {
-    fn new(stream: noq::SendStream, ahead: Option<Arc<Ahead>>) -> Self {
+    fn new(stream: noq::SendStream, body: Option<Body>) -> Self {
         Self {
             stream,
             writing: None,
-            ahead,
+            body,
             closed: false,
         }
     }
@@ -397,8 +397,8 @@ impl<B: Buf> Drop for SendStream<B> {
 impl<B: Buf> quic::SendStream<B> for SendStream<B> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            if let Some(ahead) = &self.ahead {
-                ahead.adapt();
+            if let Some(body) = &self.body {
+                body.adapt();
             }
             match ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())) {
                 Ok(written) => data.advance(written),

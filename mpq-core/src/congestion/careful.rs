@@ -21,7 +21,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -96,6 +96,7 @@ pub(crate) struct Careful {
     tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Drain>>,
     held: AtomicBool,
+    most: AtomicU64,
 }
 
 /// What a controller and the server know of each other.
@@ -165,6 +166,7 @@ impl Careful {
             tracks: Mutex::default(),
             drain: Mutex::default(),
             held: AtomicBool::new(false),
+            most: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -201,9 +203,16 @@ impl Careful {
         self.tracks().map(|track| track.bytes).sum()
     }
 
-    /// The congestion windows of all paths together, bytes.
-    pub(crate) fn windows(&self) -> u64 {
-        self.tracks().map(|track| track.window).sum()
+    /// How many paths there are, and their congestion windows together, bytes.
+    pub(crate) fn windows(&self) -> (usize, u64) {
+        self.tracks().fold((0, 0), |(paths, windows), track| {
+            (paths + 1, windows + track.window)
+        })
+    }
+
+    /// Has no path have more in flight than this, bytes, whatever the network allows.
+    pub(crate) fn limit(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
@@ -283,10 +292,14 @@ impl Resuming {
                 (old.jump() + acknowledged).min(old.window)
             }
             Phase::Resuming(_, window) => window,
-            Phase::Reconnaissance(None, _) | Phase::Normal => return self.algorithm.window(),
+            Phase::Reconnaissance(None, _) | Phase::Normal => self.algorithm.window(),
         };
         // The smallest window (RFC 9002 §7.2).
-        allowed.max(2 * self.mtu)
+        allowed.max(2 * self.mtu).min(self.most())
+    }
+
+    fn most(&self) -> u64 {
+        self.memory.most.load(Ordering::Relaxed)
     }
 
     fn note_window(&self) {
@@ -376,8 +389,9 @@ impl Controller for Resuming {
             }
             Phase::Normal => bytes,
         };
-        self.algorithm
-            .on_ack(now, sent, counted, pn, app_limited, rtt);
+        // Beyond the limit, no more of the window is in use (RFC 9002 §7.8).
+        let limited = app_limited || self.algorithm.window() > self.most();
+        self.algorithm.on_ack(now, sent, counted, pn, limited, rtt);
     }
 
     fn on_end_acks(
@@ -567,6 +581,22 @@ mod tests {
         rig.lose();
         let window = rig.path.window();
         assert!(window.abs_diff(WINDOW / 2) < initial, "{window}");
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_limit_does_not_grow() {
+        let mut rig = Rig::new(None, RTT).await;
+        let initial = rig.path.window();
+        let limit = initial + 10_000;
+        rig.careful.limit(limit);
+        for _ in 0..100 {
+            rig.ack(RTT, limit);
+            assert!(rig.path.window() <= limit);
+        }
+        assert_eq!(rig.path.metrics().congestion_window, limit);
+        rig.careful.limit(u64::MAX);
+        let window = rig.path.window();
+        assert!(window > limit && window < 3 * limit, "{window}");
     }
 
     #[tokio::test]

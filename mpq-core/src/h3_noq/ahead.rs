@@ -8,15 +8,23 @@
 //!
 //! The window is the connection's, and bodies fill it: what must not wait for them has it
 //! [widened](Ahead::widen).
+//!
+//! **One body over several paths.** If a path dies, what is in flight there keeps its part of the stream's
+//! flow-control window until the path is given up. noq's receiver announces more only when an eighth of
+//! the window was read, so with seven eighths on the dead path the body would stand still on all others.
+//! No path may hold as much while a client has asked for one body only; with several, the others go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::congestion::careful::Careful;
-use crate::endpoint::SEND_WINDOW;
+use crate::endpoint::{SEND_WINDOW, STREAM_WINDOW};
 
 /// What may wait in any case, bytes.
 const LEAST: u64 = 64 << 10;
+/// What one of several paths may hold of the only body, bytes: the others have a sixteenth of a window at
+/// least, and as much as was read since the last announcement.
+const HELD: u64 = STREAM_WINDOW as u64 / 16 * 13;
 
 /// The send window of one connection.
 #[derive(Debug)]
@@ -24,6 +32,10 @@ pub(crate) struct Ahead {
     connection: noq::WeakConnectionHandle,
     careful: Arc<Careful>,
     window: AtomicU64,
+    /// Bodies being written.
+    bodies: AtomicUsize,
+    /// There were several at a time.
+    several: AtomicBool,
 }
 
 impl Ahead {
@@ -32,13 +44,19 @@ impl Ahead {
             connection: connection.weak_handle(),
             careful,
             window: AtomicU64::new(SEND_WINDOW),
+            bodies: AtomicUsize::new(0),
+            several: AtomicBool::new(false),
         }
     }
 
-    /// To be called before a part of a body is written. Small changes are left out, since each takes
-    /// the connection's lock.
-    pub(super) fn adapt(&self) {
-        let window = (LEAST + 2 * self.careful.windows()).min(SEND_WINDOW);
+    /// Small changes are left out, since each takes the connection's lock.
+    fn adapt(&self) {
+        let (paths, windows) = self.careful.windows();
+        let one_body = !self.several.load(Ordering::Relaxed);
+        let most = if paths > 1 && one_body { HELD } else { u64::MAX };
+        self.careful.limit(most);
+
+        let window = (LEAST + 2 * windows).min(SEND_WINDOW);
         let before = self.window.load(Ordering::Relaxed);
         if window.abs_diff(before) > before / 8 {
             self.set(window);
@@ -55,5 +73,28 @@ impl Ahead {
         if let Some(connection) = self.connection.upgrade() {
             connection.set_send_window(window);
         }
+    }
+}
+
+/// A body that is being written.
+pub(super) struct Body(Arc<Ahead>);
+
+impl Body {
+    pub(super) fn new(ahead: Arc<Ahead>) -> Self {
+        if ahead.bodies.fetch_add(1, Ordering::Relaxed) > 0 {
+            ahead.several.store(true, Ordering::Relaxed);
+        }
+        Self(ahead)
+    }
+
+    /// To be called before a part of it is written.
+    pub(super) fn adapt(&self) {
+        self.0.adapt();
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
     }
 }
