@@ -53,7 +53,11 @@ impl Ahead {
     fn adapt(&self) {
         let (paths, windows) = self.careful.windows();
         let one_body = !self.several.load(Ordering::Relaxed);
-        let most = if paths > 1 && one_body { HELD } else { u64::MAX };
+        let most = if paths > 1 && one_body {
+            HELD
+        } else {
+            u64::MAX
+        };
         self.careful.limit(most);
 
         let window = (LEAST + 2 * windows).min(SEND_WINDOW);
