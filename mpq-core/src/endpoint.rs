@@ -22,6 +22,10 @@ use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
 
+/// What a round trip is taken for until one was measured: a path's first packets are sent again after three
+/// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
+/// lost waits for a second.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes a peer may send on one stream before they are read.
 pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes a peer may send on all streams together before they are read.
@@ -97,6 +101,7 @@ fn common(congestion: Arc<Factory>, largest: u16) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(None)
+        .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
