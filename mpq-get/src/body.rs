@@ -32,9 +32,9 @@ const WINDOW: u64 = STREAM_WINDOW as u64;
 /// Bytes of a part: what is left of a window by the head of the answer and by frames. One byte more, and
 /// the end of each part would have to be waited for for a round trip.
 const PART: u64 = WINDOW - (64 << 10);
-/// The paths carry nearly as much as a window when it is so much of one. Permission for more is given
-/// when an eighth of a window was read, so a stream that is held back uses seven eighths at least.
-const NEARLY: f64 = 0.85;
+/// The paths carry nearly as much as a window when it is so much of one. That leaves room for a queue on one
+/// of them, which is part of no path's least time: if the window is full with it, the other paths are idle.
+const NEARLY: f64 = 0.6;
 /// Long enough that what comes at once after a loss does not look like a rate.
 const SAMPLE: Duration = Duration::from_millis(200);
 /// For the round-trip time of paths that were opened while their server was frozen to become what it is.
