@@ -1,7 +1,7 @@
 //! The body, by one request or by several at once.
 //!
 //! In a round trip a stream carries no more than its flow-control window (RFC 9000 §4.1), which is small
-//! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry nearly as much,
+//! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry most of it,
 //! the parts that follow are asked for while what is before them still comes. Each fits into the window,
 //! which so holds all of it however early it comes, and they are read one after the other, as one body:
 //!
@@ -32,9 +32,9 @@ const WINDOW: u64 = STREAM_WINDOW as u64;
 /// Bytes of a part: what is left of a window by the head of the answer and by frames. One byte more, and
 /// the end of each part would have to be waited for for a round trip.
 const PART: u64 = WINDOW - (64 << 10);
-/// The paths carry nearly as much as a window when it is so much of one. That leaves room for a queue on one
-/// of them, which is part of no path's least time: if the window is full with it, the other paths are idle.
-const NEARLY: f64 = 0.6;
+/// How much of a window the paths carry in their least round-trip time when one request is too little. A queue
+/// on one of them needs the rest: with that, the window would be full and the other paths idle.
+const MOST_OF_IT: f64 = 0.6;
 /// Long enough that what comes at once after a loss does not look like a rate.
 const SAMPLE: Duration = Duration::from_millis(200);
 /// For the round-trip time of paths that were opened while their server was frozen to become what it is.
@@ -204,7 +204,7 @@ impl Demand {
         }
     }
 
-    /// Whether that is about as much as a stream's window holds, as far as is known now.
+    /// Whether that is more than one stream can be relied on for, as far as is known now.
     fn exceeds_a_window(&mut self, now: Instant, paths: impl Fn() -> Vec<PathInfo>) -> bool {
         let time = now.duration_since(self.since);
         if time < SAMPLE {
@@ -227,7 +227,7 @@ impl Demand {
         });
         // A client measures it where it has something to send; elsewhere it may be an old one.
         let rtt = rtts.min().unwrap_or_default();
-        now >= self.settled && rate * rtt.as_secs_f64() > NEARLY * WINDOW as f64
+        now >= self.settled && rate * rtt.as_secs_f64() > MOST_OF_IT * WINDOW as f64
     }
 }
 
