@@ -1,6 +1,6 @@
 //! What mpq works around in noq. A test here fails once noq is mended; the work-around can go then.
 //!
-//! Two connections of noq's in virtual time, over links that delay and lose nothing.
+//! Two connections of noq's in virtual time, over links that delay, and lose nothing until they are cut.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,6 +51,8 @@ struct World {
     sent: u64,
     /// The server sends on it whatever it can.
     stream: Option<StreamId>,
+    /// The link that carries nothing.
+    cut: Option<usize>,
 }
 
 fn transport() -> Arc<TransportConfig> {
@@ -81,6 +83,7 @@ impl World {
             under_way: BTreeMap::new(),
             sent: 0,
             stream: None,
+            cut: None,
         };
         let endpoint = &mut world.hosts[CLIENT].endpoint;
         let connection = endpoint.connect(world.now, client, server_address(), "localhost");
@@ -93,6 +96,19 @@ impl World {
 
     fn connection(&mut self, host: usize) -> &mut Connection {
         &mut self.hosts[host].connection.as_mut().unwrap().1
+    }
+
+    /// A second path, over the second link, at the moment at which the server begins to use it.
+    fn open_second(&mut self) -> PathId {
+        let second = FourTuple::new(server_address(), Some(address(1).ip()));
+        let now = self.now;
+        let client = self.connection(CLIENT);
+        let second = client.open_path(second, PathStatus::Available, now);
+        let second = second.unwrap();
+        while self.packets(second).0 == 0 {
+            self.run(MILLISECOND);
+        }
+        second
     }
 
     /// Packets that the server has sent on a path, and of these the lost ones.
@@ -170,8 +186,10 @@ impl World {
                     tuple: FourTuple::new(remote, Some(local.ip())),
                     contents: contents.as_slice().into(),
                 };
-                self.under_way
-                    .insert((self.now + DELAYS[link], self.sent), datagram);
+                if self.cut != Some(link) {
+                    self.under_way
+                        .insert((self.now + DELAYS[link], self.sent), datagram);
+                }
                 self.sent += 1;
                 contents.clear();
             }
@@ -212,15 +230,7 @@ fn a_key_update_costs_what_is_in_flight_on_a_path_that_is_further_on() {
     let mut world = World::new();
     world.connection(SERVER).force_key_update();
     world.run(2 * LONG);
-    let second = FourTuple::new(server_address(), Some(address(1).ip()));
-    let now = world.now;
-    let opened = world
-        .connection(CLIENT)
-        .open_path(second, PathStatus::Available, now);
-    let second = opened.unwrap();
-    while world.packets(second).0 == 0 {
-        world.run(MILLISECOND);
-    }
+    let second = world.open_second();
     let ((first, none), (few, _)) = (world.packets(PathId::ZERO), world.packets(second));
     assert!(first > 1000 + few && none == 0, "{first}, {few}, {none}");
 
@@ -230,5 +240,22 @@ fn a_key_update_costs_what_is_in_flight_on_a_path_that_is_further_on() {
     assert!(
         lost > 0,
         "noq keeps the paths apart: the work-around can go"
+    );
+}
+
+/// `h3_noq::ahead::HELD`.
+#[test]
+fn what_is_in_flight_on_a_path_that_dies_stays_there() {
+    let mut world = World::new();
+    let second = world.open_second();
+    world.run(LONG);
+    world.cut = Some(1);
+    let (before, _) = world.packets(second);
+    world.run(2 * LONG);
+    let (after, lost) = world.packets(second);
+    assert!(after > before, "it is still tried");
+    assert_eq!(
+        lost, 0,
+        "noq sends it again elsewhere: the work-around can go"
     );
 }

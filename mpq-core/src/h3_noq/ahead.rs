@@ -13,6 +13,7 @@
 //! flow-control window until the path is given up. noq's receiver announces more only when an eighth of
 //! the window was read, so with seven eighths on the dead path the body would stand still on all others.
 //! No path may hold as much while a client has asked for one body only; with several, the others go on.
+//! Upstream: <https://github.com/n0-computer/noq/issues/516>; `tests/noq.rs` tells when this can go.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
