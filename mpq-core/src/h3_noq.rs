@@ -266,8 +266,9 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, StreamErrorIncoming>> {
+        let opened = |streams| BidiStream::opened(streams, self.conn.weak_handle());
         poll_pending(&mut self.opening_bi, cx)
-            .map_ok(BidiStream::opened)
+            .map_ok(opened)
             .map_err(lost)
     }
 
@@ -306,10 +307,13 @@ impl<B: Buf> BidiStream<B> {
         }
     }
 
-    fn opened((send, recv): (noq::SendStream, noq::RecvStream)) -> Self {
+    fn opened(
+        (send, recv): (noq::SendStream, noq::RecvStream),
+        connection: noq::WeakConnectionHandle,
+    ) -> Self {
         Self {
             send: SendStream::new(send, None),
-            recv: Chunks::reordered(recv).into(),
+            recv: Chunks::reordered(recv, connection).into(),
         }
     }
 }
