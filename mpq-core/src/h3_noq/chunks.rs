@@ -62,13 +62,8 @@ impl Chunks {
             ahead: BTreeMap::new(),
             held: 0,
             look: None,
-            watch: Watch {
-                connection,
-                gap: 0,
-                received: 0,
-                ticks: 0,
-                tick: Box::pin(sleep(TICK)),
-            },
+            connection,
+            watch: Watch::new(TICK),
         })
     }
 
@@ -134,6 +129,7 @@ pub(super) struct Reordered {
     /// Bytes in `ahead`.
     held: usize,
     look: Option<Pin<Box<Sleep>>>,
+    connection: WeakConnectionHandle,
     watch: Watch,
 }
 
@@ -141,7 +137,11 @@ impl Reordered {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
         let chunk = self.poll_in_order(cx);
         if chunk.is_pending() && self.held > 0 {
-            ready!(self.watch.poll_lost(self.next, cx));
+            let received = || match self.connection.upgrade() {
+                Some(connection) => connection.stats().udp_rx.datagrams,
+                None => 0,
+            };
+            ready!(self.watch.poll_lost(self.next, received, cx));
             let code = VarInt::from_u32(Code::H3_INTERNAL_ERROR.value() as u32);
             // Fails if all was received already, and then there is nothing to stop.
             let _ = self.stream.stop(code);
@@ -187,31 +187,97 @@ impl Reordered {
 
 /// Finds out that a gap will not be filled.
 struct Watch {
-    connection: WeakConnectionHandle,
     /// Where it is.
     gap: u64,
     /// Datagrams that the connection has received.
     received: u64,
     /// Since it is there, with something received.
     ticks: u32,
+    every: Duration,
     tick: Pin<Box<Sleep>>,
 }
 
 impl Watch {
-    fn poll_lost(&mut self, gap: u64, cx: &mut Context<'_>) -> Poll<()> {
+    fn new(every: Duration) -> Self {
+        Self {
+            gap: 0,
+            received: 0,
+            ticks: 0,
+            every,
+            tick: Box::pin(sleep(every)),
+        }
+    }
+
+    /// Ready if the gap at this offset stays, though the number of datagrams that were received grows.
+    fn poll_lost(
+        &mut self,
+        gap: u64,
+        received: impl Fn() -> u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         if self.gap != gap {
             self.gap = gap;
             self.ticks = 0;
         }
         while self.ticks < PATIENCE {
             ready!(self.tick.as_mut().poll(cx));
-            self.tick.as_mut().reset(Instant::now() + TICK);
-            let connection = self.connection.upgrade();
-            let received = connection.map_or(0, |connection| connection.stats().udp_rx.datagrams);
+            self.tick.as_mut().reset(Instant::now() + self.every);
+            let received = received();
             // Nothing comes from a server that is frozen.
             self.ticks += u32::from(received > self.received);
             self.received = received;
         }
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_micros(1);
+    const TICKS: u64 = PATIENCE as u64;
+
+    #[tokio::test]
+    async fn a_gap_is_lost_if_it_stays_while_other_things_come() {
+        let mut watch = Watch::new(MOMENT);
+        let received = Cell::new(0);
+        let more = || {
+            received.set(received.get() + 1);
+            received.get()
+        };
+        // Just before it would be lost, it is filled, and there is another one.
+        poll_fn(|cx| {
+            let gap = 1 + u64::from(received.get() >= TICKS - 1);
+            let lost = watch.poll_lost(gap, more, cx);
+            // It could not tell while it was looking.
+            if received.get() == TICKS - 1 {
+                cx.waker().wake_by_ref();
+            }
+            lost
+        })
+        .await;
+        assert_eq!(received.get(), TICKS - 1 + TICKS);
+    }
+
+    #[tokio::test]
+    async fn no_gap_is_lost_while_the_server_is_frozen() {
+        let mut watch = Watch::new(MOMENT);
+        let ticks = Cell::new(0);
+        let nothing = || {
+            ticks.set(ticks.get() + 1);
+            1
+        };
+        poll_fn(|cx| {
+            assert!(watch.poll_lost(1, nothing, cx).is_pending());
+            if ticks.get() > 3 * TICKS {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
