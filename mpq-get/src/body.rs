@@ -278,6 +278,8 @@ mod tests {
             })
         };
         assert!(exceeded(FULL * 7 / 8, &|_| RTT));
+        // With a queue on one of them, it would be full.
+        assert!(exceeded(FULL * 2 / 3, &|_| RTT));
         assert!(!exceeded(FULL / 2, &|_| RTT));
         // A queue fills: the time grows, but the window needs no more.
         let queue = |tenth| if tenth < 3 { RTT } else { 3 * RTT };

@@ -96,7 +96,8 @@ pub(crate) struct Careful {
     tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Drain>>,
     held: AtomicBool,
-    most: AtomicU64,
+    /// What each path may have in flight at the most, bytes.
+    limit: AtomicU64,
 }
 
 /// What a controller and the server know of each other.
@@ -166,7 +167,7 @@ impl Careful {
             tracks: Mutex::default(),
             drain: Mutex::default(),
             held: AtomicBool::new(false),
-            most: AtomicU64::new(u64::MAX),
+            limit: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -211,8 +212,8 @@ impl Careful {
     }
 
     /// Has no path have more in flight than this, bytes, whatever the network allows.
-    pub(crate) fn limit(&self, most: u64) {
-        self.most.store(most, Ordering::Relaxed);
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
     }
 
     fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
@@ -295,11 +296,11 @@ impl Resuming {
             Phase::Reconnaissance(None, _) | Phase::Normal => self.algorithm.window(),
         };
         // The smallest window (RFC 9002 §7.2).
-        allowed.max(2 * self.mtu).min(self.most())
+        allowed.max(2 * self.mtu).min(self.limit())
     }
 
-    fn most(&self) -> u64 {
-        self.memory.most.load(Ordering::Relaxed)
+    fn limit(&self) -> u64 {
+        self.memory.limit.load(Ordering::Relaxed)
     }
 
     fn note_window(&self) {
@@ -390,7 +391,7 @@ impl Controller for Resuming {
             Phase::Normal => bytes,
         };
         // Beyond the limit, no more of the window is in use (RFC 9002 §7.8).
-        let limited = app_limited || self.algorithm.window() > self.most();
+        let limited = app_limited || self.algorithm.window() > self.limit();
         self.algorithm.on_ack(now, sent, counted, pn, limited, rtt);
     }
 

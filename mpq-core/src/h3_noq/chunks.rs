@@ -26,6 +26,8 @@ use h3::error::Code;
 use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt, WeakConnectionHandle};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::varint;
+
 /// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
 const BATCH: usize = 32;
 /// How many bytes may lie behind a gap here; noq holds a stream's window more.
@@ -142,7 +144,7 @@ impl Reordered {
                 None => 0,
             };
             ready!(self.watch.poll_lost(self.next, received, cx));
-            let code = VarInt::from_u32(Code::H3_INTERNAL_ERROR.value() as u32);
+            let code = varint(Code::H3_INTERNAL_ERROR.value());
             // Fails if all was received already, and then there is nothing to stop.
             let _ = self.stream.stop(code);
             return Poll::Ready(Err(ReadError::Reset(code)));
