@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use h3::error::{Code, StreamError};
+use h3::error::StreamError;
 use h3::quic::OpenStreams;
 use mpq_core::client::{PathInfo, PathState};
 use mpq_core::endpoint::STREAM_WINDOW;
@@ -42,8 +42,9 @@ const SETTLING: Duration = Duration::from_secs(1);
 
 /// What is left of a body.
 pub(crate) struct Body<S: OpenStreams<Bytes>> {
-    /// What is read.
-    asked: Asked<S>,
+    /// What is read; nothing between two of them. One that is left is dropped, which stops it: h3-quinn 0.0.10
+    /// panics in `stop_sending` while a read waits, <https://github.com/hyperium/h3/issues/330>.
+    asked: Option<Asked<S>>,
     /// Offset at which it ends.
     end: u64,
     /// What follows, in order.
@@ -67,7 +68,7 @@ impl<S: OpenStreams<Bytes>> Body<S> {
     pub(crate) fn new(asked: Asked<S>, end: Option<u64>, held: Held, most: usize) -> Self {
         let divisible = end.is_some() && end == held.length && held.version.is_ok();
         Self {
-            asked,
+            asked: Some(asked),
             end: end.unwrap_or(u64::MAX),
             parts: VecDeque::new(),
             held,
@@ -95,7 +96,10 @@ impl<S: OpenStreams<Bytes>> Body<S> {
             }
             left = self.left(position);
         }
-        let data = self.asked.recv_data().await?;
+        let Some(asked) = &mut self.asked else {
+            return Ok(None);
+        };
+        let data = asked.recv_data().await?;
         Ok(data.map(|mut data| {
             let length = usize::try_from(left).unwrap_or(usize::MAX);
             data.copy_to_bytes(data.remaining().min(length))
@@ -140,7 +144,7 @@ impl<S: OpenStreams<Bytes>> Body<S> {
             let asked = requests.send(Some((range.as_str(), version)));
             let asked = if start == position {
                 // All of what is read is there; the server may allow no other before it is over.
-                self.asked.stop_sending(Code::H3_NO_ERROR);
+                self.asked = None;
                 asked.await?
             } else {
                 // The server may allow fewer at a time.
@@ -161,7 +165,7 @@ impl<S: OpenStreams<Bytes>> Body<S> {
         let Some(mut part) = self.parts.pop_front() else {
             return Ok(false);
         };
-        self.asked.stop_sending(Code::H3_REQUEST_CANCELLED);
+        self.asked = None;
         let before = Held {
             bytes: part.bytes.start,
             ..self.held.clone()
@@ -173,7 +177,7 @@ impl<S: OpenStreams<Bytes>> Body<S> {
         };
         let fits = matches!(answer, Some(Answer::Rest { end, .. }) if end == part.bytes.end);
         if fits {
-            self.asked = part.asked;
+            self.asked = Some(part.asked);
             self.end = part.bytes.end;
         } else {
             self.parts.clear();
@@ -237,13 +241,17 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::Arc;
 
+    use h3::error::Code;
     use mpq_core::client::{Client, ClientConfig};
     use mpq_core::server::{Server, ServerConfig};
     use mpq_core::tls::{Identity, Trust};
     use mpq_serve::http::{Site, respond};
     use mpq_serve::random::Random;
+    use url::Url;
 
     use super::*;
+    use crate::connection::Connection;
+    use crate::quic::Quic;
 
     const RTT: Duration = Duration::from_millis(20);
     /// What a window is in a round trip, bytes in a second.
@@ -347,21 +355,23 @@ mod tests {
         address
     }
 
-    /// Reads by so many requests at a time, as if the paths had no end. Returns what came, the number of
-    /// requests, and whether a part was refused.
-    async fn read(remote: SocketAddr, most: usize) -> (Vec<u8>, u64, bool) {
+    async fn connect<C: Connection>(remote: SocketAddr) -> (C, Url) {
         let config = ClientConfig {
             trust: Trust::Insecure,
             ..ClientConfig::default()
         };
-        let client = Client::connect(config, remote, "localhost").await.unwrap();
-        let url = "https://localhost/random".parse().unwrap();
+        let client = C::connect(config, remote, "localhost").await.unwrap();
+        (client, "https://localhost/random".parse().unwrap())
+    }
+
+    /// Reads by so many requests at a time, as if the paths had no end. Returns what came, the number of
+    /// requests, and whether a part was refused.
+    async fn read<C: Connection>(remote: SocketAddr, most: usize) -> (Vec<u8>, u64, bool) {
+        let (client, url) = connect::<C>(remote).await;
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut asked = requests.send(None).await.unwrap();
-        let head = answer::<mpq_core::h3_noq::OpenStreams>(&mut asked)
-            .await
-            .unwrap();
+        let head = answer::<C::Streams>(&mut asked).await.unwrap();
         let held = Held::start(head.headers());
         let mut body = Body::new(asked, Some(SIZE), held, most);
         body.demand.since -= SAMPLE;
@@ -387,22 +397,64 @@ mod tests {
     async fn parts_make_the_body() {
         let whole = content(1);
         for most in [1, 2, 8] {
-            let (got, requests, refused) = read(serve([1, 1]).await, most).await;
-            assert!(got == whole, "{} bytes by {most}", got.len());
-            // The first goes on for a window after the second.
-            let parts = (SIZE - WINDOW).div_ceil(PART);
-            let expected = if most == 1 { 1 } else { 1 + parts };
-            assert_eq!(requests, expected, "{most} at a time");
-            assert!(!refused);
+            let by_noq = read::<Client>(serve([1, 1]).await, most).await;
+            let by_quinn = read::<Quic>(serve([1, 1]).await, most).await;
+            for (got, requests, refused) in [by_noq, by_quinn] {
+                assert!(got == whole, "{} bytes by {most}", got.len());
+                // The first goes on for a window after the second.
+                let parts = (SIZE - WINDOW).div_ceil(PART);
+                let expected = if most == 1 { 1 } else { 1 + parts };
+                assert_eq!(requests, expected, "{most} at a time");
+                assert!(!refused);
+            }
         }
     }
 
     #[tokio::test]
     async fn a_part_of_another_version_is_not_taken() {
         let whole = content(1);
-        let (got, _, refused) = read(serve([1, 2]).await, 3).await;
+        let (got, _, refused) = read::<Client>(serve([1, 2]).await, 3).await;
         assert!(refused);
         assert_eq!(got.len() as u64, WINDOW);
         assert!(got == whole[..got.len()]);
+    }
+
+    /// Asks for everything, and looks once for the answer, which cannot be there yet.
+    async fn wait(
+        requests: &mut Requests<'_, h3_quinn::OpenStreams>,
+    ) -> Asked<h3_quinn::OpenStreams> {
+        let mut asked = requests.send(None).await.unwrap();
+        tokio::select! {
+            biased;
+            _ = asked.recv_response() => unreachable!("nobody else has run"),
+            () = ready(()) => asked,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_can_be_left() {
+        let (client, url) = connect::<Quic>(serve([1, 1]).await).await;
+        let count = Cell::new(0);
+        let mut requests = Requests::new(client.requests(), &url, &count);
+        let mut first = requests.send(None).await.unwrap();
+        let head = answer::<h3_quinn::OpenStreams>(&mut first).await.unwrap();
+        let held = Held::start(head.headers());
+
+        let mut body = Body::new(wait(&mut requests).await, Some(SIZE), held, 2);
+        body.demand.since -= SAMPLE;
+        let endless = || vec![path(0, u64::MAX, RTT)];
+        body.ask(0, &mut requests, endless).await.unwrap();
+        assert!(body.turn().await.unwrap());
+    }
+
+    /// When it can, [`Body`] may stop with a code of HTTP/3 what it leaves.
+    #[tokio::test]
+    #[should_panic(expected = "on a `None` value")]
+    async fn h3_quinn_cannot_stop_what_is_waited_for() {
+        let (client, url) = connect::<Quic>(serve([1, 1]).await).await;
+        let count = Cell::new(0);
+        let mut requests = Requests::new(client.requests(), &url, &count);
+        let mut asked = wait(&mut requests).await;
+        asked.stop_sending(Code::H3_REQUEST_CANCELLED);
     }
 }
