@@ -302,7 +302,10 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
         for links in &together {
             let floods = links.iter().map(|&link| {
                 let pace = calibration.overload(link);
-                Ok((link, flood(topology, direction, link).start(pace)?))
+                Ok((
+                    link,
+                    flood(topology, network.offload, direction, link).start(pace)?,
+                ))
             });
             for (link, flood) in floods.collect::<Result<Vec<_>>>()? {
                 let received = flood.finish().await?;
@@ -323,7 +326,7 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
             };
             let mut loss = Loss::default();
             for direction in Direction::ALL {
-                let flood = flood(topology, direction, link).start(pace)?;
+                let flood = flood(topology, network.offload, direction, link).start(pace)?;
                 let received = flood.finish().await?;
                 loss.sent += received.sent;
                 loss.lost += received.sent - received.arrived;
@@ -337,7 +340,7 @@ async fn measure(topology: &Topology, network: &Network, repeats: u32) -> Result
 }
 
 /// Datagrams from one end of a link to the other.
-fn flood(topology: &Topology, direction: Direction, link: usize) -> Flood {
+fn flood(topology: &Topology, offload: bool, direction: Direction, link: usize) -> Flood {
     let [client, server] = [Host::Client, Host::ServerA].map(|host| topology.namespace_file(host));
     match direction {
         Direction::Up => Flood {
@@ -345,12 +348,14 @@ fn flood(topology: &Topology, direction: Direction, link: usize) -> Flood {
             device: Some(format!("eth{link}")),
             to: server,
             address: Host::ServerA.address(),
+            offload,
         },
         Direction::Down => Flood {
             from: server,
             device: None,
             to: client,
             address: Ipv4Addr::new(10, 0, link as u8, 2),
+            offload,
         },
     }
 }

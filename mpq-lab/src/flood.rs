@@ -18,10 +18,16 @@ use crate::shape::MTU;
 
 /// Headers of IPv4 and UDP, in bytes.
 const HEADERS: usize = 28;
+/// What one carries, in bytes.
+const DATAGRAM: usize = MTU - HEADERS;
 /// Between two batches of datagrams.
 const PAUSE: Duration = Duration::from_micros(500);
 /// A sender that was kept from sending makes up for this much of it.
 const CATCH_UP: Duration = Duration::from_millis(5);
+/// Datagrams sent in one over devices that take them so.
+const SEGMENTS: usize = 10;
+/// What is received in one at most, in bytes.
+const MOST: usize = 1 << 16;
 /// For datagrams that wait for the receiver, in bytes.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// After such a silence, nothing more is on its way.
@@ -36,6 +42,8 @@ pub(crate) struct Flood {
     pub(crate) to: PathBuf,
     /// An address of the receiver.
     pub(crate) address: Ipv4Addr,
+    /// Send and receive many in one.
+    pub(crate) offload: bool,
 }
 
 /// How much is sent.
@@ -74,7 +82,8 @@ impl Flood {
         let sender = self.sender(port).context("cannot send datagrams")?;
         let stop = Arc::<AtomicBool>::default();
         let stopped = stop.clone();
-        let sending = thread::spawn(move || send(&sender, pace, &stopped));
+        let segments = if self.offload { SEGMENTS } else { 1 };
+        let sending = thread::spawn(move || send(&sender, segments, pace, &stopped));
         let stopped = stop.clone();
         let receiving = thread::spawn(move || receive(&receiver, pace, &stopped));
         Ok(Running {
@@ -86,6 +95,7 @@ impl Flood {
     fn receiver(&self) -> io::Result<UdpSocket> {
         let socket = socket(&self.to)?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+        setsockopt(&socket, sockopt::UdpGroSegment, &self.offload)?;
         socket.set_read_timeout(Some(SILENCE))?;
         Ok(socket)
     }
@@ -94,6 +104,9 @@ impl Flood {
         let socket = socket(&self.from)?;
         if let Some(device) = &self.device {
             setsockopt(&socket, sockopt::BindToDevice, &OsString::from(device))?;
+        }
+        if self.offload {
+            setsockopt(&socket, sockopt::UdpGsoSegment, &(DATAGRAM as i32))?;
         }
         socket.connect((self.address, port))?;
         Ok(socket)
@@ -125,17 +138,17 @@ fn socket(namespace: &Path) -> io::Result<UdpSocket> {
     inside(namespace, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
 }
 
-fn send(socket: &UdpSocket, pace: Pace, stop: &AtomicBool) -> io::Result<u64> {
-    let datagram = [0; MTU - HEADERS];
-    let time = Duration::from_secs_f64(MTU as f64 * 8.0 / pace.rate);
+fn send(socket: &UdpSocket, segments: usize, pace: Pace, stop: &AtomicBool) -> io::Result<u64> {
+    let datagrams = vec![0; segments * DATAGRAM];
+    let time = Duration::from_secs_f64((segments * MTU) as f64 * 8.0 / pace.rate);
     let (start, mut due) = (Instant::now(), Duration::ZERO);
     let mut sent = 0;
     while due < pace.settle + pace.measure && !stop.load(Ordering::Relaxed) {
         let now = start.elapsed();
         due = due.max(now.saturating_sub(CATCH_UP));
         while due <= now {
-            socket.send(&datagram)?;
-            sent += 1;
+            socket.send(&datagrams)?;
+            sent += segments as u64;
             due += time;
         }
         thread::sleep(PAUSE);
@@ -144,7 +157,7 @@ fn send(socket: &UdpSocket, pace: Pace, stop: &AtomicBool) -> io::Result<u64> {
 }
 
 fn receive(socket: &UdpSocket, pace: Pace, stop: &AtomicBool) -> Received {
-    let mut buffer = [0; MTU];
+    let mut buffer = vec![0; MOST];
     let mut received = Received::default();
     let (mut first, mut counted) = (None, None::<(Instant, Instant, usize)>);
     while !stop.load(Ordering::Relaxed) {
@@ -155,13 +168,14 @@ fn receive(socket: &UdpSocket, pace: Pace, stop: &AtomicBool) -> Received {
             Err(_) => break,
         };
         let now = Instant::now();
-        received.arrived += 1;
+        let datagrams = length.div_ceil(DATAGRAM);
+        received.arrived += datagrams as u64;
         let from = *first.get_or_insert(now) + pace.settle;
         if (from..from + pace.measure).contains(&now) {
             // The first one is where the time starts from.
             let (start, _, bytes) = counted.unwrap_or((now, now, 0));
             let more = if counted.is_some() {
-                length + HEADERS
+                length + datagrams * HEADERS
             } else {
                 0
             };

@@ -8,6 +8,7 @@
 //! runs = 20                      # of each arm [20]
 //! rival = true                   # a plain QUIC download beside it [false]
 //! patience = "30s"               # after which a lost server is given up [30s]
+//! offload = true                 # packets sent in one are carried in one, see [`Network`] [false]
 //!
 //! [[links]]                      # two of them, as in [`Shape`] [those of the paper's Table 2]
 //! rate = "100M"
@@ -200,6 +201,7 @@ impl Scenario {
         let network = Network {
             links: file.links.unwrap_or(Network::default().links),
             shared: file.shared,
+            offload: file.offload,
         };
         let scenario = Scenario {
             name: name.to_owned(),
@@ -214,16 +216,7 @@ impl Scenario {
             moves: file.moves,
             events: file.events,
         };
-        for (index, shape) in scenario.network.links.iter().enumerate() {
-            let checked = shape.check().map_err(anyhow::Error::msg);
-            checked.with_context(|| format!("links[{index}]"))?;
-        }
-        if let Some(shape) = &scenario.network.shared {
-            shape
-                .check()
-                .map_err(anyhow::Error::msg)
-                .context("shared")?;
-        }
+        scenario.network.check().map_err(anyhow::Error::msg)?;
         ensure!(!scenario.arms.is_empty(), "arms: at least one is needed");
         ensure!(scenario.runs > 0, "runs: at least one is needed");
         Ok(scenario)
@@ -258,6 +251,8 @@ struct File {
     patience: Duration,
     links: Option<[Shape; 2]>,
     shared: Option<Shape>,
+    #[serde(default)]
+    offload: bool,
     #[serde(rename = "move")]
     moves: Option<Move>,
     #[serde(default)]
@@ -376,6 +371,23 @@ mod tests {
         assert_eq!(scenario.runs, 20);
         assert_eq!(scenario.network, Network::default());
         assert_eq!((scenario.moves, scenario.events.len()), (None, 0));
+    }
+
+    #[test]
+    fn links_that_lose_single_packets_have_no_offload() {
+        let parse = |links: &str| {
+            let text = "description = ''\nsize = '100M'\narms = ['multipath']\noffload = true\n";
+            Scenario::parse("fast", &format!("{text}{links}"))
+        };
+        assert!(parse("").unwrap().network.offload);
+        for (second, field) in [("loss = 0.01", "loss"), ("burst = '64k'", "burst")] {
+            let wrong = parse(&format!("links = [{{}}, {{ {second} }}]")).unwrap_err();
+            let wrong = format!("{wrong:#}");
+            assert!(
+                wrong.contains("links[1]") && wrong.contains(field),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

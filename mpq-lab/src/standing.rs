@@ -107,7 +107,7 @@ pub fn set(line: Line, change: &Change) -> Result<()> {
 /// # Errors
 /// If there is none.
 pub fn show() -> Result<()> {
-    let Network { links, shared } = standing()?.network()?;
+    let Network { links, shared, .. } = standing()?.network()?;
     for (link, shape) in links.iter().enumerate() {
         println!("{:7}{shape}", Line::Link(link).to_string());
     }

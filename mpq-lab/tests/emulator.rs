@@ -82,12 +82,29 @@ async fn other_links_are_as_asked_for() {
             shape("rate=10M,burst=40k,delay=5ms,jitter=2ms"),
         ],
         shared: Some(shape("rate=20M,burst=100k,delay=3ms")),
+        ..Network::default()
     };
     let calibration = calibrate(&network).await.unwrap();
     eprintln!("{calibration}");
     let loss = calibration.links[0].loss.unwrap();
     assert!(loss.lost > 0 && loss.lost < loss.sent, "{loss:?}");
     assert_eq!(calibration.links[1].loss, None);
+}
+
+/// At rates that the hosts, too, can fill on a small machine.
+#[tokio::test]
+async fn links_that_carry_many_packets_in_one_keep_their_rates() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let network = Network {
+        offload: true,
+        ..Network::default()
+    };
+    let calibration = calibrate(&network).await.unwrap();
+    eprintln!("{calibration}");
+    // Of packets of 1,500 bytes it would carry, in at least 2 s each way, more than 50,000.
+    assert!(calibration.emulation.packets < 25_000, "{calibration}");
 }
 
 #[tokio::test]

@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Control, Reply, Request};
 use super::lateness::Lateness;
-use super::tun::Tun;
+use super::tun::{self, Tun};
 use super::wires::{Direction, Parcel, Wires};
-use crate::shape::MTU;
 use crate::topology::{Emulation, Network};
 
 /// What the process is told on its standard input.
@@ -51,8 +50,6 @@ const CONTROL: u64 = 4;
 /// The same of the standard input, from which nothing more is to come.
 const GONE: u64 = 5;
 
-type Buffer = Box<[u8; MTU]>;
-
 /// Makes the devices, says on the standard output that it has, and moves packets until its starter
 /// has gone.
 ///
@@ -80,7 +77,8 @@ fn start() -> Result<(Process, Control, bool)> {
     let setting: Setting = serde_json::from_str(&line()?).context("a wrong setting")?;
     let control = Control::open(&setting.id)?;
     let device = |namespace, name: &str| {
-        Tun::new(namespace, name).with_context(|| format!("cannot make the device {name}"))
+        Tun::new(namespace, name, setting.network.offload)
+            .with_context(|| format!("cannot make the device {name}"))
     };
     let process = Process {
         devices: [
@@ -94,6 +92,7 @@ fn start() -> Result<(Process, Control, bool)> {
             ],
         ],
         wires: Wires::new(&setting.network, &mut Rng::new()),
+        taken: vec![0; tun::MOST],
         free: Vec::new(),
         lateness: Lateness::new(),
         refused: 0,
@@ -127,9 +126,11 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
 struct Process {
     /// By the direction of what they send, then by link.
     devices: [[Tun; 2]; 2],
-    wires: Wires<Buffer>,
+    wires: Wires<Vec<u8>>,
+    /// What was read last.
+    taken: Vec<u8>,
     /// Buffers to use again.
-    free: Vec<Buffer>,
+    free: Vec<Vec<u8>>,
     lateness: Lateness,
     refused: u64,
     start: Instant,
@@ -187,16 +188,19 @@ impl Process {
     fn receive(&mut self, device: usize) -> usize {
         let (direction, link) = (Direction::ALL[device / 2], device % 2);
         for read in 0..BATCH {
-            let mut packet = self.free.pop().unwrap_or_else(|| Box::new([0; MTU]));
+            let device = &self.devices[direction as usize][link];
             // None is there, or the device is down.
-            let Ok(length) = self.devices[direction as usize][link].read(&mut *packet) else {
-                self.free.push(packet);
+            let Ok(length) = device.read(&mut self.taken) else {
                 return read;
             };
+            let taken = &self.taken[..length];
+            let mut packet = self.free.pop().unwrap_or_default();
+            packet.clear();
+            packet.extend_from_slice(taken);
             let parcel = Parcel {
                 direction,
                 link,
-                bytes: length as u64,
+                bytes: device.on_the_wire(taken) as u64,
                 packet,
             };
             if let Err(packet) = self.wires.push(parcel, self.now()) {
@@ -213,9 +217,8 @@ impl Process {
         while let Some((due, parcel)) = self.wires.pop(until) {
             any = true;
             let device = &self.devices[1 - parcel.direction as usize][parcel.link];
-            let bytes = &parcel.packet[..parcel.bytes as usize];
             self.lateness.add(self.now().saturating_sub(due));
-            if device.write(bytes).is_err() {
+            if device.write(&parcel.packet).is_err() {
                 self.refused += 1;
             }
             self.free.push(parcel.packet);

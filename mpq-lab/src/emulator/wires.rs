@@ -52,6 +52,8 @@ pub(super) struct Wires<P> {
     links: [[Link<Parcel<P>>; 2]; 2],
     /// By direction.
     shared: Option<[Link<Parcel<P>>; 2]>,
+    /// The devices'; kept for [`Wires::network`].
+    offload: bool,
 }
 
 impl<P> Wires<P> {
@@ -64,6 +66,7 @@ impl<P> Wires<P> {
                 .shared
                 .as_ref()
                 .map(|shape| Direction::ALL.map(|_| link(shape.clone()))),
+            offload: network.offload,
         }
     }
 
@@ -73,6 +76,7 @@ impl<P> Wires<P> {
         Network {
             links: self.links[0].each_ref().map(shape),
             shared: self.shared.as_ref().map(|links| shape(&links[0])),
+            offload: self.offload,
         }
     }
 
@@ -206,7 +210,7 @@ mod tests {
     fn links_and_directions_are_apart() {
         let network = Network {
             links: [shape("delay=10ms"), shape("delay=20ms")],
-            shared: None,
+            ..Network::default()
         };
         let mut wires = Wires::new(&network, &mut Rng::with_seed(1));
         for (packet, direction, link) in [
@@ -241,6 +245,7 @@ mod tests {
             links: [shape("delay=10ms"), shape("delay=11ms")],
             // A packet a millisecond, and no more than one at once.
             shared: Some(shape("rate=12M,burst=1500,latency=99ms,delay=5ms")),
+            ..Network::default()
         };
         for direction in Direction::ALL {
             let mut wires = Wires::new(&network, &mut Rng::with_seed(1));
