@@ -207,18 +207,16 @@ async fn connect(remote: SocketAddr, interfaces: &[&str]) -> Client {
 async fn download(client: &Client, at_a_quarter: impl AsyncFnOnce()) {
     let mut body = Reader::new(client).await;
     let mut at_a_quarter = Some(at_a_quarter);
-    let mut received = 0;
     let mut digest = Sha256::new();
     while let Some(bytes) = body.next().await {
-        received += bytes.len();
         digest.update(bytes);
-        if received > SIZE / 4
+        if body.received > SIZE / 4
             && let Some(act) = at_a_quarter.take()
         {
             act().await;
         }
     }
-    assert_eq!(received, SIZE);
+    assert_eq!(body.received, SIZE);
     assert_eq!(digest.finalize(), Sha256::digest(content()));
 }
 

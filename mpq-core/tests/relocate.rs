@@ -113,19 +113,18 @@ async fn download(client: &Client, mut steps: Vec<tokio::sync::oneshot::Sender<(
     let mut body = Reader::new(client).await;
     let part = SIZE / (steps.len() + 1);
     steps.reverse();
-    let (mut received, mut taken) = (0, 1);
+    let mut taken = 1;
     let mut digest = Sha256::new();
     while let Some(bytes) = body.next().await {
-        received += bytes.len();
         digest.update(bytes);
-        if received > part * taken
+        if body.received > part * taken
             && let Some(step) = steps.pop()
         {
             let _ = step.send(());
             taken += 1;
         }
     }
-    assert_eq!(received, SIZE);
+    assert_eq!(body.received, SIZE);
     assert_eq!(digest.finalize(), Sha256::digest(content()));
 }
 

@@ -176,7 +176,7 @@ impl Network {
     }
 }
 
-/// What the emulator has done.
+/// What the emulator has done. What it carries in one, with [`Network::offload`], is one packet here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
 pub struct Emulation {
     /// Half of the packets left a link at most this late, in seconds.

@@ -228,7 +228,7 @@ pub(crate) struct Reader<'a> {
     client: &'a Client,
     stream: Stream,
     /// Bytes that were returned.
-    received: usize,
+    pub(crate) received: usize,
     /// Those that the present answer has yet to repeat.
     known: usize,
     again: bool,

@@ -193,6 +193,7 @@ impl Process {
             let Ok(length) = device.read(&mut self.taken) else {
                 return read;
             };
+            // Of the packet's own size: most are far smaller than what a device may give.
             let taken = &self.taken[..length];
             let mut packet = self.free.pop().unwrap_or_default();
             packet.clear();
