@@ -274,7 +274,8 @@ fn what_fills_a_gap_is_lost_where_noq_makes_order_before_it_is_read() {
     for tick in 0..1000 {
         let mut stream = world.connection(SERVER).send_stream(id);
         assert_eq!(stream.write(&[0; PIECE]), Ok(PIECE));
-        world.cut = (tick == 100).then_some(0);
+        // Long enough that some piece is under way.
+        world.cut = (100..110).contains(&tick).then_some(0);
         world.run(MILLISECOND);
         // What was lost comes again meanwhile, after some that was sent later was read.
         if (160..260).contains(&tick) {
