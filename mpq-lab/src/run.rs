@@ -448,7 +448,9 @@ impl Bed<'_> {
     async fn tcp(&self) -> Result<Outcome> {
         let multipath = self.arm == Arm::Mptcp;
         let topology = self.bench.topology();
-        tcp::prepare(topology, multipath)?;
+        if multipath {
+            tcp::prepare_multipath(topology)?;
+        }
         let nginx = Nginx::new(self.bench.scratch(), self.scenario.content(), multipath)?;
         let mut first = nginx.start(topology, ServerA).await?;
         self.watch(Side::Server, first.id());

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mpq_serve::random::Random;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
@@ -44,40 +46,27 @@ fn nginx() -> Result<PathBuf> {
     Ok(folder()?.join("usr/sbin/nginx"))
 }
 
-/// Sets TCP up on the hosts: CUBIC, as our servers use it, and for Multipath TCP the client's second
-/// address.
+/// Sets Multipath TCP up on the hosts, with the client's second address.
 ///
 /// # Errors
 /// If the kernel has no Multipath TCP.
-pub fn prepare(topology: &Topology, multipath: bool) -> Result<()> {
-    // By the route, as a kernel whose own default is another lets no namespace make CUBIC its own.
-    for host in [ServerA, ServerB] {
-        let route = [
-            "route", "replace", "default", "via", "10.1.0.1", "congctl", "cubic",
-        ];
-        topology.run(host, "ip", &route)?;
-    }
+pub fn prepare_multipath(topology: &Topology) -> Result<()> {
     for host in [Client, ServerA, ServerB] {
-        if multipath {
-            let limits = [
-                "mptcp",
-                "limits",
-                "set",
-                "subflow",
-                "2",
-                "add_addr_accepted",
-                "2",
-            ];
-            topology.run(host, "ip", &limits)?;
-        }
-    }
-    if multipath {
-        let second = [
-            "mptcp", "endpoint", "add", "10.0.1.2", "dev", "eth1", "subflow",
+        let limits = [
+            "mptcp",
+            "limits",
+            "set",
+            "subflow",
+            "2",
+            "add_addr_accepted",
+            "2",
         ];
-        topology.run(Client, "ip", &second)?;
+        topology.run(host, "ip", &limits)?;
     }
-    Ok(())
+    let second = [
+        "mptcp", "endpoint", "add", "10.0.1.2", "dev", "eth1", "subflow",
+    ];
+    topology.run(Client, "ip", &second)
 }
 
 /// Cuts a server's cable.
@@ -120,6 +109,30 @@ fn listens(text: &str, port: u16) -> bool {
         let listening = fields.get(3) == Some(&LISTEN);
         listening && fields[1].ends_with(&format!(":{port:04X}"))
     })
+}
+
+/// Makes CUBIC, as our servers have it, the congestion control of all connections, and subflows of these, that
+/// the sockets of a process accept.
+///
+/// From outside, since nginx has no such setting, and a kernel whose own default is another lets no namespace
+/// make CUBIC its own. A route's does not hold for a second subflow: that takes it from the socket
+/// (`sync_socket_options` in Linux' `net/mptcp/sockopt.c`).
+fn have_cubic(child: &Child) -> Result<()> {
+    let pid = child.id().context("has ended")?;
+    let process = pidfd_open(
+        Pid::from_raw(pid as i32).context("no process id")?,
+        PidfdFlags::empty(),
+    )?;
+    for file in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let number = file?.file_name().to_string_lossy().parse()?;
+        let file = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+        let socket = SockRef::from(&file);
+        // Fails if it is no socket.
+        if socket.is_listener().unwrap_or(false) {
+            socket.set_tcp_congestion(b"cubic")?;
+        }
+    }
+    Ok(())
 }
 
 /// The SHA-256 of a file, in lower-case hexadecimal.
@@ -206,6 +219,7 @@ impl Nginx {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        have_cubic(&child).context("nginx cannot be given CUBIC")?;
         Ok(child)
     }
 }

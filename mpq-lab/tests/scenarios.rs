@@ -1,8 +1,14 @@
 //! One short run of each kind of scenario and of each arm, on the real network.
 
+use std::time::Duration;
+
 use common::{criu, privileged};
+use mpq_lab::bench::{Bench, Content};
 use mpq_lab::run::{self, Run, What};
 use mpq_lab::scenario::{Arm, Scenario};
+use mpq_lab::tcp::{Curl, Nginx, prepare_multipath};
+use mpq_lab::topology::Host::ServerA;
+use mpq_lab::topology::Network;
 
 mod common;
 
@@ -46,6 +52,43 @@ async fn every_arm_downloads_over_the_interfaces_it_is_meant_to() {
         let run = once(arm, "size = '20M'").await;
         assert!(over_second(&run) > 0.1, "{arm}: {}", over_second(&run));
         assert_eq!(run.starts, 1);
+    }
+}
+
+/// Or they would be no match for ours, where the kernel's own default is another.
+#[tokio::test]
+async fn tcp_and_each_subflow_of_multipath_tcp_have_cubic() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 50_000_000,
+        seed: 0,
+    };
+    for (multipath, subflows) in [(false, 1), (true, 2)] {
+        let bench = Bench::new(&criu(), &Network::default()).unwrap();
+        let (topology, scratch) = (bench.topology(), bench.scratch());
+        if multipath {
+            prepare_multipath(topology).unwrap();
+        }
+        let nginx = Nginx::new(scratch, content, multipath).unwrap();
+        let _server = nginx.start(topology, ServerA).await.unwrap();
+        let curl = Curl::start(topology, ServerA, scratch, multipath, PATIENCE).unwrap();
+        let established = async {
+            loop {
+                let mut command = topology.command(ServerA, "ss");
+                command.args(["-HtiO", "state", "established"]);
+                let said = String::from_utf8(command.output().await.unwrap().stdout).unwrap();
+                if said.lines().count() == subflows {
+                    return said;
+                }
+            }
+        };
+        tokio::select! {
+            said = established => assert!(said.lines().all(|line| line.contains(" cubic ")), "{said}"),
+            end = curl.finish() => panic!("has ended without {subflows} subflows: {end:?}"),
+        }
     }
 }
 
