@@ -135,9 +135,14 @@ pub async fn bench(options: &Options) -> Result<()> {
     println!("{comparison}");
     if let Some(criu) = &criu {
         let runs = targets::runs(rounds, criu).await?;
-        let herd = herd::once(criu).await?;
-        let targets = targets::targets(&comparison, &runs, Some(&herd));
-        println!("\n{herd}\n{}", targets::table(&targets));
+        let mut herds = Vec::new();
+        for _ in 0..rounds {
+            let herd = herd::once(criu).await?;
+            println!("\n{herd}");
+            herds.push(herd);
+        }
+        let targets = targets::targets(&comparison, &runs, &herds);
+        println!("\n{}", targets::table(&targets));
     }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&comparison)?;

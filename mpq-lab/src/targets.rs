@@ -136,7 +136,7 @@ async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Result
 }
 
 /// All targets, with what these measurements say about them.
-pub fn targets(comparison: &Comparison, runs: &[Run], herd: Option<&Herd>) -> Vec<Target> {
+pub fn targets(comparison: &Comparison, runs: &[Run], herds: &[Herd]) -> Vec<Target> {
     use Bound::{AtLeast, AtMost};
 
     let of = |scenario: &'static str, arm| {
@@ -168,7 +168,7 @@ pub fn targets(comparison: &Comparison, runs: &[Run], herd: Option<&Herd>) -> Ve
         ratios.map(|ratio| ratio.rounds.clone()).unwrap_or_default()
     };
 
-    let mut targets = vec![
+    vec![
         Target::new("100 MB over both links", AtMost(5.95), "s", both()),
         Target {
             judged: Judged::Largest,
@@ -246,22 +246,24 @@ pub fn targets(comparison: &Comparison, runs: &[Run], herd: Option<&Herd>) -> Ve
             "times",
             ratio(compare::SERVER_CPU),
         ),
-    ];
-    if let Some(herd) = herd {
-        targets.push(Target::new(
-            "clients lost of a herd through one move",
-            AtMost(0.0),
-            "",
-            [(herd.clients - herd.exact) as f64],
-        ));
-        targets.push(Target::new(
+        Target {
+            judged: Judged::Largest,
+            ..Target::new(
+                "clients lost of a herd through one move",
+                AtMost(0.0),
+                "",
+                herds.iter().map(|herd| (herd.clients - herd.exact) as f64),
+            )
+        },
+        Target::new(
             "from the thaw until the last of them goes on",
             AtMost(2.0),
             "s",
-            herd.resumed.map(|resumed| resumed.max),
-        ));
-    }
-    targets
+            herds
+                .iter()
+                .filter_map(|herd| Some(herd.resumed.as_ref()?.max)),
+        ),
+    ]
 }
 
 /// The table, in Markdown.
