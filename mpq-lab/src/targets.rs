@@ -259,9 +259,10 @@ pub fn targets(comparison: &Comparison, runs: &[Run], herds: &[Herd]) -> Vec<Tar
             "from the thaw until the last of them goes on",
             AtMost(2.0),
             "s",
+            // Never, if none does.
             herds
                 .iter()
-                .filter_map(|herd| Some(herd.resumed.as_ref()?.max)),
+                .map(|herd| herd.resumed.map_or(f64::INFINITY, |resumed| resumed.max)),
         ),
     ]
 }

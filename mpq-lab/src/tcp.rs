@@ -120,7 +120,7 @@ fn listens(text: &str, port: u16) -> bool {
 fn have_cubic(child: &Child) -> Result<()> {
     let pid = child.id().context("has ended")?;
     let process = pidfd_open(
-        Pid::from_raw(pid as i32).context("no process id")?,
+        Pid::from_raw(pid.try_into()?).context("no process id")?,
         PidfdFlags::empty(),
     )?;
     for file in fs::read_dir(format!("/proc/{pid}/fd"))? {
