@@ -18,3 +18,6 @@ fn close_inherited() {
         nix::libc::close_range(FIRST, u32::MAX, 0);
     }
 }
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
