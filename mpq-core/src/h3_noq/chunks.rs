@@ -62,10 +62,8 @@ impl Chunks {
     pub(super) fn reordered(stream: RecvStream, connection: WeakConnectionHandle) -> Self {
         Self::Reordered(Reordered {
             stream: stream.into_unordered(),
-            next: 0,
+            queue: Queue::default(),
             flows: true,
-            ahead: BTreeMap::new(),
-            held: 0,
             look: None,
             connection,
             watch: Watch::new(TICK),
@@ -125,14 +123,9 @@ impl Ordered {
 
 pub(super) struct Reordered {
     stream: UnorderedRecvStream,
-    /// Offset of the next byte to hand out.
-    next: u64,
+    queue: Queue,
     /// The last chunk was the next.
     flows: bool,
-    /// What came behind a gap, by its offset. noq gives each byte once.
-    ahead: BTreeMap<u64, Bytes>,
-    /// Bytes in `ahead`.
-    held: usize,
     look: Option<Pin<Box<Sleep>>>,
     connection: WeakConnectionHandle,
     watch: Watch,
@@ -141,12 +134,12 @@ pub(super) struct Reordered {
 impl Reordered {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
         let chunk = self.poll_in_order(cx);
-        if chunk.is_pending() && self.held > 0 {
+        if chunk.is_pending() && self.queue.held > 0 {
             let received = || match self.connection.upgrade() {
                 Some(connection) => connection.stats().udp_rx.datagrams,
                 None => 0,
             };
-            ready!(self.watch.poll_lost(self.next, received, cx));
+            ready!(self.watch.poll_lost(self.queue.next, received, cx));
             let code = varint(Code::H3_INTERNAL_ERROR.value());
             // Fails if all was received already, and then there is nothing to stop.
             let _ = self.stream.stop(code);
@@ -157,17 +150,12 @@ impl Reordered {
 
     fn poll_in_order(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
         loop {
-            if let Some(first) = self.ahead.first_entry()
-                && *first.key() == self.next
-            {
-                let bytes = first.remove();
-                self.held -= bytes.len();
-                self.next += bytes.len() as u64;
+            if let Some(bytes) = self.queue.pop() {
                 return Poll::Ready(Ok(Some(bytes)));
             }
             // noq gives what is first of all that it has. With too much here already, a single byte
             // shows whether that is the next.
-            let most = match self.flows || self.held < MOST {
+            let most = match self.flows || self.queue.held < MOST {
                 true => usize::MAX,
                 false => {
                     let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
@@ -179,14 +167,48 @@ impl Reordered {
             let Some(chunk) = ready!(pin!(self.stream.read_chunk(most)).poll(cx))? else {
                 return Poll::Ready(Ok(None));
             };
-            self.flows = chunk.offset == self.next;
+            let next = self.queue.put(chunk.offset, chunk.bytes);
+            self.flows = next.is_some();
             if self.flows {
-                self.next += chunk.bytes.len() as u64;
-                return Poll::Ready(Ok(Some(chunk.bytes)));
+                return Poll::Ready(Ok(next));
             }
-            self.held += chunk.bytes.len();
-            self.ahead.insert(chunk.offset, chunk.bytes);
         }
+    }
+}
+
+/// Puts chunks in order. Each byte comes once.
+#[derive(Default)]
+struct Queue {
+    /// Offset of the next byte to hand out.
+    next: u64,
+    /// What came behind a gap, by its offset.
+    ahead: BTreeMap<u64, Bytes>,
+    /// Bytes in `ahead`.
+    held: usize,
+}
+
+impl Queue {
+    /// Gives the chunk back if it is the next.
+    fn put(&mut self, offset: u64, bytes: Bytes) -> Option<Bytes> {
+        if offset == self.next {
+            self.next += bytes.len() as u64;
+            return Some(bytes);
+        }
+        self.held += bytes.len();
+        self.ahead.insert(offset, bytes);
+        None
+    }
+
+    /// The next chunk, if it came before.
+    fn pop(&mut self) -> Option<Bytes> {
+        let first = self.ahead.first_entry()?;
+        if *first.key() != self.next {
+            return None;
+        }
+        let bytes = first.remove();
+        self.held -= bytes.len();
+        self.next += bytes.len() as u64;
+        Some(bytes)
     }
 }
 
@@ -241,10 +263,39 @@ mod tests {
     use std::cell::Cell;
     use std::future::poll_fn;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     const MOMENT: Duration = Duration::from_micros(1);
     const TICKS: u64 = PATIENCE as u64;
+
+    proptest! {
+        #[test]
+        fn chunks_that_come_in_any_order_are_handed_out_in_theirs(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..4), 1..40)
+                .prop_flat_map(|chunks| {
+                    let mut offset = 0;
+                    let placed: Vec<_> = chunks
+                        .into_iter()
+                        .map(|chunk| (std::mem::replace(&mut offset, offset + chunk.len()), chunk))
+                        .collect();
+                    (Just(placed.clone()), Just(placed).prop_shuffle())
+                })
+        ) {
+            let (whole, shuffled) = chunks;
+            let mut queue = Queue::default();
+            let (mut came, mut given) = (0, Vec::new());
+            for (offset, chunk) in shuffled {
+                came += chunk.len();
+                given.extend(queue.put(offset as u64, chunk.into()).into_iter().flatten());
+                given.extend(std::iter::from_fn(|| queue.pop()).flatten());
+                prop_assert_eq!(queue.next as usize, given.len());
+                prop_assert_eq!(queue.held, came - given.len());
+            }
+            prop_assert_eq!(given, whole.into_iter().flat_map(|(_, chunk)| chunk).collect::<Vec<_>>());
+        }
+    }
 
     #[tokio::test]
     async fn a_gap_is_lost_if_it_stays_while_other_things_come() {
