@@ -278,7 +278,7 @@ mod tests {
                     let mut offset = 0;
                     let placed: Vec<_> = chunks
                         .into_iter()
-                        .map(|chunk| (std::mem::replace(&mut offset, offset + chunk.len()), chunk))
+                        .map(|chunk| { let at = offset; offset += chunk.len(); (at, chunk) })
                         .collect();
                     (Just(placed.clone()), Just(placed).prop_shuffle())
                 })
