@@ -15,10 +15,6 @@ use mpq_lab::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// That of `mpq-get` and `mpq-serve`: the server of plain quinn, which they are compared with, is in here.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Testbed for mpq
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", version)]
