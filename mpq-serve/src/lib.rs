@@ -10,6 +10,7 @@ pub mod control;
 pub mod criu;
 pub mod error;
 pub mod files;
+pub mod heap;
 pub mod http;
 pub mod random;
 pub mod range;

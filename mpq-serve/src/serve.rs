@@ -24,6 +24,7 @@ use crate::control::{Control, Failed, Manifest, POLL, Request, Serving, Thawed, 
 use crate::criu::Criu;
 use crate::error::{At, Error, Failure};
 use crate::files::Root;
+use crate::heap;
 use crate::http::{Site, respond};
 use crate::random::Random;
 use crate::stats;
@@ -43,6 +44,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// # Errors
 /// It cannot start.
 pub fn run(options: Serve) -> Result<(), Error> {
+    heap::keep();
     let log_file = options.log_file.clone();
     if let Some(file) = &log_file {
         fs::OpenOptions::new()
@@ -328,6 +330,7 @@ impl Mover {
             clear(&self.control);
         }
         streams::detach();
+        heap::give_back();
         let parked = Manifest {
             program: Manifest::PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
