@@ -92,13 +92,12 @@ pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<Tran
     Arc::new(config)
 }
 
-/// How a client whose datagrams may have so many bytes at most reads bodies.
+/// How a client reads bodies, whose datagrams may have so many bytes at most when it connects.
 ///
-/// Our own order keeps every path going while a gap is waited for. But then noq loses what fills it, if that
-/// comes in many pieces to a packet (see `h3_noq::chunks`): 32 KiB of packets with three or more of them at
-/// once. What Ethernet carries holds no such packet, since a piece was the better part of one of 1,200 bytes
-/// or more. Larger packets do when a path's first ones, which are small, are lost. Where there are such, round
-/// trips are short, and a wider window does.
+/// Our own order keeps every path going while a gap is waited for. But noq loses what fills the gap where it
+/// comes in three or more pieces to a packet (see `h3_noq::chunks`). Packets for Ethernet hardly hold as many:
+/// a piece was most of an earlier packet, of 1,200 bytes or more. Larger ones do, if a path's first packets are
+/// lost, which are small. Round trips are short where there are such, and a wider window does.
 pub(crate) fn order(largest: u16) -> Order {
     if largest <= ETHERNET {
         Order::Ours

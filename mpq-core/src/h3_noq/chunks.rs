@@ -1,9 +1,9 @@
 //! The bytes of a stream, taken from noq and handed out in order.
 //!
 //! What a client has asked for is most often taken as it comes, and put in order here
-//! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is small (see
-//! `endpoint`), and after a loss it would be full before what was lost can have come again: every path
-//! would stand still. Taken from noq at once, what comes behind a gap does not count there.
+//! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is
+//! small (see `endpoint`), and after a loss it would be full before what was lost can have come again: every
+//! path would stand still. Taken from noq at once, what comes behind a gap does not count there.
 //!
 //! **Lost by noq.** If noq has to make order among what was not taken yet, it takes all that lies before the
 //! *number* of bytes that were for what it has given already (`Assembler::defragment` of noq-proto 1.4.0,
@@ -276,10 +276,12 @@ mod tests {
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..4), 1..40)
                 .prop_flat_map(|chunks| {
                     let mut offset = 0;
-                    let placed: Vec<_> = chunks
-                        .into_iter()
-                        .map(|chunk| { let at = offset; offset += chunk.len(); (at, chunk) })
-                        .collect();
+                    let mut placed = Vec::new();
+                    for chunk in chunks {
+                        let len = chunk.len();
+                        placed.push((offset, chunk));
+                        offset += len;
+                    }
                     (Just(placed.clone()), Just(placed).prop_shuffle())
                 })
         ) {
