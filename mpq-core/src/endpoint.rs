@@ -3,8 +3,8 @@
 //! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them. So are
 //!   those of single paths: what has died silently is found by comparison (`path::silence`).
 //! - A stream's window stays small, since noq ends a connection whose stream has too many gaps
-//!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB of Ethernet's packets, or 8 MiB of
-//!   larger ones, cannot reach that. Where the paths hold more, several streams do (`mpq-get --segments`).
+//!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that. Where the paths
+//!   hold more, several streams do (`mpq-get --segments`).
 //! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
 //! - Path ids are never reused, so there is room for several moves of several interfaces; noq
 //!   grants new ones as old paths are abandoned.
@@ -21,7 +21,6 @@ use noq::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfi
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
-use crate::h3_noq::Order;
 
 /// What a round trip is taken for until one was measured: a path's first packets are sent again after three
 /// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
@@ -29,8 +28,6 @@ use crate::h3_noq::Order;
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes a peer may send on one stream before they are read.
 pub const STREAM_WINDOW: u32 = 2 << 20;
-/// The same of a body that is read in noq's order (see [`order`]): there, what lies behind a gap counts.
-const ORDERED_WINDOW: u32 = 8 << 20;
 /// Bytes a peer may send on all streams together before they are read.
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
@@ -86,24 +83,7 @@ impl HmacKey for OnceOnly {
 pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<TransportConfig> {
     let mut config = common(congestion.factory(), largest);
     config.keep_alive_interval(Some(KEEP_ALIVE));
-    if let Order::Noq = order(largest) {
-        config.stream_receive_window(VarInt::from_u32(ORDERED_WINDOW));
-    }
     Arc::new(config)
-}
-
-/// How a client reads bodies, whose datagrams may have so many bytes at most when it connects.
-///
-/// Our own order keeps every path going while a gap is waited for. But noq loses what fills the gap where it
-/// comes in three or more pieces to a packet (see `h3_noq::chunks`). Packets for Ethernet hardly hold as many:
-/// a piece was most of an earlier packet, of 1,200 bytes or more. Larger ones do, if a path's first packets are
-/// lost, which are small. Round trips are short where there are such, and a wider window does.
-pub(crate) fn order(largest: u16) -> Order {
-    if largest <= ETHERNET {
-        Order::Ours
-    } else {
-        Order::Noq
-    }
 }
 
 /// For one connection, whose datagrams may have so many bytes at most.

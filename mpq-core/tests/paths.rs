@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::join_all;
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
@@ -20,7 +20,7 @@ use mpq_core::path::sockets::Bind;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_core::tls::{Identity, Trust};
 use sha2::{Digest, Sha256};
-use support::get;
+use support::{Reader, get};
 use tokio::net::UdpSocket;
 use tokio::sync::broadcast::Receiver;
 use tokio::task::AbortHandle;
@@ -180,10 +180,12 @@ fn serve_counting(written: Arc<AtomicUsize>) -> Server {
                         let mut content = content();
                         while !content.is_empty() {
                             let chunk = content.split_to(CHUNK.min(content.len()));
-                            stream.send_data(chunk).await.unwrap();
+                            if stream.send_data(chunk).await.is_err() {
+                                return;
+                            }
                             written.fetch_add(CHUNK, Ordering::Relaxed);
                         }
-                        stream.finish().await.unwrap();
+                        let _ = stream.finish().await;
                     });
                 }
             });
@@ -203,20 +205,18 @@ async fn connect(remote: SocketAddr, interfaces: &[&str]) -> Client {
 
 /// Downloads the content, and does something once a quarter of it is there.
 async fn download(client: &Client, at_a_quarter: impl AsyncFnOnce()) {
-    let mut stream = get(client).await;
+    let mut body = Reader::new(client).await;
     let mut at_a_quarter = Some(at_a_quarter);
-    let mut received = 0;
     let mut digest = Sha256::new();
-    while let Some(mut chunk) = stream.recv_data().await.unwrap() {
-        received += chunk.remaining();
-        digest.update(chunk.copy_to_bytes(chunk.remaining()));
-        if received > SIZE / 4
+    while let Some(bytes) = body.next().await {
+        digest.update(bytes);
+        if body.received > SIZE / 4
             && let Some(act) = at_a_quarter.take()
         {
             act().await;
         }
     }
-    assert_eq!(received, SIZE);
+    assert_eq!(body.received, SIZE);
     assert_eq!(digest.finalize(), Sha256::digest(content()));
 }
 
