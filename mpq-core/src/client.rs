@@ -254,7 +254,8 @@ impl Client {
             () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 
-        let (quic, stream) = h3_noq::Connection::new(connection.clone());
+        let (mut quic, stream) = h3_noq::Connection::new(connection.clone());
+        quic.read(endpoint::order(largest));
         let (mut driver, requests) = h3::client::builder()
             .send_grease(false)
             .build(quic)

@@ -21,6 +21,7 @@ use noq::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfi
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
+use crate::h3_noq::Order;
 
 /// What a round trip is taken for until one was measured: a path's first packets are sent again after three
 /// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
@@ -84,6 +85,20 @@ pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<Tran
     let mut config = common(congestion.factory(), largest);
     config.keep_alive_interval(Some(KEEP_ALIVE));
     Arc::new(config)
+}
+
+/// How a client reads bodies, whose datagrams may have so many bytes at most when it connects.
+///
+/// Our own order keeps every path going while a gap is waited for. But noq loses what fills the gap if that
+/// comes in three or more pieces to a packet (see `h3_noq::chunks`). Packets for Ethernet hardly hold as many:
+/// a piece was most of an earlier packet, of 1,200 bytes or more. Larger ones do, if they repeat a path's first
+/// packets, which are small. Where there are such, round trips are short, and so is what a gap costs.
+pub(crate) fn order(largest: u16) -> Order {
+    if largest <= ETHERNET {
+        Order::Ours
+    } else {
+        Order::Noq
+    }
 }
 
 /// For one connection, whose datagrams may have so many bytes at most.

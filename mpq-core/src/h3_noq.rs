@@ -114,11 +114,16 @@ impl Connection {
                     .buffer_unordered(MAX_UNTYPED)
                     .filter_map(future::ready),
             ),
-            streams: OpenStreams::new(conn),
+            streams: OpenStreams::new(conn, Order::Noq),
             migration: Some(migration),
             ahead: None,
         };
         (connection, receiver)
+    }
+
+    /// Has the answers to requests be read so; otherwise noq puts them in order.
+    pub(crate) fn read(&mut self, order: Order) {
+        self.streams.order = order;
     }
 
     /// Has the answers to requests be written no further ahead than the paths can use.
@@ -235,16 +240,25 @@ impl<B: Buf> quic::OpenStreams<B> for Connection {
     }
 }
 
+/// Who puts the bytes of an answer in order; see [`chunks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Noq,
+    Ours,
+}
+
 /// Opens streams of a [`Connection`].
 pub struct OpenStreams {
     conn: noq::Connection,
+    order: Order,
     opening_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     opening_uni: Pending<noq::SendStream>,
 }
 
 impl OpenStreams {
-    fn new(conn: noq::Connection) -> Self {
+    fn new(conn: noq::Connection, order: Order) -> Self {
         Self {
+            order,
             opening_bi: repeat(conn.clone(), |conn| async move { conn.open_bi().await }),
             opening_uni: repeat(conn.clone(), |conn| async move { conn.open_uni().await }),
             conn,
@@ -254,7 +268,7 @@ impl OpenStreams {
 
 impl Clone for OpenStreams {
     fn clone(&self) -> Self {
-        Self::new(self.conn.clone())
+        Self::new(self.conn.clone(), self.order)
     }
 }
 
@@ -266,10 +280,15 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, StreamErrorIncoming>> {
-        let opened = |streams| BidiStream::opened(streams, self.conn.weak_handle());
-        poll_pending(&mut self.opening_bi, cx)
-            .map_ok(opened)
-            .map_err(lost)
+        let (send, recv) = ready!(poll_pending(&mut self.opening_bi, cx)).map_err(lost)?;
+        let chunks = match self.order {
+            Order::Noq => Chunks::ordered(recv, Bytes::new()),
+            Order::Ours => Chunks::reordered(recv, self.conn.weak_handle()),
+        };
+        Poll::Ready(Ok(BidiStream {
+            send: SendStream::new(send, None),
+            recv: chunks.into(),
+        }))
     }
 
     fn poll_open_send(
@@ -304,16 +323,6 @@ impl<B: Buf> BidiStream<B> {
         Self {
             send: SendStream::new(send, ahead.map(Body::new)),
             recv: Chunks::ordered(recv, Bytes::new()).into(),
-        }
-    }
-
-    fn opened(
-        (send, recv): (noq::SendStream, noq::RecvStream),
-        connection: noq::WeakConnectionHandle,
-    ) -> Self {
-        Self {
-            send: SendStream::new(send, None),
-            recv: Chunks::reordered(recv, connection).into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::migration::Strategy;
@@ -15,7 +15,7 @@ use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
 use mpq_core::{Carried, Congestion, Traffic};
 use sha2::{Digest, Sha256};
-use support::Reader;
+use support::get;
 use tokio::sync::{mpsc, oneshot};
 
 const SIZE: usize = 24 << 20;
@@ -110,21 +110,22 @@ fn announcement(target: SocketAddr) -> Announcement {
 
 /// Downloads the content; each time another part of it is there, takes the next step.
 async fn download(client: &Client, mut steps: Vec<tokio::sync::oneshot::Sender<()>>) {
-    let mut body = Reader::new(client).await;
+    let mut stream = get(client).await;
     let part = SIZE / (steps.len() + 1);
     steps.reverse();
-    let mut taken = 1;
+    let (mut received, mut taken) = (0, 1);
     let mut digest = Sha256::new();
-    while let Some(bytes) = body.next().await {
-        digest.update(bytes);
-        if body.received > part * taken
+    while let Some(mut chunk) = stream.recv_data().await.unwrap() {
+        received += chunk.remaining();
+        digest.update(chunk.copy_to_bytes(chunk.remaining()));
+        if received > part * taken
             && let Some(step) = steps.pop()
         {
             let _ = step.send(());
             taken += 1;
         }
     }
-    assert_eq!(body.received, SIZE);
+    assert_eq!(received, SIZE);
     assert_eq!(digest.finalize(), Sha256::digest(content()));
 }
 

@@ -326,7 +326,9 @@ pub async fn start_server(mut command: Command, log: &Path) -> Result<Child> {
     loop {
         let ended = child.try_wait()?;
         let said = fs::read_to_string(log)?;
-        if said.contains("listening on") {
+        // Half a line has no address yet.
+        let mut lines = said.split_inclusive('\n');
+        if lines.any(|line| line.contains("listening on") && line.ends_with('\n')) {
             return Ok(child);
         }
         if let Some(status) = ended {

@@ -1,11 +1,14 @@
 //! Downloads that go on while the client's links and interfaces fail, change and come back.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
+use mpq_core::endpoint::STREAM_WINDOW;
 use mpq_lab::bench::{Bench, Content};
 use mpq_lab::download::{Done, Download, Entry, Event};
+use mpq_lab::shape::Shape;
 use mpq_lab::topology::Host::{Client, ServerA, ServerB};
 use mpq_lab::topology::Network;
 
@@ -21,7 +24,16 @@ async fn download(
     content: Content,
     during: impl AsyncFnOnce(&Bench, &mut Download) -> Result<()>,
 ) -> (Vec<Entry>, Done) {
-    let bench = Bench::new(&criu(), &Network::default()).unwrap();
+    download_over(&Network::default(), content, during).await
+}
+
+/// The same over other links.
+async fn download_over(
+    network: &Network,
+    content: Content,
+    during: impl AsyncFnOnce(&Bench, &mut Download) -> Result<()>,
+) -> (Vec<Entry>, Done) {
+    let bench = Bench::new(&criu(), network).unwrap();
     let run = async {
         bench.serve(ServerA, content, |_| ()).await?;
         let mut download = bench.download(ServerA)?;
@@ -107,6 +119,51 @@ async fn a_link_that_dies_silently_does_not_stop_a_download() {
     assert!(entries.iter().any(closed), "{entries:?}");
     // It stayed dead, and cost no further path.
     assert_eq!(paths_from(&done, SECOND), 1, "{done:?}");
+}
+
+/// What was in flight on a path that dies comes again only when that is given up.
+#[tokio::test]
+async fn the_other_path_goes_on_meanwhile_for_longer_than_a_stream_has_room_in_noq() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 200_000_000,
+        seed: 56,
+    };
+    let fast = Shape {
+        rate: 200_000_000,
+        burst: 500_000,
+        delay: Duration::from_millis(5),
+        ..Shape::default()
+    };
+    let network = Network {
+        links: [fast.clone(), fast],
+        ..Network::default()
+    };
+    let mut meanwhile = 0;
+    let (_, done) = download_over(&network, content, async |bench, download| {
+        until_validated(download, SECOND).await?;
+        download.wait_for_bytes(content.size / 4).await?;
+        set_link(bench, 1, false)?;
+        let before = received(bench, "eth0")?;
+        until_closed(download, SECOND).await?;
+        meanwhile = received(bench, "eth0")? - before;
+        Ok(())
+    })
+    .await;
+    assert_eq!(done.requests, 1, "it is one stream");
+    assert!(meanwhile > 2 * u64::from(STREAM_WINDOW), "{meanwhile}");
+}
+
+/// How many bytes the client has received at an interface.
+fn received(bench: &Bench, interface: &str) -> Result<u64> {
+    let counters = bench.topology().read(Client, "/proc/net/dev")?;
+    let line = counters
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(interface));
+    let first = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+    Ok(first.context("no such interface")?.parse()?)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The bytes of a stream, taken from noq and handed out in order.
 //!
-//! What a client has asked for is taken as it comes, and put in order here ([`Chunks::reordered`]).
-//! noq's own buffer may not hold more than a thousand gaps, so a stream's window is
+//! What a client has asked for is most often taken as it comes, and put in order here
+//! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is
 //! small (see `endpoint`), and after a loss it would be full before what was lost can have come again: every
 //! path would stand still. Taken from noq at once, what comes behind a gap does not count there.
 //!
@@ -9,15 +9,14 @@
 //! *number* of bytes that were for what it has given already (`Assembler::defragment` of noq-proto 1.4.0,
 //! where quinn's begins at 0). Taken out of order, those are others: what just came to fill a gap is thrown
 //! away, and acknowledged. noq makes order where what it holds occupies 32 KiB more memory than it has bytes,
-//! and two and a half times as much: a few packets with three or more pieces each, as loopback's large ones have
-//! if a path's first ones, which are small, were lost. It happened in one of 150 downloads there with an outage,
-//! and was not seen over Ethernet. Not known upstream; `tests/noq.rs` tells when this can go. A gap that stays
-//! although the connection is alive is therefore taken for a reset of the stream: the rest can be asked for.
-//! Tried instead on loopback: noq's order with a window of 8 MiB (noq ended 1 of 40 connections that moved, for
-//! too many gaps), and packets of 2,900 bytes (17% slower).
+//! and two and a half times as much: a few packets with three or more pieces each. Only packets larger than
+//! Ethernet's were seen to hold as many (one of 150 downloads on loopback with an outage), so where a path may
+//! have them noq's order is kept ([`Chunks::ordered`], `endpoint::order`). For all others, a gap that stays
+//! although the connection is alive is taken for a reset of the stream: the rest can be asked for. Not known
+//! upstream; `tests/noq.rs` tells when this can go.
 //!
-//! A server reads what clients send as noq has it in order ([`Chunks::ordered`]): flow control is
-//! then what bounds the memory that they can take.
+//! A server reads what clients send as noq has it in order: flow control is then what bounds the memory that
+//! they can take.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use h3::client::RequestStream;
-use h3::error::{Code, StreamError};
 use http::{Request, Response};
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathInfo, PathState};
 use mpq_core::h3_noq::OpenStreams;
@@ -221,53 +220,6 @@ pub(crate) async fn get(client: &Client) -> Stream {
 }
 
 type Stream = RequestStream<<OpenStreams as h3::quic::OpenStreams<Bytes>>::BidiStream, Bytes>;
-
-/// A body, read to its end. What noq has lost of it (see `h3_noq::chunks`) is asked for again, as an
-/// application does; once, since that is rare.
-pub(crate) struct Reader<'a> {
-    client: &'a Client,
-    stream: Stream,
-    /// Bytes that were returned.
-    pub(crate) received: usize,
-    /// Those that the present answer has yet to repeat.
-    known: usize,
-    again: bool,
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) async fn new(client: &'a Client) -> Self {
-        Self {
-            client,
-            stream: get(client).await,
-            received: 0,
-            known: 0,
-            again: false,
-        }
-    }
-
-    /// The next bytes; may be none. `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        let mut chunk = loop {
-            match self.stream.recv_data().await {
-                Ok(chunk) => break chunk?,
-                Err(StreamError::RemoteTerminate { code, .. })
-                    if code == Code::H3_INTERNAL_ERROR && !self.again =>
-                {
-                    println!("lost after {} bytes", self.received);
-                    self.stream = get(self.client).await;
-                    self.known = self.received;
-                    self.again = true;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        };
-        let repeated = self.known.min(chunk.remaining());
-        chunk.advance(repeated);
-        self.known -= repeated;
-        self.received += chunk.remaining();
-        Some(chunk.copy_to_bytes(chunk.remaining()))
-    }
-}
 
 /// A download under way; whoever waits for it panics if the connection is lost.
 pub(crate) struct Download<'a> {
