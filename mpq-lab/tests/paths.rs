@@ -8,6 +8,7 @@ use common::{criu, privileged};
 use mpq_core::endpoint::STREAM_WINDOW;
 use mpq_lab::bench::{Bench, Content};
 use mpq_lab::download::{Done, Download, Entry, Event};
+use mpq_lab::sample::Sampler;
 use mpq_lab::shape::Shape;
 use mpq_lab::topology::Host::{Client, ServerA, ServerB};
 use mpq_lab::topology::Network;
@@ -146,24 +147,15 @@ async fn the_other_path_goes_on_meanwhile_for_longer_than_a_stream_has_room_in_n
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 4).await?;
         set_link(bench, 1, false)?;
-        let before = received(bench, "eth0")?;
+        let sampler = Sampler::start(bench.topology().namespace_file(Client));
         until_closed(download, SECOND).await?;
-        meanwhile = received(bench, "eth0")? - before;
+        let samples = sampler.finish()?.samples;
+        meanwhile = samples.last().unwrap().received[0] - samples[0].received[0];
         Ok(())
     })
     .await;
     assert_eq!(done.requests, 1, "it is one stream");
     assert!(meanwhile > 2 * u64::from(STREAM_WINDOW), "{meanwhile}");
-}
-
-/// How many bytes the client has received at an interface.
-fn received(bench: &Bench, interface: &str) -> Result<u64> {
-    let counters = bench.topology().read(Client, "/proc/net/dev")?;
-    let line = counters
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(interface));
-    let first = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
-    Ok(first.context("no such interface")?.parse()?)
 }
 
 #[tokio::test]
