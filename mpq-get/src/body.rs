@@ -36,7 +36,7 @@ const PART: u64 = WINDOW - (64 << 10);
 /// on one of them needs the rest: with that, the window would be full and the other paths idle.
 const MOST_OF_IT: f64 = 0.6;
 /// Long enough that what comes at once after a loss does not look like a rate.
-const SAMPLE: Duration = Duration::from_millis(200);
+const SAMPLE: Duration = Duration::from_millis(100);
 /// For the round-trip time of paths that were opened while their server was frozen to become what it is.
 const SETTLING: Duration = Duration::from_secs(1);
 
@@ -322,10 +322,10 @@ mod tests {
             let now = start + Duration::from_millis(ms);
             demand.exceeds_a_window(now, || vec![path(0, received, RTT)])
         };
-        assert!(!exceeds(199, 10 * WINDOW), "not a sample yet");
-        assert!(!exceeds(200, 5 * WINDOW), "half of the window's rate");
-        assert!(!exceeds(300, 15 * WINDOW));
-        assert!(exceeds(400, 15 * WINDOW));
+        assert!(!exceeds(99, 5 * WINDOW), "not a sample yet");
+        assert!(!exceeds(100, 5 * WINDOW / 2), "half of the window's rate");
+        assert!(!exceeds(150, 15 * WINDOW / 2));
+        assert!(exceeds(200, 15 * WINDOW / 2));
     }
 
     /// A server whose first answer is of the first seed, and the others of the second.

@@ -539,9 +539,12 @@ impl Client {
             }
             // Mostly only a confirmation. But the path's own event may be late; and so may be the
             // announcement, of a move that was followed without it. Of an attempt that was given up, the
-            // search goes on.
+            // search goes on. What is redirected comes from there only, also where nothing was announced.
             Frame::Arrived { sequence } => {
-                let this = |mv: &Move| mv.announced && mv.sequence == sequence;
+                let this = |mv: &Move| match mv.announced {
+                    true => mv.sequence == sequence,
+                    false => self.config.strategy.redirects() && sequence > self.newest,
+                };
                 let arrived =
                     self.current()
                         .filter(|mv| this(mv))
