@@ -370,12 +370,12 @@ impl Topology {
             let near = (Host::Client, format!("eth{link}"), 2);
             let far = (Host::Router, format!("link{link}"), 1);
             for (host, device, number) in [near, far] {
-                // Without a link-local IPv6 address, nothing is sent that nobody has asked for.
+                // Without a link-local IPv6 address, nothing is sent that nobody has asked for. Before the device
+                // is up: both in one, it would have the address first.
+                self.ip(host, &format!("link set {device} addrgenmode none"))?;
                 self.ip(
                     host,
-                    &format!(
-                        "link set {device} mtu {MTU} txqueuelen {DEVICE_QUEUE} addrgenmode none up"
-                    ),
+                    &format!("link set {device} mtu {MTU} txqueuelen {DEVICE_QUEUE} up"),
                 )?;
                 self.ip(
                     host,

@@ -61,6 +61,19 @@ async fn each_client_interface_has_a_route_and_a_link_of_its_own() {
     assert_eq!(topology.network().unwrap(), Network::default());
 }
 
+/// Solicitations of routers would be counted among what the hosts send.
+#[tokio::test]
+async fn links_carry_nothing_that_nobody_has_asked_for() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let topology = Topology::new(&Network::default()).unwrap();
+    for (host, device) in [(Host::Client, "eth0"), (Host::Router, "link1")] {
+        let addresses = on(&topology, host, &format!("ip -6 addr show dev {device}")).await;
+        assert_eq!(addresses, "", "{device}");
+    }
+}
+
 /// A UDP socket on a host, bound to a device there.
 fn socket(topology: &Topology, host: Host, device: &str) -> UdpSocket {
     let made = inside(&topology.namespace_file(host), || {
