@@ -338,6 +338,7 @@ impl Server {
                 Output::Reopen(listen) => {
                     let mut missing = Vec::new();
                     if listen.is_some() {
+                        shared.sockets.note_senders(true);
                         missing = shared.missing();
                         let is_careful =
                             self.config.congestion.has_window() && !self.config.slow_start;
@@ -359,6 +360,7 @@ impl Server {
                 }
                 Output::Knock(clients) => drop(tokio::spawn(knock(shared.clone(), clients))),
                 Output::Done { moved } => {
+                    shared.sockets.note_senders(false);
                     shared.each_client(Client::release);
                     let listen = self.listen();
                     return if moved {
@@ -639,7 +641,9 @@ impl Missing {
     /// it redirects, and otherwise on one of the next that there can be. noq makes a path when the
     /// first packet on it is authenticated; whether the client's address is valid is another
     /// matter, and known at once if a path of before had the same (RFC 9000 §9.3).
-    fn has_spoken(&self) -> Option<bool> {
+    ///
+    /// What noq had received and not looked at yet when the server was frozen does not count.
+    fn has_spoken(&self, sockets: &Sockets) -> Option<bool> {
         let connection = self.client.connection.upgrade()?;
         if connection.stats().udp_rx.datagrams == self.heard {
             return Some(false);
@@ -647,7 +651,13 @@ impl Missing {
         let next = self.newest + 1..=self.newest + endpoint::PATHS;
         let new = next.map(PathId::from);
         let new: Vec<_> = new.filter(|id| connection.path(*id).is_some()).collect();
-        let spoken = self.client.redirects() || !new.is_empty();
+        let is_redirected = self.client.redirects() && {
+            let paths = self.client.paths.lock().unwrap();
+            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
+            let mut remotes = open.filter_map(|path| path.remote_address().ok());
+            remotes.any(|remote| sockets.has_heard(canonical(remote)))
+        };
+        let spoken = is_redirected || !new.is_empty();
         if spoken {
             self.client.arrived(&connection);
         }
@@ -695,7 +705,7 @@ impl Client {
 /// Waits for the first word of each client after the move; no event tells of it.
 async fn await_arrivals(shared: Arc<Shared>, mut missing: Vec<Missing>) {
     while !missing.is_empty() && !shared.machine.lock().unwrap().is_serving() {
-        missing.retain(|missing| match missing.has_spoken() {
+        missing.retain(|missing| match missing.has_spoken(&shared.sockets) {
             Some(true) => {
                 shared.input(Input::Established(missing.id));
                 false

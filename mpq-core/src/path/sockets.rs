@@ -14,6 +14,7 @@
 //! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
 //! address goes to another, and what comes from there is shown to noq as if it came from the first.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -39,6 +40,10 @@ const BUFFER_SIZE: usize = 4 << 20;
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN;
 /// Probe answers waiting to be read; more are dropped, as a network would.
 const ANSWERS: usize = 64;
+/// The bit of a packet's first byte that tells it from one of a connection that is made already (RFC 9000 §17).
+const LONG_HEADER: u8 = 0x80;
+/// How many senders are [noted](Sockets::note_senders): anybody can feign more of them.
+const SENDERS: usize = 1 << 16;
 
 /// What to bind one socket to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +93,8 @@ struct Shared {
     reader: Mutex<Option<Waker>>,
     redirection: RwLock<Option<Redirection>>,
     listening: Mutex<Vec<Token>>,
+    /// Who has sent something since they are noted.
+    senders: Mutex<Option<HashSet<SocketAddr>>>,
     answers: mpsc::Sender<Answer>,
     send_errors: AtomicU64,
     unsent: AtomicU64,
@@ -125,6 +132,7 @@ impl Sockets {
             reader: Mutex::default(),
             redirection: RwLock::default(),
             listening: Mutex::default(),
+            senders: Mutex::default(),
             answers,
             send_errors: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -220,6 +228,19 @@ impl Sockets {
         *self.0.listening.lock().unwrap() = tokens.to_vec();
     }
 
+    /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more. noq may
+    /// come to know a datagram only after the socket that it came by was closed.
+    pub fn note_senders(&self, noted: bool) {
+        *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
+    }
+
+    /// Whether a packet of a connection came from there, so far as senders are noted.
+    pub fn has_heard(&self, remote: SocketAddr) -> bool {
+        let senders = self.0.senders.lock().unwrap();
+        let heard = |senders: &HashSet<_>| senders.len() >= SENDERS || senders.contains(&remote);
+        senders.as_ref().is_some_and(heard)
+    }
+
     /// Losses below QUIC.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -284,6 +305,17 @@ impl Shared {
 
     fn count_unsent(&self) {
         self.unsent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note_sender(&self, meta: &RecvMeta, buffer: &[u8]) {
+        let mut senders = self.senders.lock().unwrap();
+        let Some(senders) = senders.as_mut().filter(|senders| senders.len() < SENDERS) else {
+            return;
+        };
+        let mut packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        if packets.any(|packet| packet[0] & LONG_HEADER == 0) {
+            senders.insert(canonical(meta.addr));
+        }
     }
 
     /// Takes answers to probes out of a received buffer: it is left with length 0.
@@ -433,6 +465,7 @@ impl AsyncUdpSocket for Receiver {
                 // Clears the readiness if it was stale, and is tried again.
                 let Ok(count) = received else { continue };
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
+                    self.shared.note_sender(meta, buf);
                     self.shared.take_answers(socket.address.ip(), meta, buf);
                     match self.shared.shown(canonical(meta.addr)) {
                         Some(remote) => meta.addr = mapped(remote),
@@ -591,6 +624,25 @@ mod tests {
         b.reopen(&[address.into()]).unwrap();
         a.send(None, address, b"again");
         assert_eq!(receive(&mut socket).await.0, b"again");
+    }
+
+    #[tokio::test]
+    async fn senders_are_noted_by_what_they_send_once_a_connection_is_made() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let mut socket = b.for_endpoint();
+        let (from, to) = (a.locals()[0], b.locals()[0]);
+        let mut heard = async |first: u8| {
+            a.send(None, to, &[first]);
+            receive(&mut socket).await;
+            b.has_heard(from)
+        };
+        assert!(!heard(0x40).await, "nobody is noted yet");
+        b.note_senders(true);
+        assert!(!heard(0xc0).await, "a probe");
+        assert!(heard(0x40).await);
+        b.note_senders(true);
+        assert!(!heard(0xc0).await, "it was before");
     }
 
     #[tokio::test]
