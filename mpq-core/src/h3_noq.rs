@@ -241,7 +241,7 @@ impl<B: Buf> quic::OpenStreams<B> for Connection {
 }
 
 /// Who puts the bytes of an answer in order; see [`chunks`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Order {
     Noq,
     Ours,

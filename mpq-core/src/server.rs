@@ -452,11 +452,7 @@ impl Shared {
         self.each_client(|client| {
             let mut paths = client.paths.lock().unwrap();
             paths.old = paths.open.keys().copied().collect();
-            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
-            let known_at = open
-                .filter_map(|path| path.remote_address().ok())
-                .map(canonical);
-            paths.known_at = known_at.collect();
+            paths.known_at = paths.open_to().collect();
             let Some(connection) = client.connection.upgrade() else {
                 return;
             };
@@ -580,6 +576,13 @@ impl Paths {
         self.ever.insert(id, (remote, handle));
     }
 
+    /// The client's addresses now.
+    fn open_to(&self) -> impl Iterator<Item = SocketAddr> {
+        let open = self.open.values().filter_map(WeakPathHandle::upgrade);
+        open.filter_map(|path| path.remote_address().ok())
+            .map(canonical)
+    }
+
     /// The client's addresses, now or when the path was open.
     fn remotes(&self) -> BTreeMap<PathId, SocketAddr> {
         let remote = |(id, (remote, _)): (&PathId, &(SocketAddr, _))| (*id, *remote);
@@ -653,9 +656,7 @@ impl Missing {
         let new: Vec<_> = new.filter(|id| connection.path(*id).is_some()).collect();
         let is_redirected = self.client.redirects() && {
             let paths = self.client.paths.lock().unwrap();
-            let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
-            let mut remotes = open.filter_map(|path| path.remote_address().ok());
-            remotes.any(|remote| sockets.has_heard(canonical(remote)))
+            paths.open_to().any(|remote| sockets.has_heard(remote))
         };
         let spoken = is_redirected || !new.is_empty();
         if spoken {

@@ -49,13 +49,18 @@ pub fn knock(token: Token) -> Vec<u8> {
 
 /// The token of a Version Negotiation packet or knock; `None` for any other packet.
 pub fn answered(packet: &[u8]) -> Option<Token> {
-    let (first, rest) = packet.split_first()?;
+    let (_, rest) = packet.split_first()?;
     let rest = rest.strip_prefix(&[0; 4])?;
     let (length, rest) = rest.split_first()?;
-    if first & 0x80 == 0 || usize::from(*length) != size_of::<Token>() {
+    if !has_long_header(packet) || usize::from(*length) != size_of::<Token>() {
         return None;
     }
     rest.first_chunk().copied()
+}
+
+/// Whether a packet is none of a connection that is made already (RFC 9000 §17).
+pub(super) fn has_long_header(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first & 0x80 != 0)
 }
 
 fn header(version: [u8; 4], destination: Token, source: Token) -> Vec<u8> {

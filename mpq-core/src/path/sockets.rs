@@ -40,8 +40,6 @@ const BUFFER_SIZE: usize = 4 << 20;
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN;
 /// Probe answers waiting to be read; more are dropped, as a network would.
 const ANSWERS: usize = 64;
-/// The bit of a packet's first byte that tells it from one of a connection that is made already (RFC 9000 §17).
-const LONG_HEADER: u8 = 0x80;
 /// How many senders are [noted](Sockets::note_senders): anybody can feign more of them.
 const SENDERS: usize = 1 << 16;
 
@@ -313,7 +311,7 @@ impl Shared {
             return;
         };
         let mut packets = buffer[..meta.len].chunks(meta.stride.max(1));
-        if packets.any(|packet| packet[0] & LONG_HEADER == 0) {
+        if packets.any(|packet| !probe::has_long_header(packet)) {
             senders.insert(canonical(meta.addr));
         }
     }
