@@ -35,7 +35,7 @@ const PART: u64 = WINDOW - (64 << 10);
 /// How much of a window the paths carry in their least round-trip time when one request is too little. A queue
 /// on one of them needs the rest: with that, the window would be full and the other paths idle.
 const MOST_OF_IT: f64 = 0.6;
-/// Long enough that what comes at once after a loss does not look like a rate.
+/// Two in a row tell a rate from what comes at once after a loss or a move.
 const SAMPLE: Duration = Duration::from_millis(100);
 /// For the round-trip time of paths that were opened while their server was frozen to become what it is.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -192,6 +192,8 @@ struct Demand {
     since: Instant,
     /// UDP payload by then, bytes.
     received: u64,
+    /// Of the last sample, bytes in a second.
+    rate: f64,
     /// The least smoothed round-trip time of each path so far: without a queue.
     rtts: BTreeMap<u32, Duration>,
     /// When those of new paths can be trusted.
@@ -203,6 +205,7 @@ impl Demand {
         Self {
             since: now,
             received: 0,
+            rate: 0.0,
             rtts: BTreeMap::new(),
             settled: now,
         }
@@ -217,7 +220,8 @@ impl Demand {
         let mut paths = paths();
         let received: u64 = paths.iter().map(|path| path.received).sum();
         let rate = received.saturating_sub(self.received) as f64 / time.as_secs_f64();
-        (self.since, self.received) = (now, received);
+        let lasting = rate.min(self.rate);
+        (self.since, self.received, self.rate) = (now, received, rate);
 
         paths.retain(|path| path.state == PathState::Validated);
         let first = self.rtts.is_empty();
@@ -231,7 +235,7 @@ impl Demand {
         });
         // A client measures it where it has something to send; elsewhere it may be an old one.
         let rtt = rtts.min().unwrap_or_default();
-        now >= self.settled && rate * rtt.as_secs_f64() > MOST_OF_IT * WINDOW as f64
+        now >= self.settled && lasting * rtt.as_secs_f64() > MOST_OF_IT * WINDOW as f64
     }
 }
 
@@ -324,8 +328,11 @@ mod tests {
         };
         assert!(!exceeds(99, 5 * WINDOW), "not a sample yet");
         assert!(!exceeds(100, 5 * WINDOW / 2), "half of the window's rate");
-        assert!(!exceeds(150, 15 * WINDOW / 2));
-        assert!(exceeds(200, 15 * WINDOW / 2));
+        assert!(!exceeds(200, 15 * WINDOW / 2), "its rate, for one sample");
+        assert!(!exceeds(300, 10 * WINDOW), "half of it again");
+        assert!(!exceeds(350, 15 * WINDOW));
+        assert!(!exceeds(400, 15 * WINDOW), "its rate again");
+        assert!(exceeds(500, 20 * WINDOW), "and still");
     }
 
     /// A server whose first answer is of the first seed, and the others of the second.
@@ -375,6 +382,7 @@ mod tests {
         let held = Held::start(head.headers());
         let mut body = Body::new(asked, Some(SIZE), held, most);
         body.demand.since -= SAMPLE;
+        body.demand.rate = f64::INFINITY;
         let mut got = Vec::new();
         let endless = || vec![path(0, u64::MAX, RTT)];
         while let Some(chunk) = body
@@ -442,6 +450,7 @@ mod tests {
 
         let mut body = Body::new(wait(&mut requests).await, Some(SIZE), held, 2);
         body.demand.since -= SAMPLE;
+        body.demand.rate = f64::INFINITY;
         let endless = || vec![path(0, u64::MAX, RTT)];
         body.ask(0, &mut requests, endless).await.unwrap();
         assert!(body.turn().await.unwrap());
