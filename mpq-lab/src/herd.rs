@@ -2,8 +2,8 @@
 //! one server while it is moved.
 //!
 //! The clients are one process, which embeds `mpq-core`; the server is moved by CRIU between two hosts
-//! of the emulated network. Told is how long the server's steps take, when each client goes on, and
-//! what a connection costs in memory.
+//! of the emulated network. Told is how long the server's steps take, when each client goes on, what
+//! the last one waited for, and what a connection costs in memory.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,18 +11,21 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Buf;
 use http::Request;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
+use mpq_get::events::Event;
 use mpq_serve::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::bench::{Bench, Content};
 use crate::figures::range;
@@ -38,6 +41,8 @@ const CLIENTS: u64 = 1000;
 const SIZE: u64 = 1_000_000;
 /// Handshakes at a time.
 const HANDSHAKES: usize = 32;
+/// How long a client may go without a byte before it is lost: longer than any outage.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the content is made from.
 const SEED: u64 = 1;
 
@@ -92,6 +97,8 @@ enum Word {
         lost: Vec<String>,
         /// Those that were downloading when the server moved.
         resumed: Vec<Resumed>,
+        /// What the last of them saw until its next byte.
+        last: Vec<Step>,
     },
 }
 
@@ -102,6 +109,15 @@ struct Resumed {
     moved: f64,
     /// The next byte of the body came.
     byte: f64,
+}
+
+/// What a client has seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// When: by the client, unix time in seconds; of a [`Herd`], seconds since the thaw.
+    pub at: f64,
+    /// In the words of `mpq-get`.
+    pub what: String,
 }
 
 /// What one move with many clients has shown.
@@ -122,6 +138,8 @@ pub struct Herd {
     pub moved: Option<Range>,
     /// From the thaw until it had its next byte; seconds.
     pub resumed: Option<Range>,
+    /// What the last client saw from the announcement until its next byte.
+    pub last: Vec<Step>,
 }
 
 /// Builds the tools, moves a server with its herd, and prints what that has shown.
@@ -180,6 +198,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         steps: [0.0; 3],
         moved: None,
         resumed: None,
+        last: Vec::new(),
     };
     let mut thawed = f64::INFINITY;
     while let Some(line) = lines.next_line().await? {
@@ -202,10 +221,13 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
                 exact,
                 lost,
                 resumed,
+                last,
             } => {
                 (herd.exact, herd.lost) = (exact, lost);
                 herd.moved = range(resumed.iter().map(|at| at.moved - thawed));
                 herd.resumed = range(resumed.iter().map(|at| at.byte - thawed));
+                herd.last = last;
+                herd.last.iter_mut().for_each(|step| step.at -= thawed);
             }
         }
     }
@@ -269,12 +291,17 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
             result
         });
     }
-    let (mut exact, mut lost, mut resumed) = (0, Vec::new(), Vec::new());
+    let (mut exact, mut lost, mut resumed) = (0, Vec::new(), Vec::<Resumed>::new());
+    let mut last = Vec::new();
     while let Some(result) = downloads.join_next().await {
         match result? {
-            Ok(at) => {
+            Ok(None) => exact += 1,
+            Ok(Some((at, steps))) => {
                 exact += 1;
-                resumed.extend(at);
+                if resumed.iter().all(|before| before.byte < at.byte) {
+                    last = steps;
+                }
+                resumed.push(at);
             }
             Err(error) => lost.push(format!("{error:#}")),
         }
@@ -283,6 +310,7 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
         exact,
         lost,
         resumed,
+        last,
     })
 }
 
@@ -291,14 +319,14 @@ fn tell(word: &Word) -> Result<()> {
     Ok(())
 }
 
-/// Downloads, and returns how that went on after a move meanwhile.
+/// Downloads, and returns how that went on after a move meanwhile, and what was seen until then.
 async fn download(
     client: &Client,
     random: Random,
     count: impl Fn(u64) -> Result<()>,
-) -> Result<Option<Resumed>> {
+) -> Result<Option<(Resumed, Vec<Step>)>> {
     let mut events = client.events();
-    let (mut moved, mut resumed) = (None, None);
+    let (mut moved, mut resumed, mut steps) = (None, None, Vec::new());
     let mut received = 0;
     let mut requests = client.requests();
     let request = Request::get("https://localhost/random").body(())?;
@@ -306,10 +334,20 @@ async fn download(
     stream.finish().await?;
     stream.recv_response().await?;
     client.expecting(true);
-    while let Some(mut chunk) = stream.recv_data().await? {
+    loop {
+        let Ok(chunk) = timeout(PATIENCE, stream.recv_data()).await else {
+            bail!("no byte came for {PATIENCE:?}: {:#?}", client.paths());
+        };
+        let Some(mut chunk) = chunk? else { break };
         while let Ok((at, event)) = events.try_recv() {
+            let at = unix() - at.elapsed().as_secs_f64();
             if matches!(event, ClientEvent::Moved { .. }) {
-                moved = Some(unix() - at.elapsed().as_secs_f64());
+                moved = Some(at);
+            }
+            let announced = matches!(event, ClientEvent::Announced { .. });
+            if resumed.is_none() && (announced || !steps.is_empty()) {
+                let what = Event::from(event).to_string();
+                steps.push(Step { at, what });
             }
         }
         if let (Some(moved), None) = (moved, resumed) {
@@ -328,7 +366,7 @@ async fn download(
         count(length as u64)?;
     }
     ensure!(received == random.size(), "{received} bytes only");
-    Ok(resumed)
+    Ok(resumed.map(|resumed| (resumed, steps)))
 }
 
 impl fmt::Display for Herd {
@@ -361,6 +399,10 @@ impl fmt::Display for Herd {
                 "{what:<13}{:.3} s (first), {:.3} s (mean), {:.3} s (last) after the thaw",
                 after.min, after.mean, after.max
             )?;
+        }
+        writeln!(f, "the last one saw, in seconds from the thaw on:")?;
+        for Step { at, what } in &self.last {
+            writeln!(f, "{at:>11.3}  {what}")?;
         }
         Ok(())
     }
