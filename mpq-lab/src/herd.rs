@@ -138,7 +138,7 @@ pub struct Herd {
     pub moved: Option<Range>,
     /// From the thaw until it had its next byte; seconds.
     pub resumed: Option<Range>,
-    /// What the last client saw from the announcement until its next byte.
+    /// What the last client saw until its next byte.
     pub last: Vec<Step>,
 }
 
@@ -344,8 +344,7 @@ async fn download(
             if matches!(event, ClientEvent::Moved { .. }) {
                 moved = Some(at);
             }
-            let announced = matches!(event, ClientEvent::Announced { .. });
-            if resumed.is_none() && (announced || !steps.is_empty()) {
+            if resumed.is_none() {
                 let what = Event::from(event).to_string();
                 steps.push(Step { at, what });
             }
