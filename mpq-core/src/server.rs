@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a handshake may take. noq has no limit of its own without an idle timeout, and whoever
 /// sends only the first datagram of one would be remembered for ever.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// In this time the clients are told that the server parks, before it falls silent.
-const LAST_WORDS: Duration = Duration::from_millis(10);
 /// The drain before a freeze ends after this, whatever is still in flight.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often the drain looks.
@@ -141,6 +139,8 @@ struct Client {
     connection: noq::WeakConnectionHandle,
     gate: Gate,
     frames: mpsc::UnboundedSender<Frame>,
+    /// How many of them are not written yet.
+    unsaid: Arc<AtomicUsize>,
     /// What our knocks carry.
     knock: probe::Token,
     /// It redirects its datagrams when we move, and its paths stay what they are.
@@ -406,7 +406,7 @@ impl Shared {
             match output {
                 Output::Send(client, frame) => {
                     if let Some(client) = clients.get(&client) {
-                        let _ = client.frames.send(frame);
+                        client.tell(frame);
                     }
                 }
                 Output::OpenGate(client) => {
@@ -433,12 +433,11 @@ impl Shared {
     /// Tells all clients what there is to tell, sends nothing more, and waits until everything that was
     /// sent is acknowledged, or can no more be expected to be.
     async fn drain(&self) {
-        tokio::time::sleep(LAST_WORDS).await;
         let start = Instant::now();
         let mut waiting: Vec<_> = self.clients.lock().unwrap().values().cloned().collect();
         loop {
             let now = Instant::now();
-            waiting.retain(|client| !client.careful.drain(now));
+            waiting.retain(|client| client.has_to_be_told() || !client.careful.drain(now));
             if waiting.is_empty() || now >= start + DRAIN_LIMIT {
                 break;
             }
@@ -532,6 +531,7 @@ impl Shared {
             connection: connection.weak_handle(),
             gate,
             frames,
+            unsaid: Arc::default(),
             knock: probe::knock_token(&connection),
             redirects: AtomicBool::new(false),
             careful,
@@ -670,6 +670,16 @@ impl Missing {
 }
 
 impl Client {
+    fn tell(&self, frame: Frame) {
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        let _ = self.frames.send(frame);
+    }
+
+    /// Whether there is something that its task is yet to write.
+    fn has_to_be_told(&self) -> bool {
+        self.unsaid.load(Ordering::Relaxed) > 0 && !self.frames.is_closed()
+    }
+
     /// Has all that waits for the client sent. Not before it is known where: noq would send it on
     /// the old paths, which lead nowhere.
     fn release(&self) {
@@ -737,9 +747,12 @@ async fn speak(
                         if let (Some(frames), Some(connection)) =
                             (to_send.take(), client.connection.upgrade())
                         {
-                            let ahead = client.ahead.clone();
+                            let (ahead, unsaid) = (client.ahead.clone(), client.unsaid.clone());
                             let widen = move || ahead.widen();
-                            tokio::spawn(write_frames(connection, frames, widen));
+                            let said = move || {
+                                unsaid.fetch_sub(1, Ordering::Relaxed);
+                            };
+                            tokio::spawn(write_frames(connection, frames, widen, said));
                         }
                         let redirects = capabilities & Frame::REDIRECT != 0;
                         client.redirects.store(redirects, Ordering::Relaxed);
@@ -763,11 +776,12 @@ async fn speak(
     std::future::pending().await
 }
 
-/// Writes frames to the peer until the connection is over; calls `before` before each.
+/// Writes frames to the peer until the connection is over; calls `before` before each, and `after`.
 pub(crate) async fn write_frames(
     connection: noq::Connection,
     mut frames: mpsc::UnboundedReceiver<Frame>,
     before: impl Fn(),
+    after: impl Fn(),
 ) {
     let weak = connection.weak_handle();
     let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else {
@@ -781,6 +795,7 @@ pub(crate) async fn write_frames(
         if !weak.is_alive() || stream.write_all(&bytes).await.is_err() {
             return;
         }
+        after();
         bytes.clear();
     }
 }

@@ -105,6 +105,8 @@ enum Word {
 /// How a client went on; unix times in seconds.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Resumed {
+    /// The announcement came, if it did before the next byte.
+    announced: Option<f64>,
     /// Its first path to the server's new address was validated.
     moved: f64,
     /// The next byte of the body came.
@@ -134,6 +136,8 @@ pub struct Herd {
     /// From the announcement to the freeze, from there to complete images, and from there until the
     /// server runs again; seconds.
     pub steps: [f64; 3],
+    /// How many went on after the move, and how many of them had its announcement before the thaw.
+    pub announced: [usize; 2],
     /// From the thaw until each client that was downloading had a path to the server again; seconds.
     pub moved: Option<Range>,
     /// From the thaw until it had its next byte; seconds.
@@ -196,6 +200,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         lost: Vec::new(),
         memory: [empty, 0.0],
         steps: [0.0; 3],
+        announced: [0; 2],
         moved: None,
         resumed: None,
         last: Vec::new(),
@@ -224,6 +229,8 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
                 last,
             } => {
                 (herd.exact, herd.lost) = (exact, lost);
+                let announced = |at: &&Resumed| at.announced.is_some_and(|told| told < thawed);
+                herd.announced = [resumed.len(), resumed.iter().filter(announced).count()];
                 herd.moved = range(resumed.iter().map(|at| at.moved - thawed));
                 herd.resumed = range(resumed.iter().map(|at| at.byte - thawed));
                 herd.last = last;
@@ -326,7 +333,7 @@ async fn download(
     count: impl Fn(u64) -> Result<()>,
 ) -> Result<Option<(Resumed, Vec<Step>)>> {
     let mut events = client.events();
-    let (mut moved, mut resumed, mut steps) = (None, None, Vec::new());
+    let (mut announced, mut moved, mut resumed, mut steps) = (None, None, None, Vec::new());
     let mut received = 0;
     let mut requests = client.requests();
     let request = Request::get("https://localhost/random").body(())?;
@@ -341,8 +348,10 @@ async fn download(
         let Some(mut chunk) = chunk? else { break };
         while let Ok((at, event)) = events.try_recv() {
             let at = unix() - at.elapsed().as_secs_f64();
-            if matches!(event, ClientEvent::Moved { .. }) {
-                moved = Some(at);
+            match event {
+                ClientEvent::Announced { .. } => announced = Some(at),
+                ClientEvent::Moved { .. } => moved = Some(at),
+                _ => {}
             }
             if resumed.is_none() {
                 let what = Event::from(event).to_string();
@@ -351,7 +360,11 @@ async fn download(
         }
         if let (Some(moved), None) = (moved, resumed) {
             let byte = unix();
-            resumed = Some(Resumed { moved, byte });
+            resumed = Some(Resumed {
+                announced,
+                moved,
+                byte,
+            });
         }
         let length = chunk.remaining();
         // Made where they are needed: a thousand bodies would not fit in memory.
@@ -390,6 +403,11 @@ impl fmt::Display for Herd {
             f,
             "outage       {park:.3} s from the announcement to the freeze, {dump:.3} s dump, \
              {restore:.3} s until it runs again"
+        )?;
+        let [resumed, announced] = self.announced;
+        writeln!(
+            f,
+            "announced    to {announced} of the {resumed} that went on"
         )?;
         for (what, after) in [("new path", self.moved), ("resumed", self.resumed)] {
             let Some(after) = after else { continue };

@@ -44,6 +44,9 @@ const UNTOLD: u64 = 64 << 10;
 /// What paces nothing, bytes a second.
 const UNPACED: u64 = 1 << 30;
 
+/// In this time what was written is sent, also where nothing is in flight that would tell.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
 /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
@@ -110,6 +113,8 @@ struct Track {
     /// Bytes in flight now, and when they last became fewer.
     bytes: u64,
     progress: Instant,
+    /// A packet was lost, and none was sent since.
+    lost: bool,
     /// The most of late, and when that was.
     most: (u64, Instant),
     /// Smoothed round-trip time.
@@ -126,12 +131,17 @@ impl Track {
         self.bytes = bytes;
     }
 
-    /// Whether nothing is in flight, or nothing moved since then in the time in which noq sends two probes
-    /// and may have an answer. Those probes count: they carry what was lost.
-    fn is_drained(self, now: Instant, since: Instant) -> bool {
+    /// Whether nothing is in flight, or to be sent again.
+    fn is_answered(self) -> bool {
+        self.bytes == 0 && !self.lost
+    }
+
+    /// Whether nothing moved since then in the time in which noq sends two probes and may have an answer.
+    /// Those probes count: they carry what was lost.
+    fn is_hopeless(self, now: Instant, since: Instant) -> bool {
         // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
         let timeout = 3 * self.rtt + ACK_DELAY;
-        self.bytes == 0 || now >= self.progress.max(since) + 2 * timeout + self.rtt
+        now >= self.progress.max(since) + 2 * timeout + self.rtt
     }
 
     fn saved(self, now: Instant) -> Option<Saved> {
@@ -172,8 +182,9 @@ impl Careful {
     }
 
     /// Whether nothing is in flight any more, or can no more be expected to be acknowledged. From the
-    /// first time that this is asked, nothing new is sent once what was to be said has been: it goes
-    /// ahead of all else, in the next packet that there is room for.
+    /// first time that this is asked, nothing new is sent once what was written to be said has been: it
+    /// goes ahead of all else, in the next packet that there is room for. That one may be lost, and so each
+    /// loss is followed by another packet.
     pub(crate) fn drain(&self, now: Instant) -> bool {
         let sent = || self.tracks().map(|track| track.sent).sum();
         let mut drain = self.drain.lock().unwrap();
@@ -181,15 +192,18 @@ impl Careful {
             since: now,
             sent: sent(),
         });
-        if drain.sent != sent() || self.in_flight() == 0 {
-            self.hold();
+        let is_idle = || self.in_flight() == 0 && now >= drain.since + LAST_WORDS;
+        if drain.sent != sent() || is_idle() {
+            self.held.store(true, Ordering::Relaxed);
         }
+        let held = self.held.load(Ordering::Relaxed);
         self.tracks()
-            .all(|track| track.is_drained(now, drain.since))
+            .all(|track| held && track.is_answered() || track.is_hopeless(now, drain.since))
     }
 
     /// Sends nothing new; lost data counts as new, acknowledgements and probes go out all the same.
     pub(crate) fn hold(&self) {
+        *self.drain.lock().unwrap() = None;
         self.held.store(true, Ordering::Relaxed);
     }
 
@@ -197,6 +211,10 @@ impl Careful {
     pub(crate) fn release(&self) {
         *self.drain.lock().unwrap() = None;
         self.held.store(false, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain.lock().unwrap().is_some()
     }
 
     /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
@@ -249,6 +267,7 @@ impl ControllerFactory for Careful {
             sent: 0,
             bytes: 0,
             progress: now,
+            lost: false,
             most: (0, now),
             rtt: Duration::ZERO,
             told: None,
@@ -299,6 +318,13 @@ impl Resuming {
         allowed.max(2 * self.mtu).min(self.limit())
     }
 
+    /// Whether nothing may be sent now.
+    fn is_held(&self) -> bool {
+        let lost = self.track.lock().unwrap().lost;
+        let repeats = lost && self.memory.is_draining();
+        self.memory.held.load(Ordering::Relaxed) && !repeats
+    }
+
     fn limit(&self) -> u64 {
         self.memory.limit.load(Ordering::Relaxed)
     }
@@ -336,6 +362,7 @@ impl Controller for Resuming {
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
         let mut track = self.track.lock().unwrap();
+        track.lost = false;
         track.sent += 1;
         track.bytes += u64::from(bytes);
         if track.bytes > track.most.0 || now > track.most.1 + RECENT {
@@ -433,6 +460,7 @@ impl Controller for Resuming {
         let mut track = self.track.lock().unwrap();
         let left = track.bytes.saturating_sub(lost_bytes.into());
         track.set_in_flight(now, left);
+        track.lost |= lost_bytes > 0;
         drop(track);
         self.algorithm.on_packet_lost(lost_bytes, pn, now);
     }
@@ -452,11 +480,11 @@ impl Controller for Resuming {
     }
 
     fn window(&self) -> u64 {
-        if self.memory.held.load(Ordering::Relaxed) {
+        match self.is_held() {
             // Not 0, which noq divides by.
-            return 1;
+            true => 1,
+            false => self.allowed(),
         }
-        self.allowed()
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -710,6 +738,31 @@ mod tests {
         assert!(!rig.careful.drain(rig.now));
         rig.path.on_end_acks(rig.now, 0, false, Some(3));
         assert!(rig.careful.drain(rig.now));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_in_a_drain_is_sent_again() {
+        let mut rig = Rig::new(None, RTT).await;
+        let window = rig.path.window();
+        rig.path.on_packet_sent(rig.now, MTU, 1);
+        assert!(!rig.careful.drain(rig.now));
+        rig.path.on_packet_sent(rig.now, MTU, 2);
+        assert!(!rig.careful.drain(rig.now));
+        assert_eq!(rig.path.window(), 1);
+
+        rig.path.on_end_acks(rig.now, MTU.into(), false, Some(2));
+        rig.path.on_packet_lost(MTU, 1, rig.now);
+        assert!(
+            !rig.careful.drain(rig.now),
+            "its words are still to be said"
+        );
+        assert_eq!(rig.path.window(), window);
+        rig.path.on_packet_sent(rig.now, MTU, 3);
+        assert_eq!(rig.path.window(), 1, "and nothing else");
+
+        rig.path.on_packet_lost(MTU, 3, rig.now);
+        rig.careful.hold();
+        assert_eq!(rig.path.window(), 1, "the drain is over");
     }
 
     #[tokio::test]

@@ -173,7 +173,7 @@ impl Manager {
             machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         }
         let (frames, to_send) = mpsc::unbounded_channel();
-        tokio::spawn(write_frames(connection.clone(), to_send, || ()));
+        tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
         let manager = Self {
             connection: connection.weak_handle(),
             sockets,
