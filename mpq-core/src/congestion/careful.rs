@@ -318,11 +318,14 @@ impl Resuming {
         allowed.max(2 * self.mtu).min(self.limit())
     }
 
-    /// Whether nothing may be sent now.
+    /// Whether nothing may be sent now. The two locks are never held together here: [`Careful::drain`] takes
+    /// them in the other order.
     fn is_held(&self) -> bool {
+        if !self.memory.held.load(Ordering::Relaxed) {
+            return false;
+        }
         let lost = self.track.lock().unwrap().lost;
-        let repeats = lost && self.memory.is_draining();
-        self.memory.held.load(Ordering::Relaxed) && !repeats
+        !(lost && self.memory.is_draining())
     }
 
     fn limit(&self) -> u64 {
