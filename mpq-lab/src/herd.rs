@@ -298,21 +298,19 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
             result
         });
     }
-    let (mut exact, mut lost, mut resumed) = (0, Vec::new(), Vec::<Resumed>::new());
-    let mut last = Vec::new();
+    let (mut exact, mut lost, mut resumed) = (0, Vec::new(), Vec::new());
     while let Some(result) = downloads.join_next().await {
         match result? {
-            Ok(None) => exact += 1,
-            Ok(Some((at, steps))) => {
+            Ok(at) => {
                 exact += 1;
-                if resumed.iter().all(|before| before.byte < at.byte) {
-                    last = steps;
-                }
-                resumed.push(at);
+                resumed.extend(at);
             }
             Err(error) => lost.push(format!("{error:#}")),
         }
     }
+    resumed.sort_by(|(a, _), (b, _)| a.byte.total_cmp(&b.byte));
+    let (resumed, mut seen): (Vec<Resumed>, Vec<Vec<Step>>) = resumed.into_iter().unzip();
+    let last = seen.pop().unwrap_or_default();
     tell(&Word::Over {
         exact,
         lost,
@@ -417,7 +415,9 @@ impl fmt::Display for Herd {
                 after.min, after.mean, after.max
             )?;
         }
-        writeln!(f, "the last one saw, in seconds from the thaw on:")?;
+        if !self.last.is_empty() {
+            writeln!(f, "the last one saw, in seconds from the thaw on:")?;
+        }
         for Step { at, what } in &self.last {
             writeln!(f, "{at:>11.3}  {what}")?;
         }
