@@ -33,7 +33,7 @@ use crate::host::{build_tools, built};
 use crate::paper::Range;
 use crate::sample::{resident, unix};
 use crate::setup::setup;
-use crate::topology::{Host, Network};
+use crate::topology::{Emulation, Host, Network};
 
 /// How many clients there are, unless otherwise said.
 const CLIENTS: u64 = 1000;
@@ -142,6 +142,10 @@ pub struct Herd {
     pub moved: Option<Range>,
     /// From the thaw until it had its next byte; seconds.
     pub resumed: Option<Range>,
+    /// The same of the client after which one in a hundred is left; seconds.
+    pub percentile: Option<f64>,
+    /// What the links have done since the thaw.
+    pub links: Emulation,
     /// What the last client saw until its next byte.
     pub last: Vec<Step>,
 }
@@ -203,6 +207,8 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         announced: [0; 2],
         moved: None,
         resumed: None,
+        percentile: None,
+        links: Emulation::default(),
         last: Vec::new(),
     };
     let mut thawed = f64::INFINITY;
@@ -216,6 +222,8 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
                 let dump = bench.checkpoint(Host::ServerA, Host::ServerB).await?;
                 let restored = bench.restore(Host::ServerB).await?;
                 thawed = restored.thawed;
+                // It counts from here on.
+                bench.topology().emulation()?;
                 herd.steps = [
                     dump.dump_started - announced,
                     dump.dumped - dump.dump_started,
@@ -233,6 +241,9 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
                 herd.announced = [resumed.len(), resumed.iter().filter(announced).count()];
                 herd.moved = range(resumed.iter().map(|at| at.moved - thawed));
                 herd.resumed = range(resumed.iter().map(|at| at.byte - thawed));
+                let hundredth = resumed.iter().rev().nth(resumed.len() / 100);
+                herd.percentile = hundredth.map(|at| at.byte - thawed);
+                herd.links = bench.topology().emulation()?;
                 herd.last = last;
                 herd.last.iter_mut().for_each(|step| step.at -= thawed);
             }
@@ -415,6 +426,17 @@ impl fmt::Display for Herd {
                 after.min, after.mean, after.max
             )?;
         }
+        if let Some(percentile) = self.percentile {
+            writeln!(f, "             {percentile:.3} s for 99 of 100")?;
+        }
+        let Emulation {
+            packets, dropped, ..
+        } = self.links;
+        let share = 100.0 * dropped as f64 / (packets + dropped).max(1) as f64;
+        writeln!(
+            f,
+            "links        {packets} packets carried since the thaw, {dropped} dropped ({share:.1}%)"
+        )?;
         if !self.last.is_empty() {
             writeln!(f, "the last one saw, in seconds from the thaw on:")?;
         }
