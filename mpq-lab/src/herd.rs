@@ -59,8 +59,8 @@ pub struct Options {
     size: u64,
 }
 
-/// The paper's network, twice as fast, with queues that have room for what a thousand clients send at
-/// least: each of two thousand paths may have two packets in flight (RFC 9002 §7.2).
+/// The paper's network, twice as fast, with queues that have room for little more than what a thousand
+/// clients send at least: each of two thousand paths may have two packets in flight (RFC 9002 §7.2).
 fn network() -> Network {
     let mut network = Network::default();
     for link in &mut network.links {
