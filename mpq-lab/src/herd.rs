@@ -95,7 +95,7 @@ enum Word {
         exact: u64,
         /// Why others were lost.
         lost: Vec<String>,
-        /// Those that were downloading when the server moved.
+        /// Those that were downloading when the server moved, in the order in which they went on.
         resumed: Vec<Resumed>,
         /// What the last of them saw until its next byte.
         last: Vec<Step>,
@@ -142,7 +142,7 @@ pub struct Herd {
     pub moved: Option<Range>,
     /// From the thaw until it had its next byte; seconds.
     pub resumed: Option<Range>,
-    /// The same of the client after which one in a hundred is left; seconds.
+    /// The same of the client with which 99 of 100 have gone on; seconds.
     pub percentile: Option<f64>,
     /// What the links have done since the thaw.
     pub links: Emulation,
