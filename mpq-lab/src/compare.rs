@@ -44,7 +44,7 @@ pub const CLIENT_CPU: &str = "loopback, client CPU: mpq / quinn";
 /// The same.
 pub const SERVER_CPU: &str = "loopback, server CPU: mpq / quinn";
 /// CPU time is told for so many bytes.
-const GB: f64 = 1e9;
+pub(crate) const GB: f64 = 1e9;
 
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]

@@ -3,7 +3,7 @@
 //!
 //! The clients are one process, which embeds `mpq-core`; the server is moved by CRIU between two hosts
 //! of the emulated network. Told is how long the server's steps take, when each client goes on, what
-//! the last one waited for, and what a connection costs in memory.
+//! the last one waited for, and what connections cost in memory and their bytes in CPU time.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,10 +28,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::bench::{Bench, Content};
+use crate::compare::GB;
 use crate::figures::range;
 use crate::host::{build_tools, built};
 use crate::paper::Range;
-use crate::sample::{resident, unix};
+use crate::sample::{cpu, resident, unix};
 use crate::setup::setup;
 use crate::topology::{Emulation, Host, Network};
 
@@ -133,6 +134,8 @@ pub struct Herd {
     pub lost: Vec<String>,
     /// Memory of the server without clients, and for each of their connections, bytes.
     pub memory: [f64; 2],
+    /// CPU time of the server for what came before the move; seconds per GB (10^9 bytes).
+    pub cpu: f64,
     /// From the announcement to the freeze, from there to complete images, and from there until the
     /// server runs again; seconds.
     pub steps: [f64; 3],
@@ -203,6 +206,7 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         exact: 0,
         lost: Vec::new(),
         memory: [empty, 0.0],
+        cpu: 0.0,
         steps: [0.0; 3],
         announced: [0; 2],
         moved: None,
@@ -211,13 +215,15 @@ pub async fn run(bench: &Bench, clients: u64, size: u64) -> Result<Herd> {
         links: Emulation::default(),
         last: Vec::new(),
     };
-    let mut thawed = f64::INFINITY;
+    let (mut idle, mut thawed) = (0.0, f64::INFINITY);
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
             Word::Connected => {
                 herd.memory[1] = (memory(bench)? - empty) / clients as f64;
+                idle = used(bench)?;
             }
             Word::Quarter => {
+                herd.cpu = (used(bench)? - idle) / (quarter(clients, size) as f64 / GB);
                 let announced = unix();
                 let dump = bench.checkpoint(Host::ServerA, Host::ServerB).await?;
                 let restored = bench.restore(Host::ServerB).await?;
@@ -260,6 +266,16 @@ fn memory(bench: &Bench) -> Result<f64> {
     Ok(resident as f64)
 }
 
+/// CPU time that the server has used, seconds.
+fn used(bench: &Bench) -> Result<f64> {
+    cpu(bench.server()?).context("the server is gone")
+}
+
+/// After how many bytes the server is moved.
+fn quarter(clients: u64, size: u64) -> u64 {
+    clients * size / 4
+}
+
 /// All clients, on the client's host.
 ///
 /// # Errors
@@ -289,7 +305,7 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
 
     let random = Random::new(options.size, SEED);
     let total = Arc::new(AtomicU64::new(0));
-    let quarter = options.clients * options.size / 4;
+    let quarter = quarter(options.clients, options.size);
     let mut downloads = JoinSet::new();
     for client in clients {
         let total = total.clone();
@@ -407,6 +423,11 @@ impl fmt::Display for Herd {
             "memory       {:.1} MB of the server alone, {:.1} kB for each connection",
             empty / 1e6,
             each / 1e3
+        )?;
+        writeln!(
+            f,
+            "CPU          {:.2} s of the server for each GB before the move",
+            self.cpu
         )?;
         writeln!(
             f,

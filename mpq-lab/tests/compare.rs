@@ -5,9 +5,6 @@ use mpq_lab::compare::{Arm, Comparison, compare};
 
 mod common;
 
-/// Bytes enough that the kernel, which counts CPU time in hundredths of a second, counts some.
-const LOOPBACK: u64 = 200_000_000;
-
 /// Whole bodies, and positive figures; bodies of other content are an error of `compare` itself.
 fn assert_sound(comparison: &Comparison, arms: &[Arm], ratios: usize) {
     let run: Vec<_> = comparison.runs.iter().map(|run| run.arm).collect();
@@ -26,10 +23,10 @@ fn assert_sound(comparison: &Comparison, arms: &[Arm], ratios: usize) {
 
 #[tokio::test]
 async fn on_loopback_both_stacks_are_measured_round_by_round() {
-    let comparison = compare(LOOPBACK, 0, 2, None).await.unwrap();
+    let comparison = compare(20_000_000, 0, 2, None).await.unwrap();
     let round = [Arm::Mpq, Arm::Quinn];
     assert_sound(&comparison, &[round, round].concat(), 3);
-    assert!(comparison.runs.iter().all(|run| run.bytes == LOOPBACK));
+    assert!(comparison.runs.iter().all(|run| run.bytes == 20_000_000));
 }
 
 #[tokio::test]
@@ -37,7 +34,7 @@ async fn on_the_network_links_and_a_move_are_measured() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let comparison = compare(LOOPBACK, 30_000_000, 1, Some(&criu())).await;
+    let comparison = compare(10_000_000, 30_000_000, 1, Some(&criu())).await;
     let comparison = comparison.unwrap();
     let links = [Arm::FirstLink, Arm::SecondLink, Arm::BothLinks, Arm::Moved];
     let arms = [&[Arm::Mpq, Arm::Quinn], &links[..]].concat();

@@ -18,6 +18,7 @@ async fn two_hundred_clients_go_with_their_server() {
     assert_eq!(herd.lost, Vec::<String>::new());
     assert_eq!(herd.exact, 200);
     assert!(herd.resumed.is_some(), "nobody was downloading at the move");
+    assert!(herd.cpu > 0.0, "{}", herd.cpu);
     let [resumed, announced] = herd.announced;
     assert_eq!(
         announced, resumed,
