@@ -106,11 +106,11 @@ enum Word {
 /// How a client went on; unix times in seconds.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Resumed {
-    /// The announcement came, if it did before the next byte.
+    /// The announcement came, if it did.
     announced: Option<f64>,
     /// Its first path to the server's new address was validated.
     moved: f64,
-    /// The next byte of the body came.
+    /// The next byte of the body came. It may come in one packet with what validates the path.
     byte: f64,
 }
 
@@ -358,7 +358,10 @@ async fn download(
     count: impl Fn(u64) -> Result<()>,
 ) -> Result<Option<(Resumed, Vec<Step>)>> {
     let mut events = client.events();
-    let (mut announced, mut moved, mut resumed, mut steps) = (None, None, None, Vec::new());
+    let (mut announced, mut moved) = (None, None);
+    // Nothing comes between the freeze and the answer from the new address, and what comes first then may be
+    // here before the word that the connection has moved.
+    let (mut detected, mut byte, mut steps) = (false, None, Vec::new());
     let mut received = 0;
     let mut requests = client.requests();
     let request = Request::get("https://localhost/random").body(())?;
@@ -375,21 +378,17 @@ async fn download(
             let at = unix() - at.elapsed().as_secs_f64();
             match event {
                 ClientEvent::Announced { .. } => announced = Some(at),
+                ClientEvent::Detected { .. } => detected = true,
                 ClientEvent::Moved { .. } => moved = Some(at),
                 _ => {}
             }
-            if resumed.is_none() {
+            if byte.is_none() {
                 let what = Event::from(event).to_string();
                 steps.push(Step { at, what });
             }
         }
-        if let (Some(moved), None) = (moved, resumed) {
-            let byte = unix();
-            resumed = Some(Resumed {
-                announced,
-                moved,
-                byte,
-            });
+        if detected && byte.is_none() {
+            byte = Some(unix());
         }
         let length = chunk.remaining();
         // Made where they are needed: a thousand bodies would not fit in memory.
@@ -403,6 +402,11 @@ async fn download(
         count(length as u64)?;
     }
     ensure!(received == random.size(), "{received} bytes only");
+    let resumed = moved.zip(byte).map(|(moved, byte)| Resumed {
+        announced,
+        moved,
+        byte,
+    });
     Ok(resumed.map(|resumed| (resumed, steps)))
 }
 
