@@ -26,7 +26,7 @@ use crate::bench::{Bench, Content, content_options, start_server};
 use crate::download::{Done, Download, Event};
 use crate::host::{build_tools, built};
 use crate::ratios::Ratio;
-use crate::sample::{MOST_STEAL, Steal, cpu};
+use crate::sample::{GB, MOST_STEAL, Steal, cpu};
 use crate::setup::setup;
 use crate::topology::{Host, Network};
 use crate::{herd, targets};
@@ -43,8 +43,6 @@ pub const GOODPUT: &str = "loopback, goodput: mpq / quinn";
 pub const CLIENT_CPU: &str = "loopback, client CPU: mpq / quinn";
 /// The same.
 pub const SERVER_CPU: &str = "loopback, server CPU: mpq / quinn";
-/// CPU time is told for so many bytes.
-pub(crate) const GB: f64 = 1e9;
 
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]

@@ -28,11 +28,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::bench::{Bench, Content};
-use crate::compare::GB;
 use crate::figures::range;
 use crate::host::{build_tools, built};
 use crate::paper::Range;
-use crate::sample::{cpu, resident, unix};
+use crate::sample::{GB, cpu, resident, unix};
 use crate::setup::setup;
 use crate::topology::{Emulation, Host, Network};
 

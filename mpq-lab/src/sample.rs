@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::inside;
 
+/// CPU time is told for so many bytes.
+pub(crate) const GB: f64 = 1e9;
+
 /// Between two samples.
 const PERIOD: Duration = Duration::from_millis(100);
 
