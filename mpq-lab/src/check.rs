@@ -4,9 +4,9 @@
 
 use anyhow::{Context, Result};
 
-use crate::host::{cargo, show};
-use crate::setup::setup;
-use crate::tcp;
+use crate::arms::tcp;
+use crate::system::host::{cargo, show};
+use crate::system::setup::setup;
 
 /// Checks the workspace; `arguments` go to `cargo test`.
 ///

@@ -13,12 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use crate::bench::{Bench, Content, content_options, start_server};
-use crate::download::Download;
-use crate::host::{build_tools, built};
-use crate::report::{Outage, Report};
-use crate::setup::setup;
-use crate::topology::{Host, Network};
+use crate::arms::mpq_get::Download;
+use crate::arms::mpq_server::{Content, content_options, start_server};
+use crate::arms::testbed::Testbed;
+use crate::move_summary::{MoveSummary, Outage};
+use crate::network::model::Network;
+use crate::network::topology::Host;
+use crate::system::host::{build_tools, built};
+use crate::system::setup::setup;
 
 const CONTENT: Content = Content {
     size: 100_000_000,
@@ -36,13 +38,13 @@ pub async fn demo() -> Result<()> {
     let criu = setup();
     eprintln!("Building mpq-get and mpq-serve");
     build_tools()?;
-    let report = match criu {
+    let summary = match criu {
         Ok(criu) => {
             eprintln!(
                 "Moving the server with CRIU from {} to {}, each in a network namespace of its own, \
                  and waiting {} s in between",
-                Bench::address(Host::ServerA),
-                Bench::address(Host::ServerB),
+                Host::ServerA.server_address(),
+                Host::ServerB.server_address(),
                 PAUSE.as_secs()
             );
             between_hosts(&criu).await?
@@ -52,19 +54,19 @@ pub async fn demo() -> Result<()> {
             on_loopback().await?
         }
     };
-    println!("\n{report}");
-    report.verify()
+    println!("\n{summary}");
+    summary.verify()
 }
 
-async fn between_hosts(criu: &Path) -> Result<Report> {
-    let bench = Bench::new(criu, &Network::default())?;
-    bench.serve(Host::ServerA, CONTENT, |_| ()).await?;
-    let mut download = bench.download(Host::ServerA)?;
+async fn between_hosts(criu: &Path) -> Result<MoveSummary> {
+    let testbed = Testbed::new(criu, &Network::default())?;
+    testbed.serve(Host::ServerA, CONTENT, |_| ()).await?;
+    let mut download = testbed.download(Host::ServerA)?;
     let (outage, entries) = async {
         download.wait_for_bytes(CONTENT.size / 2).await?;
-        let dump = bench.checkpoint(Host::ServerA, Host::ServerB).await?;
+        let dump = testbed.checkpoint(Host::ServerA, Host::ServerB).await?;
         tokio::time::sleep(PAUSE).await;
-        let restored = bench.restore(Host::ServerB).await?;
+        let restored = testbed.restore(Host::ServerB).await?;
         let outage = Outage {
             frozen: dump.dump_started,
             thawed: restored.thawed,
@@ -72,16 +74,16 @@ async fn between_hosts(criu: &Path) -> Result<Report> {
         anyhow::Ok((outage, download.finish().await?))
     }
     .await
-    .with_context(|| format!("the logs:\n{}", bench.logs()))?;
-    let target = Bench::address(Host::ServerB);
-    Report::new(&entries, CONTENT.sha256(), target, Some(outage))
+    .with_context(|| format!("the logs:\n{}", testbed.logs()))?;
+    let target = Host::ServerB.server_address();
+    MoveSummary::new(&entries, CONTENT.sha256(), target, Some(outage))
 }
 
 /// Moves a server from one loopback address to another, without privileges.
 ///
 /// # Errors
 /// If a step fails.
-pub async fn on_loopback() -> Result<Report> {
+pub async fn on_loopback() -> Result<MoveSummary> {
     let (from, target) = free_addresses()?;
     let scratch = tempfile::tempdir()?;
     let mut command = Command::new(built("mpq-serve")?);
@@ -114,7 +116,7 @@ pub async fn on_loopback() -> Result<Report> {
     let entries = download.finish().await?;
     kill(pid, Signal::SIGTERM)?;
     server.wait().await?;
-    Report::new(&entries, CONTENT.sha256(), target, None)
+    MoveSummary::new(&entries, CONTENT.sha256(), target, None)
 }
 
 /// The same free UDP port of two loopback addresses.

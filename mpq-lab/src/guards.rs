@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::host::{cargo, run};
+use crate::system::host::{cargo, run};
 
 /// Of the simulation, for a guard that only it knows.
 const SCHEDULES: &str = "5000";

@@ -1,45 +1,25 @@
 //! The testbed of mpq; `cargo lab` is its command line, and the tests in `tests/` use it as a library.
 //!
-//! - Set-up: [`setup`] installs what is missing ([`apt`], [`criu`]); [`check`] runs every test of the
-//!   workspace.
-//! - The network: [`topology`] makes hosts of network namespaces, [`emulator`] the links between them
-//!   as a [`shape`] says; [`calibrate`] measures whether it does, and [`standing`] leaves one up.
-//! - A run: [`bench`] runs a server and a [`download`] on a network and moves the server between
-//!   hosts; [`demo`] shows one move, and [`report`] its figures.
-//! - Experiments: a [`scenario`] is data; [`run`] lets an arm ([`tcp`] has those of others) download
-//!   once, while [`sample`] counts; [`reproduce`] repeats that into [`results`], and [`figures`],
-//!   [`plot`] and [`document`] make a report of them, beside what the [`paper`] has.
-//! - Side by side with plain quinn ([`quinn_server`]): [`compare`] and its [`ratios`].
+//! Each folder uses only those above it in this list:
+//!
+//! - [`system`]: the machine the lab runs on, and the programs it installs there.
+//! - [`network`]: hosts of network namespaces, and emulated links between them.
+//! - [`arms`]: who downloads: `mpq-get` and `mpq-serve`, plain quinn, nginx and curl; and what is
+//!   counted meanwhile.
+//! - [`experiment`]: a scenario is data; each arm runs it again and again, and a report compares the
+//!   results with the paper's.
+//! - [`bench`]: ratios side by side, many clients at once, and the targets of the project.
+//!
+//! Beside them, a file for each of the other commands: [`demo`] shows one move, which
+//! [`move_summary`] puts in figures; [`check`] is `cargo lab test`, and [`guards`] takes the guards of
+//! the protocol out one by one.
 
-pub mod apt;
+pub mod arms;
 pub mod bench;
-pub mod calibrate;
 pub mod check;
-pub mod compare;
-pub mod criu;
 pub mod demo;
-pub mod document;
-pub mod download;
-pub mod emulator;
-pub mod figures;
-mod flood;
+pub mod experiment;
 pub mod guards;
-pub mod herd;
-pub mod host;
-pub mod paper;
-mod ping;
-pub mod plot;
-pub mod quinn_server;
-pub mod ratios;
-pub mod report;
-pub mod reproduce;
-pub mod results;
-pub mod run;
-pub mod sample;
-pub mod scenario;
-pub mod setup;
-pub mod shape;
-pub mod standing;
-pub mod targets;
-pub mod tcp;
-pub mod topology;
+pub mod move_summary;
+pub mod network;
+pub mod system;

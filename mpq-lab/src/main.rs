@@ -6,13 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use clap::{Parser, Subcommand};
-use mpq_lab::calibrate::calibrate;
-use mpq_lab::scenario::Scenario;
-use mpq_lab::standing::LinkOption;
-use mpq_lab::topology::{Host, Line, Network};
-use mpq_lab::{
-    check, compare, demo, emulator, guards, herd, quinn_server, reproduce, setup, standing,
-};
+use mpq_lab::arms::quinn_server;
+use mpq_lab::bench::{self, load};
+use mpq_lab::experiment::reproduce;
+use mpq_lab::experiment::scenario::Scenario;
+use mpq_lab::network::calibrate::calibrate;
+use mpq_lab::network::emulator;
+use mpq_lab::network::model::{Line, Network};
+use mpq_lab::network::topology::Host;
+use mpq_lab::network::up::{self, LinkOption};
+use mpq_lab::system::setup;
+use mpq_lab::{check, demo, guards};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -47,12 +51,12 @@ enum Command {
     /// sum, a move against none
     Bench {
         #[command(flatten)]
-        options: compare::Options,
+        options: bench::Options,
     },
     /// Move a server under many clients: what they lose, how long it takes, what they cost
     Herd {
         #[command(flatten)]
-        options: herd::Options,
+        options: load::Options,
     },
     /// Make the network and leave it up; its hosts are the namespaces mpq-lab-client, mpq-lab-router,
     /// mpq-lab-server-a and mpq-lab-server-b
@@ -93,7 +97,7 @@ enum Command {
     #[command(hide = true)]
     HerdClients {
         #[command(flatten)]
-        options: herd::ClientOptions,
+        options: load::ClientOptions,
     },
     /// Serve by plain quinn; started by the lab itself
     #[command(hide = true)]
@@ -172,19 +176,19 @@ async fn run(command: Command) -> Result<ExitCode> {
             let scenarios = scenarios.iter().map(|file| Scenario::read(file));
             experiment(scenarios.collect::<Result<_>>()?, &options).await?;
         }
-        Command::Bench { options } => compare::bench(&options).await?,
-        Command::Herd { options } => herd::herd(&options).await?,
-        Command::HerdClients { options } => herd::clients(options).await?,
+        Command::Bench { options } => bench::bench(&options).await?,
+        Command::Herd { options } => load::load(&options).await?,
+        Command::HerdClients { options } => load::clients(options).await?,
         Command::QuinnServer { options } => quinn_server::serve(options).await?,
-        Command::Up { links } => standing::up(&links)?,
-        Command::Down => standing::down()?,
-        Command::Exec { host, command } => match standing::exec(host, &command)? {},
+        Command::Up { links } => up::up(&links)?,
+        Command::Down => up::down()?,
+        Command::Exec { host, command } => match up::exec(host, &command)? {},
         Command::Link { command } => match command {
             LinkCommand::Set { link, changes } => {
                 let change = changes.join(" ").parse().map_err(Error::msg)?;
-                standing::set(link, &change)?;
+                up::set(link, &change)?;
             }
-            LinkCommand::Show => standing::show()?,
+            LinkCommand::Show => up::show()?,
         },
         Command::Calibrate { scenario } => {
             setup::install_programs()?;

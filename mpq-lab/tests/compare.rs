@@ -1,18 +1,18 @@
 //! What `cargo lab bench` measures is complete and adds up; how fast anything is does not matter.
 
 use common::{criu, privileged};
-use mpq_lab::compare::{Arm, Comparison, compare};
+use mpq_lab::bench::compare::{BenchArm, Comparison, compare};
 
 mod common;
 
 /// Whole bodies, and positive figures; bodies of other content are an error of `compare` itself.
-fn assert_sound(comparison: &Comparison, arms: &[Arm], ratios: usize) {
+fn assert_sound(comparison: &Comparison, arms: &[BenchArm], ratios: usize) {
     let run: Vec<_> = comparison.runs.iter().map(|run| run.arm).collect();
     assert_eq!(run, arms);
     for run in &comparison.runs {
         assert!(run.seconds > 0.0 && run.client_cpu > 0.0, "{run:?}");
         assert!((0.0..=1.0).contains(&run.steal), "{run:?}");
-        assert_eq!(run.frozen > 0.0, run.arm == Arm::Moved, "{run:?}");
+        assert_eq!(run.frozen > 0.0, run.arm == BenchArm::Moved, "{run:?}");
     }
     assert_eq!(comparison.ratios.len(), ratios);
     for ratio in &comparison.ratios {
@@ -24,7 +24,7 @@ fn assert_sound(comparison: &Comparison, arms: &[Arm], ratios: usize) {
 #[tokio::test]
 async fn on_loopback_both_stacks_are_measured_round_by_round() {
     let comparison = compare(20_000_000, 0, 2, None).await.unwrap();
-    let round = [Arm::Mpq, Arm::Quinn];
+    let round = [BenchArm::Mpq, BenchArm::Quinn];
     assert_sound(&comparison, &[round, round].concat(), 3);
     assert!(comparison.runs.iter().all(|run| run.bytes == 20_000_000));
 }
@@ -36,7 +36,12 @@ async fn on_the_network_links_and_a_move_are_measured() {
     };
     let comparison = compare(10_000_000, 30_000_000, 1, Some(&criu())).await;
     let comparison = comparison.unwrap();
-    let links = [Arm::FirstLink, Arm::SecondLink, Arm::BothLinks, Arm::Moved];
-    let arms = [&[Arm::Mpq, Arm::Quinn], &links[..]].concat();
+    let links = [
+        BenchArm::FirstLink,
+        BenchArm::SecondLink,
+        BenchArm::BothLinks,
+        BenchArm::Moved,
+    ];
+    let arms = [&[BenchArm::Mpq, BenchArm::Quinn], &links[..]].concat();
     assert_sound(&comparison, &arms, 5);
 }

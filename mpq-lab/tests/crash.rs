@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::Result;
 use common::{criu, privileged};
-use mpq_lab::bench::{Bench, Content};
-use mpq_lab::download::{Download, Event};
-use mpq_lab::host::{built, inside};
-use mpq_lab::topology::Host::{Client, ServerA, ServerB};
-use mpq_lab::topology::Network;
+use mpq_lab::arms::mpq_get::{Download, Event};
+use mpq_lab::arms::mpq_server::Content;
+use mpq_lab::arms::testbed::Testbed;
+use mpq_lab::network::model::Network;
+use mpq_lab::network::topology::Host::{Client, ServerA, ServerB};
+use mpq_lab::system::host::{built, inside};
 
 mod common;
 
@@ -25,8 +26,8 @@ struct Dns {
 }
 
 impl Dns {
-    fn start(bench: &Bench, address: Ipv4Addr) -> Result<Self> {
-        let namespace = bench.topology().namespace_file(Client);
+    fn start(testbed: &Testbed, address: Ipv4Addr) -> Result<Self> {
+        let namespace = testbed.topology().namespace_file(Client);
         let socket = inside(&namespace, || UdpSocket::bind("127.0.0.1:53"))?;
         let dns = Self {
             address: Arc::new(AtomicU32::new(address.into())),
@@ -70,10 +71,10 @@ fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
 }
 
 /// A download by name, with a resolv.conf of its own.
-fn download(bench: &Bench) -> Result<Download> {
-    let resolv = bench.scratch().join("resolv.conf");
+fn download(testbed: &Testbed) -> Result<Download> {
+    let resolv = testbed.scratch().join("resolv.conf");
     std::fs::write(&resolv, "nameserver 127.0.0.1\n")?;
-    let mut command = bench.topology().command(Client, "unshare");
+    let mut command = testbed.topology().command(Client, "unshare");
     let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
     command
         .args(["--mount", "sh", "-c", mount])
@@ -81,10 +82,10 @@ fn download(bench: &Bench) -> Result<Download> {
         .arg(built("mpq-get")?)
         .args(["--insecure", "--interface", "eth0", "--interface", "eth1"])
         .args(["--idle-timeout", "2", "--retry", "10", "--output"])
-        .arg(bench.scratch().join("download"))
+        .arg(testbed.scratch().join("download"))
         .arg(format!(
             "https://{NAME}:{}/random",
-            Bench::address(ServerA).port()
+            ServerA.server_address().port()
         ));
     Download::start(command)
 }
@@ -98,15 +99,15 @@ async fn a_download_resumes_from_where_dns_says_that_the_server_is_now() {
         size: 40_000_000,
         seed: 60,
     };
-    let bench = Bench::new(&criu(), &Network::default()).unwrap();
-    let dns = Dns::start(&bench, ServerA.address()).unwrap();
-    bench.serve(ServerA, content, |_| ()).await.unwrap();
-    let mut download = download(&bench).unwrap();
+    let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+    let dns = Dns::start(&testbed, ServerA.address()).unwrap();
+    testbed.serve(ServerA, content, |_| ()).await.unwrap();
+    let mut download = download(&testbed).unwrap();
     download.wait_for_bytes(content.size / 2).await.unwrap();
-    bench.kill().unwrap();
+    testbed.kill().unwrap();
     let before = dns.asked.load(Ordering::Relaxed);
     dns.set(ServerB.address());
-    bench.serve(ServerB, content, |_| ()).await.unwrap();
+    testbed.serve(ServerB, content, |_| ()).await.unwrap();
     let entries = download.finish().await.unwrap();
 
     assert!(dns.asked.load(Ordering::Relaxed) > before, "it asks again");
@@ -115,7 +116,7 @@ async fn a_download_resumes_from_where_dns_says_that_the_server_is_now() {
         _ => None,
     });
     let (remote, offset) = resumed.expect("it goes on");
-    assert_eq!(remote, Bench::address(ServerB));
+    assert_eq!(remote, ServerB.server_address());
     // Nothing that was on the disk is asked for again.
     assert!(offset >= content.size / 2, "{offset}");
     let Event::Done(done) = &entries.last().unwrap().event else {

@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::privileged;
-use mpq_lab::calibrate::calibrate;
-use mpq_lab::host::{built, inside, run};
-use mpq_lab::shape::{Change, Shape};
-use mpq_lab::topology::{Emulation, Host, Network, Topology};
+use mpq_lab::network::calibrate::calibrate;
+use mpq_lab::network::link_model::{Change, Shape};
+use mpq_lab::network::model::{Emulation, Network};
+use mpq_lab::network::topology::{Host, Topology};
+use mpq_lab::system::host::{built, inside, run};
 
 mod common;
 
@@ -212,7 +213,7 @@ async fn the_network_that_stays_comes_works_and_goes() {
         return;
     };
     assert!(
-        Topology::standing().is_none(),
+        Topology::already_up().is_none(),
         "one is up and may be in use; run `cargo lab down` first"
     );
     let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
@@ -248,7 +249,7 @@ async fn the_network_that_stays_comes_works_and_goes() {
     }
 
     assert!(lab("down").status.success());
-    assert!(Topology::standing().is_none());
+    assert!(Topology::already_up().is_none());
     assert_eq!(namespaces("mpq-lab-client"), 0);
     assert!(lab("down").status.success(), "nothing to do is no failure");
 }

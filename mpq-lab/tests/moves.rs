@@ -7,30 +7,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
-use mpq_lab::bench::{Bench, Content};
-use mpq_lab::download::{Done, Download, Entry, Event};
-use mpq_lab::host::built;
-use mpq_lab::report::Report;
-use mpq_lab::topology::Host::{ServerA, ServerB};
-use mpq_lab::topology::Network;
+use mpq_lab::arms::mpq_get::{Done, Download, Entry, Event};
+use mpq_lab::arms::mpq_server::Content;
+use mpq_lab::arms::testbed::Testbed;
+use mpq_lab::move_summary::MoveSummary;
+use mpq_lab::network::model::Network;
+use mpq_lab::network::topology::Host::{self, ServerA, ServerB};
+use mpq_lab::system::host::built;
 
 mod common;
 
 /// Runs a download of `content`, with what `during` does meanwhile, and returns its events.
 async fn download(
-    bench: &Bench,
+    testbed: &Testbed,
     content: Content,
     during: impl AsyncFnOnce(&mut Download) -> Result<()>,
 ) -> Vec<Entry> {
     let run = async {
-        bench.serve(ServerA, content, |_| ()).await?;
-        let mut download = bench.download(ServerA)?;
+        testbed.serve(ServerA, content, |_| ()).await?;
+        let mut download = testbed.download(ServerA)?;
         during(&mut download).await?;
         download.finish().await
     };
     let result = run.await;
     result
-        .with_context(|| format!("{content:?}; the logs:\n{}", bench.logs()))
+        .with_context(|| format!("{content:?}; the logs:\n{}", testbed.logs()))
         .unwrap()
 }
 
@@ -69,19 +70,19 @@ async fn moves_at_random_moments_keep_every_byte() {
         let content = Content { size, seed };
         eprintln!("seed {seed}: {size} bytes, a move from byte {moment} on");
 
-        let bench = Bench::new(&criu(), &Network::default()).unwrap();
-        let entries = download(&bench, content, async |download| {
+        let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+        let entries = download(&testbed, content, async |download| {
             download.wait_for_bytes(moment).await?;
-            bench.checkpoint(ServerA, ServerB).await?;
-            bench.restore(ServerB).await?;
+            testbed.checkpoint(ServerA, ServerB).await?;
+            testbed.restore(ServerB).await?;
             Ok(())
         })
         .await;
 
         assert_kept(&entries, content);
-        let target = Bench::address(ServerB);
-        let report = Report::new(&entries, content.sha256(), target, None).unwrap();
-        report.verify().unwrap();
+        let target = ServerB.server_address();
+        let summary = MoveSummary::new(&entries, content.sha256(), target, None).unwrap();
+        summary.verify().unwrap();
     }
 }
 
@@ -94,17 +95,17 @@ async fn a_server_goes_and_comes_back_in_one_download() {
         size: 60_000_000,
         seed: 20,
     };
-    let bench = Bench::new(&criu(), &Network::default()).unwrap();
-    let entries = download(&bench, content, async |download| {
+    let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+    let entries = download(&testbed, content, async |download| {
         download.wait_for_bytes(content.size / 4).await?;
-        bench.checkpoint(ServerA, ServerB).await?;
-        bench.restore(ServerB).await?;
+        testbed.checkpoint(ServerA, ServerB).await?;
+        testbed.restore(ServerB).await?;
         download
             .wait_for(|event| matches!(event, Event::FirstByteAfterMove { .. }))
             .await?;
         download.wait_for_bytes(content.size / 2).await?;
-        bench.checkpoint(ServerB, ServerA).await?;
-        bench.restore(ServerA).await?;
+        testbed.checkpoint(ServerB, ServerA).await?;
+        testbed.restore(ServerA).await?;
         Ok(())
     })
     .await;
@@ -117,7 +118,7 @@ async fn a_server_goes_and_comes_back_in_one_download() {
             _ => None,
         })
         .collect();
-    assert_eq!(stations, [ServerB, ServerA].map(Bench::address));
+    assert_eq!(stations, [ServerB, ServerA].map(Host::server_address));
 }
 
 #[tokio::test]
@@ -131,13 +132,13 @@ async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
     };
     // The usual idle timeout of QUIC is 30 s.
     let freeze = Duration::from_secs(35);
-    let bench = Bench::new(&criu(), &Network::default()).unwrap();
+    let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
     let mut frozen = 0.0;
-    let entries = download(&bench, content, async |download| {
+    let entries = download(&testbed, content, async |download| {
         download.wait_for_bytes(content.size / 2).await?;
-        let dump = bench.checkpoint(ServerA, ServerB).await?;
+        let dump = testbed.checkpoint(ServerA, ServerB).await?;
         tokio::time::sleep(freeze).await;
-        let restored = bench.restore(ServerB).await?;
+        let restored = testbed.restore(ServerB).await?;
         frozen = restored.thawed - dump.dump_started;
         Ok(())
     })
@@ -145,8 +146,8 @@ async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
 
     assert!(frozen >= freeze.as_secs_f64(), "frozen for {frozen} s only");
     assert_kept(&entries, content);
-    let target = Bench::address(ServerB);
-    Report::new(&entries, content.sha256(), target, None)
+    let target = ServerB.server_address();
+    MoveSummary::new(&entries, content.sha256(), target, None)
         .unwrap()
         .verify()
         .unwrap();
@@ -190,11 +191,11 @@ async fn a_dump_that_fails_leaves_the_server_where_it_was() {
     fs::write(&failing, script).unwrap();
     fs::set_permissions(&failing, fs::Permissions::from_mode(0o755)).unwrap();
 
-    let bench = Bench::new(&failing, &Network::default()).unwrap();
+    let testbed = Testbed::new(&failing, &Network::default()).unwrap();
     let mut refusal = String::new();
-    let entries = download(&bench, content, async |download| {
+    let entries = download(&testbed, content, async |download| {
         download.wait_for_bytes(content.size / 2).await?;
-        if let Err(error) = bench.checkpoint(ServerA, ServerB).await {
+        if let Err(error) = testbed.checkpoint(ServerA, ServerB).await {
             refusal = format!("{error:#}");
         }
         Ok(())
@@ -205,7 +206,7 @@ async fn a_dump_that_fails_leaves_the_server_where_it_was() {
     assert_kept(&entries, content);
     let cancelled = |entry: &Entry| matches!(entry.event, Event::Cancelled { .. });
     assert!(entries.iter().any(cancelled), "{entries:?}");
-    let stayed = Bench::address(ServerA);
+    let stayed = ServerA.server_address();
     let done = done(&entries);
     assert!(
         done.paths.iter().all(|path| path.remote == stayed),

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::{criu, privileged};
 use mpq_core::endpoint::STREAM_WINDOW;
-use mpq_lab::bench::{Bench, Content};
-use mpq_lab::download::{Done, Download, Entry, Event};
-use mpq_lab::sample::Sampler;
-use mpq_lab::shape::Shape;
-use mpq_lab::topology::Host::{Client, ServerA, ServerB};
-use mpq_lab::topology::Network;
+use mpq_lab::arms::mpq_get::{Done, Download, Entry, Event};
+use mpq_lab::arms::mpq_server::Content;
+use mpq_lab::arms::sample::Sampler;
+use mpq_lab::arms::testbed::Testbed;
+use mpq_lab::network::link_model::Shape;
+use mpq_lab::network::model::Network;
+use mpq_lab::network::topology::Host::{Client, ServerA, ServerB};
 
 mod common;
 
@@ -23,7 +24,7 @@ const SECOND: &str = "10.0.1.2";
 /// Runs a download with what `during` does meanwhile. It must end whole, with one handshake.
 async fn download(
     content: Content,
-    during: impl AsyncFnOnce(&Bench, &mut Download) -> Result<()>,
+    during: impl AsyncFnOnce(&Testbed, &mut Download) -> Result<()>,
 ) -> (Vec<Entry>, Done) {
     download_over(&Network::default(), content, during).await
 }
@@ -32,18 +33,18 @@ async fn download(
 async fn download_over(
     network: &Network,
     content: Content,
-    during: impl AsyncFnOnce(&Bench, &mut Download) -> Result<()>,
+    during: impl AsyncFnOnce(&Testbed, &mut Download) -> Result<()>,
 ) -> (Vec<Entry>, Done) {
-    let bench = Bench::new(&criu(), network).unwrap();
+    let testbed = Testbed::new(&criu(), network).unwrap();
     let run = async {
-        bench.serve(ServerA, content, |_| ()).await?;
-        let mut download = bench.download(ServerA)?;
-        during(&bench, &mut download).await?;
+        testbed.serve(ServerA, content, |_| ()).await?;
+        let mut download = testbed.download(ServerA)?;
+        during(&testbed, &mut download).await?;
         download.finish().await
     };
     let result = run.await;
     let entries = result
-        .with_context(|| format!("{content:?}; the logs:\n{}", bench.logs()))
+        .with_context(|| format!("{content:?}; the logs:\n{}", testbed.logs()))
         .unwrap();
     let Event::Done(done) = &entries.last().unwrap().event else {
         panic!("the last event is {:?}", entries.last());
@@ -56,23 +57,23 @@ async fn download_over(
 }
 
 /// Does something on the client's host.
-fn on_client(bench: &Bench, line: &str) -> Result<()> {
-    bench.topology().run(Client, "sh", &["-ec", line])
+fn on_client(testbed: &Testbed, line: &str) -> Result<()> {
+    testbed.topology().run(Client, "sh", &["-ec", line])
 }
 
 /// Gives the client another address on a link.
-fn renumber(bench: &Bench, link: usize) -> Result<()> {
+fn renumber(testbed: &Testbed, link: usize) -> Result<()> {
     let line = format!(
         "ip addr del 10.0.{link}.2/24 dev eth{link}
          ip addr add 10.0.{link}.7/24 dev eth{link}
          ip route replace default via 10.0.{link}.1 dev eth{link} metric 10{link}"
     );
-    on_client(bench, &line)
+    on_client(testbed, &line)
 }
 
-fn set_link(bench: &Bench, link: usize, up: bool) -> Result<()> {
+fn set_link(testbed: &Testbed, link: usize, up: bool) -> Result<()> {
     let change = format!("up={up}").parse().map_err(anyhow::Error::msg)?;
-    bench.topology().set(link, &change)
+    testbed.topology().set(link, &change)
 }
 
 async fn until_down(download: &mut Download, address: &str) -> Result<()> {
@@ -97,7 +98,7 @@ async fn until_closed(download: &mut Download, address: &str) -> Result<()> {
 }
 
 fn paths_from(done: &Done, address: &str) -> usize {
-    let of_this = |path: &&mpq_lab::download::Path| path.local.to_string() == address;
+    let of_this = |path: &&mpq_lab::arms::mpq_get::Path| path.local.to_string() == address;
     done.paths.iter().filter(of_this).count()
 }
 
@@ -110,10 +111,10 @@ async fn a_link_that_dies_silently_does_not_stop_a_download() {
         size: 60_000_000,
         seed: 50,
     };
-    let (entries, done) = download(content, async |bench, download| {
+    let (entries, done) = download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 4).await?;
-        set_link(bench, 1, false)
+        set_link(testbed, 1, false)
     })
     .await;
     let closed = |entry: &Entry| matches!(&entry.event, Event::PathClosed(path) if path.local.to_string() == SECOND);
@@ -143,11 +144,11 @@ async fn the_other_path_goes_on_meanwhile_for_longer_than_a_stream_has_room_in_n
         ..Network::default()
     };
     let mut meanwhile = 0;
-    let (_, done) = download_over(&network, content, async |bench, download| {
+    let (_, done) = download_over(&network, content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 4).await?;
-        set_link(bench, 1, false)?;
-        let sampler = Sampler::start(bench.topology().namespace_file(Client));
+        set_link(testbed, 1, false)?;
+        let sampler = Sampler::start(testbed.topology().namespace_file(Client));
         until_closed(download, SECOND).await?;
         let samples = sampler.finish()?.samples;
         meanwhile = samples.last().unwrap().received[0] - samples[0].received[0];
@@ -167,12 +168,12 @@ async fn a_link_that_comes_back_is_used_again() {
         size: 100_000_000,
         seed: 51,
     };
-    let (_, done) = download(content, async |bench, download| {
+    let (_, done) = download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 10).await?;
-        set_link(bench, 1, false)?;
+        set_link(testbed, 1, false)?;
         until_closed(download, SECOND).await?;
-        set_link(bench, 1, true)?;
+        set_link(testbed, 1, true)?;
         until_validated(download, SECOND).await
     })
     .await;
@@ -188,14 +189,14 @@ async fn an_interface_that_goes_is_left_and_used_again_when_it_is_back() {
         size: 100_000_000,
         seed: 52,
     };
-    let (_, done) = download(content, async |bench, download| {
+    let (_, done) = download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 10).await?;
-        on_client(bench, DOWN)?;
+        on_client(testbed, DOWN)?;
         until_down(download, SECOND).await?;
-        on_client(bench, UP)?;
+        on_client(testbed, UP)?;
         until_validated(download, SECOND).await?;
-        renumber(bench, 1)?;
+        renumber(testbed, 1)?;
         until_down(download, SECOND).await?;
         until_validated(download, "10.0.1.7").await
     })
@@ -214,17 +215,17 @@ async fn a_client_without_any_interface_waits_for_one() {
         size: 60_000_000,
         seed: 53,
     };
-    download(content, async |bench, download| {
+    download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 4).await?;
-        on_client(bench, "ip link set eth0 down; ip link set eth1 down")?;
+        on_client(testbed, "ip link set eth0 down; ip link set eth1 down")?;
         until_down(download, SECOND).await?;
         // Only the second comes back, as another network would.
         on_client(
-            bench,
+            testbed,
             "ip addr flush dev eth1; ip addr add 10.0.1.9/24 dev eth1",
         )?;
-        on_client(bench, UP)?;
+        on_client(testbed, UP)?;
         until_validated(download, "10.0.1.9").await
     })
     .await;
@@ -239,21 +240,21 @@ async fn a_client_that_changes_networks_while_the_server_is_frozen_finds_it() {
         size: 60_000_000,
         seed: 54,
     };
-    let (_, done) = download(content, async |bench, download| {
+    let (_, done) = download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 4).await?;
-        bench.checkpoint(ServerA, ServerB).await?;
+        testbed.checkpoint(ServerA, ServerB).await?;
         for link in 0..2 {
-            renumber(bench, link)?;
+            renumber(testbed, link)?;
             until_down(download, &format!("10.0.{link}.2")).await?;
         }
-        bench.restore(ServerB).await?;
+        testbed.restore(ServerB).await?;
         Ok(())
     })
     .await;
     for address in ["10.0.0.7", "10.0.1.7"] {
-        let there = |path: &mpq_lab::download::Path| {
-            path.local.to_string() == address && path.remote == Bench::address(ServerB)
+        let there = |path: &mpq_lab::arms::mpq_get::Path| {
+            path.local.to_string() == address && path.remote == ServerB.server_address()
         };
         assert!(done.paths.iter().any(there), "{address}: {done:?}");
     }
@@ -268,20 +269,20 @@ async fn a_server_moves_while_a_link_is_dead_and_the_link_finds_it_later() {
         size: 100_000_000,
         seed: 55,
     };
-    let (_, done) = download(content, async |bench, download| {
+    let (_, done) = download(content, async |testbed, download| {
         until_validated(download, SECOND).await?;
         download.wait_for_bytes(content.size / 10).await?;
-        set_link(bench, 1, false)?;
+        set_link(testbed, 1, false)?;
         until_closed(download, SECOND).await?;
-        bench.checkpoint(ServerA, ServerB).await?;
-        bench.restore(ServerB).await?;
-        let target = Bench::address(ServerB);
+        testbed.checkpoint(ServerA, ServerB).await?;
+        testbed.restore(ServerB).await?;
+        let target = ServerB.server_address();
         download
             .wait_for(
                 |event| matches!(event, Event::FirstByteAfterMove { remote, .. } if *remote == target),
             )
             .await?;
-        set_link(bench, 1, true)?;
+        set_link(testbed, 1, true)?;
         until_validated(download, SECOND).await
     })
     .await;

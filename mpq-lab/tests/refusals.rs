@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use mpq_lab::host::built;
+use mpq_lab::system::host::built;
 
 /// What `mpq-serve` exits with for images that are missing or of another program.
 const NO_IMAGES: Option<i32> = Some(3);

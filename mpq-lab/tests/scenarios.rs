@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use common::{criu, privileged};
-use mpq_lab::bench::{Bench, Content};
-use mpq_lab::run::{self, Run, What};
-use mpq_lab::scenario::{Arm, Scenario};
-use mpq_lab::tcp::{Curl, Nginx, prepare_multipath};
-use mpq_lab::topology::Host::ServerA;
-use mpq_lab::topology::Network;
+use mpq_lab::arms::mpq_server::Content;
+use mpq_lab::arms::tcp::{Curl, Nginx, prepare_multipath};
+use mpq_lab::arms::testbed::Testbed;
+use mpq_lab::experiment::record::{Run, What};
+use mpq_lab::experiment::run;
+use mpq_lab::experiment::scenario::{Arm, Scenario};
+use mpq_lab::network::model::Network;
+use mpq_lab::network::topology::Host::ServerA;
 
 mod common;
 
@@ -67,8 +69,8 @@ async fn tcp_and_each_subflow_of_multipath_tcp_have_cubic() {
         seed: 0,
     };
     for (multipath, subflows) in [(false, 1), (true, 2)] {
-        let bench = Bench::new(&criu(), &Network::default()).unwrap();
-        let (topology, scratch) = (bench.topology(), bench.scratch());
+        let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+        let (topology, scratch) = (testbed.topology(), testbed.scratch());
         if multipath {
             prepare_multipath(topology).unwrap();
         }

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::privileged;
-use mpq_lab::host::{inside, run};
-use mpq_lab::topology::{Host, Network, Topology};
+use mpq_lab::network::model::Network;
+use mpq_lab::network::topology::{Host, Topology};
+use mpq_lab::system::host::{inside, run};
 use socket2::{Domain, Socket, Type};
 
 mod common;

@@ -23,5 +23,5 @@ pub(crate) async fn privileged() -> Option<MutexGuard<'static, ()>> {
 /// The CRIU that `cargo lab test` has found or fetched.
 #[allow(dead_code, reason = "not every test file moves a server")]
 pub(crate) fn criu() -> PathBuf {
-    mpq_lab::criu::find().expect("no CRIU that is new enough")
+    mpq_lab::system::criu::find().expect("no CRIU that is new enough")
 }

@@ -1,0 +1,144 @@
+//! What the events of one `mpq-get` tell of a run.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::arms::mpq_get::{Done, Entry, Event};
+use crate::experiment::record::{Mark, What};
+
+/// When the client was started, as unix time.
+pub(super) fn started_at(entries: &[Entry]) -> Result<f64> {
+    let found = entries.iter().find_map(|entry| match entry.event {
+        Event::Connected { unix } => Some(unix),
+        _ => None,
+    });
+    found.context("the client has not connected")
+}
+
+/// The figures of a client that has everything.
+pub(super) fn done(entries: &[Entry]) -> Result<&Done> {
+    match entries.last().map(|entry| &entry.event) {
+        Some(Event::Done(done)) => Ok(done),
+        other => bail!("the client's last event is {other:?}"),
+    }
+}
+
+/// What a client saw, at unix times.
+pub(super) fn marks(entries: &[Entry]) -> Vec<Mark> {
+    // One that never connected saw nothing.
+    let Ok(start) = started_at(entries) else {
+        return Vec::new();
+    };
+    let seen = entries.iter().filter_map(|entry| {
+        let what = match entry.event {
+            Event::Connected { .. } => What::Connected,
+            Event::MigrationAnnounced { .. } => What::Announced,
+            Event::Parked { .. } => What::Parked,
+            Event::Silent => What::Silent,
+            Event::Detected { .. } => What::Detected,
+            Event::Resumed { .. } => What::Resumed,
+            Event::FirstByteAfterMove { .. } => What::FirstByte,
+            Event::Error { .. } => What::Lost,
+            _ => return None,
+        };
+        Some(Mark::new(start + entry.t, what))
+    });
+    seen.collect()
+}
+
+/// Body bytes that a client received.
+pub(super) fn body(entries: &[Entry]) -> u64 {
+    let told = entries.iter().rev().find_map(|entry| match &entry.event {
+        Event::Progress { bytes } => Some(*bytes),
+        Event::Done(done) => Some(done.bytes),
+        _ => None,
+    });
+    told.unwrap_or(0)
+}
+
+/// Body bits a second after the first second of a download that took longer.
+pub(super) fn payload(entries: &[Entry]) -> Option<f64> {
+    let (from, early) = entries.iter().find_map(|entry| match entry.event {
+        Event::Progress { bytes } if entry.t >= 1.0 => Some((entry.t, bytes)),
+        _ => None,
+    })?;
+    let done = done(entries).ok()?;
+    Some((done.bytes - early) as f64 * 8.0 / (done.seconds - from))
+}
+
+/// The pause that a move makes in the body, in seconds.
+pub(super) fn gap(entries: &[Entry]) -> Option<f64> {
+    entries.iter().find_map(|entry| match entry.event {
+        Event::FirstByteAfterMove { gap, .. } => Some(gap),
+        _ => None,
+    })
+}
+
+/// The first's part of what both received until the first of them was done.
+pub(super) fn share(first: &[Entry], second: &[Entry]) -> Result<f64> {
+    let end =
+        |entries: &[Entry]| Ok::<_, anyhow::Error>(started_at(entries)? + done(entries)?.seconds);
+    let until = end(first)?.min(end(second)?);
+    let from = started_at(first)?.max(started_at(second)?);
+    let received = |entries: &[Entry], until: f64| {
+        let start = started_at(entries)?;
+        let bytes = entries.iter().rev().find_map(|entry| match &entry.event {
+            Event::Progress { bytes } if start + entry.t <= until => Some(*bytes),
+            _ => None,
+        });
+        Ok::<_, anyhow::Error>(bytes.unwrap_or(0) as f64)
+    };
+    let of = |entries| Ok::<_, anyhow::Error>(received(entries, until)? - received(entries, from)?);
+    let (first, second) = (of(first)?, of(second)?);
+    ensure!(first + second > 0.0, "nothing was received while both ran");
+    Ok(first / (first + second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(seconds: f64) -> Event {
+        Event::Done(Done {
+            bytes: 0,
+            seconds,
+            sha256: String::new(),
+            handshakes: 1,
+            requests: 1,
+            paths: Vec::new(),
+        })
+    }
+
+    fn entries(unix: f64, events: Vec<(f64, Event)>) -> Vec<Entry> {
+        let start = (0.1, Event::Connected { unix });
+        [start]
+            .into_iter()
+            .chain(events)
+            .map(|(t, event)| Entry { t, event })
+            .collect()
+    }
+
+    #[test]
+    fn a_share_is_counted_while_both_run() {
+        let progress = |bytes| Event::Progress { bytes };
+        let first = entries(
+            100.0,
+            vec![
+                (1.0, progress(50)),
+                (2.0, progress(200)),
+                (3.0, progress(350)),
+                (3.5, done(3.5)),
+            ],
+        );
+        let second = entries(
+            101.0,
+            vec![
+                (1.0, progress(100)),
+                (2.0, progress(200)),
+                (9.0, progress(900)),
+                (9.5, done(9.5)),
+            ],
+        );
+        // From 101 to 103.5: the first receives 300, the second 200.
+        assert_eq!(share(&first, &second).unwrap(), 0.6);
+    }
+}
