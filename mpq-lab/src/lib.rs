@@ -8,7 +8,7 @@
 //!   counted meanwhile.
 //! - [`experiment`]: a scenario is data; each arm runs it again and again, and a report compares the
 //!   results with the paper's.
-//! - [`bench`]: ratios side by side, many clients at once, and the targets of the project.
+//! - [`mod@bench`]: ratios side by side, many clients at once, and the targets of the project.
 //!
 //! Beside them, a file for each of the other commands: [`demo`] shows one move, which
 //! [`move_summary`] puts in figures; [`check`] is `cargo lab test`, and [`guards`] takes the guards of

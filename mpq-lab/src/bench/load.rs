@@ -29,13 +29,11 @@ use tokio::time::timeout;
 
 use crate::arms::mpq_server::Content;
 use crate::arms::testbed::Testbed;
-use crate::experiment::statistics::Range;
-use crate::experiment::statistics::range;
+use crate::experiment::statistics::{Range, range};
 use crate::network::model::{Emulation, Network};
 use crate::network::topology::Host;
 use crate::system::counters::{GB, cpu, resident};
-use crate::system::host::unix;
-use crate::system::host::{build_tools, built};
+use crate::system::host::{build_tools, built, unix};
 use crate::system::setup::setup;
 
 /// How many clients there are, unless otherwise said.
@@ -155,7 +153,7 @@ pub struct LoadResult {
     pub last: Vec<Step>,
 }
 
-/// Builds the tools, moves a server with its herd, and prints what that has shown.
+/// Builds the tools, moves a server with many clients, and prints what that has shown.
 ///
 /// # Errors
 /// If a step fails, or a client is lost.
@@ -171,7 +169,7 @@ pub async fn load(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The herd that the project's targets are about: a thousand clients.
+/// The clients that the project's targets are about: a thousand clients.
 ///
 /// # Errors
 /// If a step fails.

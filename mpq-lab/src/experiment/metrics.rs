@@ -126,7 +126,7 @@ pub fn wasted(run: &Run) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::record::tests::moved;
+    use crate::experiment::record::examples::moved;
 
     fn near(a: Option<f64>, b: f64) {
         let a = a.unwrap();

@@ -135,7 +135,7 @@ impl Run {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) mod examples {
     use super::*;
 
     /// 100 Mbit/s over the first interface, 50 over the second, and nothing from 2 s to 4 s.

@@ -228,7 +228,7 @@ fn text(value: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::record::tests::moved;
+    use crate::experiment::record::examples::moved;
 
     fn scenario(size: &str) -> Scenario {
         let text = format!("description = ''\nsize = '{size}'\narms = ['multipath']");
