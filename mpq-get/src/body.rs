@@ -249,8 +249,8 @@ mod tests {
     use mpq_core::client::{Client, ClientConfig};
     use mpq_core::server::{Server, ServerConfig};
     use mpq_core::tls::{Identity, Trust};
-    use mpq_serve::http::{Site, respond};
-    use mpq_serve::random::Random;
+    use mpq_serve::site::random::Random;
+    use mpq_serve::site::{Site, respond};
     use url::Url;
 
     use super::*;

@@ -19,7 +19,7 @@ use http::Request;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
 use mpq_get::events::Event;
-use mpq_serve::random::Random;
+use mpq_serve::site::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -55,7 +55,7 @@ pub struct Options {
     clients: u64,
 
     /// Bytes that each of them downloads; with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024)
-    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = mpq_serve::args::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = mpq_serve::units::size)]
     size: u64,
 }
 

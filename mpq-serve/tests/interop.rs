@@ -113,7 +113,7 @@ async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
         .collect();
     assert_eq!(
         (received, digest),
-        (20_000_000, mpq_serve::random::sha256(20_000_000, 7))
+        (20_000_000, mpq_serve::site::random::sha256(20_000_000, 7))
     );
     drop(requests);
     driver.abort();

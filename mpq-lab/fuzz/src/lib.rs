@@ -23,7 +23,7 @@ use mpq_core::migration::frame::{self, Decoder};
 use mpq_core::path::probe;
 use mpq_get::resume::{Answer, Held, Validator};
 use mpq_get::retry::retry_after;
-use mpq_serve::range::{Selection, Validators, select};
+use mpq_serve::site::conditional::{Selection, Validators, select};
 
 /// A target.
 pub type Target = fn(&[u8]);

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::control::{Control, Manifest, Serving, Thawed, now, wait_for};
-use crate::criu::Criu;
+use super::control::{Control, Manifest, Serving, Thawed, now, wait_for};
+use super::criu::Criu;
 use crate::error::{At, Error};
 
 /// How long a restored server may take to listen.

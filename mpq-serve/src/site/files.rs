@@ -31,11 +31,11 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 
 /// How often a look-up is tried again where the kernel could not rule out a race with a rename.
-const RACES: usize = 16;
+const MAX_LOOK_UPS: usize = 16;
 
 /// In which two changes may bear the same time: the kernel's clock ticks every few milliseconds, those
 /// of some file systems once a second.
-const TICK: Duration = Duration::from_secs(1);
+const TIME_GRANULARITY: Duration = Duration::from_secs(1);
 
 /// What a directory is answered with.
 const INDEX: &str = "index.html";
@@ -133,7 +133,7 @@ impl Root {
             .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let mut result = Err(Errno::EAGAIN);
-        for _ in 0..RACES {
+        for _ in 0..MAX_LOOK_UPS {
             result = openat2(&root, path, how);
             if !matches!(result, Err(Errno::EAGAIN | Errno::EINTR)) {
                 break;
@@ -179,7 +179,8 @@ impl Version {
             return false;
         };
         let changed = Duration::from_secs(seconds) + Duration::from_nanos(self.nanoseconds as u64);
-        now.checked_sub(changed).is_some_and(|age| age < TICK)
+        now.checked_sub(changed)
+            .is_some_and(|age| age < TIME_GRANULARITY)
     }
 }
 
@@ -377,13 +378,13 @@ mod tests {
         let (dir, root) = root();
         let path = dir.path().join("inside/a.txt");
         let mut file = root.find("/a.txt").unwrap();
-        file.found = modified(&path) + TICK / 2;
+        file.found = modified(&path) + TIME_GRANULARITY / 2;
         assert!(file.etag().starts_with("W/\""));
-        file.found = modified(&path) + TICK;
+        file.found = modified(&path) + TIME_GRANULARITY;
         let strong = file.etag();
         assert!(strong.starts_with('"'));
         // Set by hand.
-        file.found = modified(&path) - TICK;
+        file.found = modified(&path) - TIME_GRANULARITY;
         assert_eq!(file.etag(), strong);
     }
 

@@ -1,8 +1,19 @@
-//! Checkpointing a server: the command for scripts, and the helper that runs CRIU.
+//! All that has a server frozen and brought back: the commands for scripts, the helper that runs CRIU,
+//! and what a process must let go of before it can be frozen.
+//!
+//! [`control`] has the notes by which the server, its helper and its restorer talk; [`criu`] finds and
+//! runs CRIU; [`restore`] brings a server back; [`stdio`] and [`heap`] prepare the server's own process.
+//! Here are the `checkpoint` command and the helper.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
 //! standard stream open, and says so by a note; the helper, which is no child of it (CRIU dumps
 //! children too), then dumps it. If that fails the helper says why, and the server goes on.
+
+pub mod control;
+pub mod criu;
+pub mod heap;
+pub mod restore;
+pub mod stdio;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,10 +24,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::control::{
-    Control, Failed, Manifest, Request, Serving, now, private_dir, wait_for, write_json,
+use self::control::{
+    CheckpointRequest, Control, Failed, Manifest, Serving, now, private_dir, wait_for, write_json,
 };
-use crate::criu::Criu;
+use self::criu::Criu;
 use crate::error::{At, Error, Failure};
 
 /// How long the helper waits for the server to park.
@@ -48,7 +59,7 @@ pub fn run(
     }
     let images = images.map(std::path::absolute).transpose().at(".")?;
     forget_last(&control);
-    control.write(&Request { images, migrate_to })?;
+    control.write(&CheckpointRequest { images, migrate_to })?;
     kill(Pid::from_raw(pid), Signal::SIGUSR1).map_err(|_| Error::NoServer(pid))?;
     let done = wait_for(Duration::from_secs(3600), || {
         if let Some(failed) = control.read::<Failed>() {

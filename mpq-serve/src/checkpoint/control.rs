@@ -50,7 +50,7 @@ impl Manifest {
 
 /// To a server: what a checkpoint is to do otherwise than its command line says.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Request {
+pub struct CheckpointRequest {
     /// Where the images go.
     pub images: Option<PathBuf>,
     /// Where the server will be.
@@ -95,7 +95,7 @@ macro_rules! notes {
         })*
     };
 }
-notes!(Request: "request.json", Thawed: "thawed.json", Failed: "failed.json",
+notes!(CheckpointRequest: "request.json", Thawed: "thawed.json", Failed: "failed.json",
        Serving: "serving.json");
 
 impl Note for Manifest {
