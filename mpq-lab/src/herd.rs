@@ -18,7 +18,7 @@ use bytes::Buf;
 use http::Request;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
-use mpq_get::events::Event;
+use mpq_get::report::events::Event;
 use mpq_serve::site::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};

@@ -49,7 +49,7 @@ pub async fn serve(options: Options) -> Result<()> {
     let identity = Identity::self_signed(&["localhost".to_owned()])?;
     let crypto = QuicServerConfig::try_from(rustls_server(&identity)?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(mpq_get::quic::transport(
+    config.transport_config(Arc::new(mpq_get::transport::plain_quic::transport(
         IDLE,
         Congestion::default(),
     )?));

@@ -21,8 +21,8 @@ mod world;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mpq_core::migration::frame::{self, Decoder};
 use mpq_core::path::probe;
-use mpq_get::resume::{Answer, Held, Validator};
-use mpq_get::retry::retry_after;
+use mpq_get::download::retry::retry_after;
+use mpq_get::http::resume::{Answer, Held, Validator};
 use mpq_serve::site::conditional::{Selection, Validators, select};
 
 /// A target.

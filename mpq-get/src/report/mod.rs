@@ -1,35 +1,53 @@
-//! Who is told what: programs by JSON lines on standard output, people by lines and the progress
-//! display on standard error.
+//! What is told of a download: to programs by JSON lines on standard output, to people by lines and
+//! the progress display on standard error.
+//!
+//! [`Reporter`] decides who is told what. [`events`] are what happens, as JSON; `text` has them as lines
+//! for people; [`progress`] is the display; `outage` measures what a move costs the body.
+
+pub mod events;
+pub(crate) mod outage;
+pub mod progress;
+mod text;
 
 use std::io::{self, IsTerminal};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::args::Args;
+use self::events::{Event, Summary};
+use self::progress::{Progress, Snapshot, live_paths};
 use crate::error::Error;
-use crate::events::{Event, Summary};
 use crate::output::Kept;
-use crate::progress::{Progress, Snapshot, live_paths};
+
+/// What is to be told, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Each event as a line of JSON on standard output.
+    pub json: bool,
+    /// No progress and no digest.
+    pub silent: bool,
+    /// Each event as a line of text.
+    pub verbose: bool,
+    /// Whether standard output is for the body.
+    pub body_on_stdout: bool,
+}
 
 /// Tells the world about one download.
 #[derive(Debug)]
 pub struct Reporter {
     start: Instant,
     unix: f64,
-    json: bool,
-    silent: bool,
-    verbose: bool,
+    options: Options,
     progress: Progress,
 }
 
 impl Reporter {
-    /// A reporter as the command line wants it; the clock of the events starts now.
-    pub fn new(args: &Args) -> Reporter {
+    /// A reporter for one download; the clock of the events starts now.
+    pub fn new(options: Options) -> Reporter {
         let start = Instant::now();
         let unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0.0, |t| t.as_secs_f64());
         // On a terminal the body would be mixed up with the display.
-        let hidden = args.silent || (args.body_on_stdout() && io::stdout().is_terminal());
+        let hidden = options.silent || (options.body_on_stdout && io::stdout().is_terminal());
         let progress = if hidden {
             Progress::Hidden
         } else if io::stderr().is_terminal() {
@@ -40,9 +58,7 @@ impl Reporter {
         Reporter {
             start,
             unix,
-            json: args.json,
-            silent: args.silent,
-            verbose: args.verbose,
+            options,
             progress,
         }
     }
@@ -68,7 +84,7 @@ impl Reporter {
         }
         // Where there is no live display, an incident has just become a line.
         let shown = event.is_incident() && matches!(self.progress, Progress::Plain(_));
-        if self.verbose && !shown {
+        if self.options.verbose && !shown {
             let t = at.saturating_duration_since(self.start).as_secs_f64();
             self.progress.print(&format!("{t:8.3} s  {event}"));
         }
@@ -96,7 +112,7 @@ impl Reporter {
         let digest = format!("sha256 {}  {name}", summary.sha256);
         let event = Event::Done(summary);
         self.write_json(Instant::now(), &event);
-        if !self.silent {
+        if !self.options.silent {
             eprintln!("{event}");
             eprintln!("{digest}");
         }
@@ -123,7 +139,7 @@ impl Reporter {
     }
 
     fn write_json(&self, at: Instant, event: &Event) {
-        if self.json {
+        if self.options.json {
             let t = at.saturating_duration_since(self.start).as_secs_f64();
             // A reader that has gone must not end the download of a file.
             let _ = event.write_json(t, io::stdout().lock());

@@ -1,4 +1,8 @@
-//! What a download needs of its connection, whichever QUIC carries it.
+//! The connection under HTTP/3: what a download needs of it, whichever QUIC carries it.
+//!
+//! That is [`mpq_core::client`], multipath, or for comparison [`plain_quic`].
+
+pub mod plain_quic;
 
 use std::net::SocketAddr;
 use std::time::Instant;

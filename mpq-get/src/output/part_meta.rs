@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::resume::{Held, Restart, Validator};
+use crate::http::resume::{Held, Restart, Validator};
 
 /// What a `.part` file is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,32 +10,24 @@
 //! An output outlives connections. It is opened at the body's first byte, or behind what an earlier
 //! run has left, which the thread then reads once, for the digest; and a file can be started over.
 
+mod destination;
+mod leftover;
+pub mod part_meta;
+mod writer;
+
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::destination::Destination;
+use self::destination::Rename;
+pub use self::leftover::{Kept, Written};
+use self::part_meta::Sidecar;
+use self::writer::{CHANNEL, Message, Sink, TextOnly, Writer};
 use crate::error::{Error, cannot_write};
-use crate::sidecar::Sidecar;
-
-/// Chunks in the channel, each up to one datagram train of 64 KiB: 16 MiB at the most.
-const CHANNEL: usize = 256;
-/// Bytes collected for one write call.
-const BUFFER: usize = 256 * 1024;
-
-/// Where the body is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
-    /// A file, by way of `.part`.
-    File(PathBuf),
-    /// Standard output, whatever it is.
-    Stdout,
-    /// Standard output that nobody asked for and that is a terminal: text only, as curl does it.
-    Terminal,
-}
 
 /// An open output and its thread.
 #[derive(Debug)]
@@ -43,58 +35,6 @@ pub struct Output {
     messages: mpsc::Sender<Message>,
     result: oneshot::Receiver<Result<Written, (Error, Kept)>>,
     restartable: bool,
-}
-
-/// For the thread.
-#[derive(Debug)]
-enum Message {
-    Chunk(Bytes),
-    /// What came so far is of no use; what comes next is of what the record says.
-    StartOver(Option<Sidecar>),
-}
-
-/// A body that has been written completely; until it is published, its file is called `.part`.
-#[derive(Debug)]
-pub struct Written {
-    /// Bytes written.
-    pub bytes: u64,
-    /// SHA-256 of these bytes, lower-case hexadecimal.
-    pub sha256: String,
-    rename: Option<Rename>,
-}
-
-/// A file and what it is called until it is complete.
-#[derive(Debug, Clone)]
-struct Rename {
-    part: PathBuf,
-    path: PathBuf,
-}
-
-/// What is left on the disk of a body that did not become a file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kept(Option<(PathBuf, u64)>);
-
-impl Destination {
-    /// How to call it in a report: the path, or `-` as the tools that read checksums do.
-    pub fn name(&self) -> std::borrow::Cow<'_, str> {
-        match self {
-            Destination::File(path) => path.to_string_lossy(),
-            Destination::Stdout | Destination::Terminal => "-".into(),
-        }
-    }
-
-    /// The `.part` file; none for what is written to directly.
-    pub fn part(&self) -> Option<PathBuf> {
-        match self {
-            Destination::File(path) if path.metadata().is_ok_and(|known| !known.is_file()) => None,
-            Destination::File(path) => {
-                let mut name = path.as_os_str().to_owned();
-                name.push(".part");
-                Some(name.into())
-            }
-            Destination::Stdout | Destination::Terminal => None,
-        }
-    }
 }
 
 impl Output {
@@ -105,7 +45,7 @@ impl Output {
     /// # Errors
     /// [`Error::Write`] if it cannot be opened.
     pub fn create(destination: &Destination, record: Option<&Sidecar>) -> Result<Output, Error> {
-        let rename = rename(destination);
+        let rename = Rename::of(destination);
         let sink = match (destination, &rename) {
             (Destination::Stdout, _) => Sink::Stream(Box::new(io::stdout())),
             (Destination::Terminal, _) => Sink::Stream(Box::new(TextOnly)),
@@ -127,7 +67,7 @@ impl Output {
     /// # Errors
     /// [`Error::Write`] if there is none or it cannot be opened.
     pub fn go_on(destination: &Destination, bytes: u64) -> Result<Output, Error> {
-        let rename = rename(destination);
+        let rename = Rename::of(destination);
         let file = match &rename {
             Some(Rename { part, .. }) => File::options()
                 .read(true)
@@ -143,7 +83,7 @@ impl Output {
     }
 
     fn start(writer: Writer, offset: u64) -> Result<Output, Error> {
-        let restartable = matches!(writer.sink.get_ref(), Sink::File(_));
+        let restartable = writer.is_restartable();
         let (messages, incoming) = mpsc::channel(CHANNEL);
         let (done, result) = oneshot::channel();
         std::thread::Builder::new()
@@ -195,236 +135,12 @@ impl Output {
     }
 }
 
-impl Written {
-    /// Gives the file its final name.
-    ///
-    /// # Errors
-    /// [`Error::Write`] if it cannot be renamed, and what is on the disk.
-    pub fn publish(mut self) -> Result<Written, (Error, Kept)> {
-        if let Some(Rename { part, path }) = &self.rename {
-            if let Err(source) = std::fs::rename(part, path) {
-                return Err((cannot_write(path, source), self.keep()));
-            }
-            // Without its .part it says nothing to anybody.
-            let _ = Sidecar::store(None, part);
-            self.rename = None;
-        }
-        Ok(self)
-    }
-
-    /// Leaves it as it is.
-    pub fn keep(self) -> Kept {
-        Kept(self.rename.map(|rename| (rename.part, self.bytes)))
-    }
-}
-
-impl Kept {
-    /// Nothing was written.
-    pub const NOTHING: Kept = Kept(None);
-
-    /// The `.part` file that an earlier run has left, if there is one with something in it.
-    pub fn earlier(destination: &Destination) -> Kept {
-        let part = destination.part();
-        Kept(part.and_then(|part| {
-            let bytes = part.metadata().ok()?.len();
-            (bytes > 0).then_some((part, bytes))
-        }))
-    }
-
-    /// The file's path and its size in bytes.
-    pub fn part(&self) -> Option<(&Path, u64)> {
-        self.0
-            .as_ref()
-            .map(|(part, bytes)| (part.as_path(), *bytes))
-    }
-
-    /// Whether a later run may go on with it.
-    pub fn is_resumable(&self) -> bool {
-        self.part()
-            .is_some_and(|(part, bytes)| bytes > 0 && Sidecar::path(part).exists())
-    }
-}
-
-fn rename(destination: &Destination) -> Option<Rename> {
-    match destination {
-        Destination::File(path) => destination.part().map(|part| Rename {
-            part,
-            path: path.clone(),
-        }),
-        Destination::Stdout | Destination::Terminal => None,
-    }
-}
-
-/// The thread's state.
-struct Writer {
-    sink: BufWriter<Sink>,
-    hash: Sha256,
-    bytes: u64,
-    /// What to call the sink in an error.
-    target: String,
-    rename: Option<Rename>,
-}
-
-/// Where the thread writes to.
-enum Sink {
-    /// Which can be started over.
-    File(File),
-    Stream(Box<dyn Write + Send>),
-}
-
-impl Writer {
-    fn new(sink: Sink, destination: &Destination, rename: Option<Rename>) -> Writer {
-        let target = match (destination, &rename) {
-            (Destination::File(_), Some(Rename { part, .. })) => part.display().to_string(),
-            (Destination::File(path), None) => path.display().to_string(),
-            (Destination::Stdout | Destination::Terminal, _) => "standard output".to_owned(),
-        };
-        Writer {
-            sink: BufWriter::with_capacity(BUFFER, sink),
-            hash: Sha256::new(),
-            bytes: 0,
-            target,
-            rename,
-        }
-    }
-
-    /// The thread's work: until the channel is closed or a write fails.
-    fn run(
-        mut self,
-        offset: u64,
-        mut incoming: mpsc::Receiver<Message>,
-    ) -> Result<Written, (Error, Kept)> {
-        let mut batch = Vec::with_capacity(CHANNEL);
-        let mut result = self.skip(offset);
-        while result.is_ok() && incoming.blocking_recv_many(&mut batch, CHANNEL) > 0 {
-            // One flush a batch: few calls when the disk is behind, no delay when it is not.
-            result = batch.drain(..).try_for_each(|message| self.take(message));
-            result = result.and_then(|()| self.sink.flush());
-        }
-        match result {
-            Ok(()) => Ok(Written {
-                bytes: self.bytes,
-                sha256: hex(&self.hash.finalize()),
-                rename: self.rename,
-            }),
-            Err(source) => Err(self.failed(source)),
-        }
-    }
-
-    /// Goes behind the first `bytes`, and hashes them. What follows them is cut off.
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        let Sink::File(file) = self.sink.get_mut() else {
-            return Ok(());
-        };
-        let mut reader = BufReader::with_capacity(BUFFER, Read::by_ref(file).take(bytes));
-        let read = io::copy(&mut reader, &mut Hashing(&mut self.hash))?;
-        if read < bytes {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        file.set_len(bytes)?;
-        file.seek(io::SeekFrom::Start(bytes))?;
-        self.bytes = bytes;
-        Ok(())
-    }
-
-    fn take(&mut self, message: Message) -> io::Result<()> {
-        match message {
-            Message::Chunk(chunk) => {
-                self.hash.update(&chunk);
-                self.bytes += chunk.len() as u64;
-                self.sink.write_all(&chunk)
-            }
-            Message::StartOver(record) => {
-                self.sink.flush()?;
-                self.hash = Sha256::new();
-                self.skip(0)?;
-                self.bytes = 0;
-                match &self.rename {
-                    Some(Rename { part, .. }) => Sidecar::store(record.as_ref(), part),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-
-    fn failed(self, source: io::Error) -> (Error, Kept) {
-        // Dropped as it is, a buffer would try again to write what has just failed.
-        let _ = self.sink.into_parts();
-        let kept = self.rename.and_then(|Rename { part, .. }| {
-            let size = part.metadata().ok()?.len();
-            Some((part, size))
-        });
-        let error = match source.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(NotText) => Error::Terminal,
-            None => Error::Write {
-                target: self.target,
-                source,
-            },
-        };
-        (error, Kept(kept))
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Sink::File(file) => file.write(data),
-            Sink::Stream(stream) => stream.write(data),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Sink::File(file) => file.flush(),
-            Sink::Stream(stream) => stream.flush(),
-        }
-    }
-}
-
-/// Hashes what is written to it.
-struct Hashing<'a>(&'a mut Sha256);
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.update(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Standard output that refuses binary data, told by its zero bytes.
-struct TextOnly;
-
-#[derive(Debug, thiserror::Error)]
-#[error("not text")]
-struct NotText;
-
-impl Write for TextOnly {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if data.contains(&0) {
-            return Err(io::Error::other(NotText));
-        }
-        io::stdout().write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
-    }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::resume::{Held, Validator};
+    use crate::http::resume::{Held, Validator};
 
     fn file(path: &Path) -> Destination {
         Destination::File(path.to_owned())
@@ -565,11 +281,5 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = Output::create(&file(folder.path()), None).unwrap_err();
         assert_eq!(error.code(), 23);
-    }
-
-    #[test]
-    fn a_terminal_gets_no_binary() {
-        let error = TextOnly.write(b"a\0b").unwrap_err();
-        assert!(error.get_ref().unwrap().is::<NotText>());
     }
 }

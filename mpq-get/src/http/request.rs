@@ -10,8 +10,8 @@ use http::Response;
 use http::header::{ACCEPT, IF_RANGE, RANGE, USER_AGENT};
 use url::Url;
 
+use super::resume::Validator;
 use crate::error::Error;
-use crate::resume::Validator;
 
 /// A request on its way, and its answer.
 pub(crate) type Asked<S> = RequestStream<<S as OpenStreams<Bytes>>::BidiStream, Bytes>;

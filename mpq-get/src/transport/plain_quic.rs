@@ -30,7 +30,7 @@ use quinn::{
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use crate::connection::Connection;
+use super::Connection;
 
 /// For the last datagram to leave; quinn itself would wait for three PTO.
 const CLOSE_GRACE: Duration = Duration::from_millis(50);

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::events::Parts;
+use super::events::Parts;
 
 /// Watches the arrival of body chunks around a move.
 #[derive(Debug, Default)]

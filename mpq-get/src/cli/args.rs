@@ -1,23 +1,22 @@
-//! The command line: [`Args`] is what was typed, [`Request`] what is to be done.
-//!
-//! Everything that can be found wrong without the network is found here, before any file or
-//! connection exists.
+//! The options: [`Args`] is what was typed, [`Request`] what is to be done.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::migration::Strategy;
 use mpq_core::tls::Trust;
-use url::{Host, Url};
 
+use super::url::{parse_url, remote_name};
+use crate::download::request::{Protocol, Request};
+use crate::download::retry::Policy;
 use crate::error::Error;
 use crate::output::Destination;
-use crate::resolve::{ConnectTo, Overrides, Resolve};
-use crate::retry::Policy;
+use crate::report;
+use crate::resolve::overrides::{ConnectTo, Overrides, Resolve};
 
 const EXIT_CODES: &str = "\
 Exit codes (curl's where it has one):
@@ -38,16 +37,6 @@ FILE.part.meta says what it is of. A lost connection is replaced by another one,
 is missing. If the file has changed meanwhile, or the server gives it neither a strong ETag nor an
 old enough Last-Modified, it is started over. Waits between attempts are 1 s, 2 s, 4 s... up to 60 s,
 or what the server's Retry-After says.";
-
-/// The transport under HTTP/3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Protocol {
-    /// Multipath QUIC: all interfaces, follows a server that moves
-    #[default]
-    Multipath,
-    /// Plain QUIC for comparison: the first interface only, lost when the server moves
-    Quic,
-}
 
 /// Download over HTTP/3, through every network interface at once, and through server moves.
 #[derive(Debug, Parser)]
@@ -156,35 +145,22 @@ pub struct Args {
     pub migration_timeout: Duration,
 }
 
-/// A download, checked as far as it can be without the network.
-#[derive(Debug)]
-pub struct Request {
-    /// What to get: an https URL with a host and without a fragment.
-    pub url: Url,
-    /// Where the body goes.
-    pub destination: Destination,
-    /// SHA-256 the body must have, in lower-case hexadecimal.
-    pub checksum: Option<String>,
-    /// Whether to go on with an earlier run's `.part`.
-    pub resume: bool,
-    /// Most requests at a time.
-    pub segments: usize,
-    /// How often to try.
-    pub retry: Policy,
-    /// Where to connect to, regardless of the URL.
-    pub overrides: Overrides,
-    /// By which transport.
-    pub protocol: Protocol,
-    /// How to connect.
-    pub client: ClientConfig,
-}
-
 impl Args {
     /// Whether standard output is for the body.
     pub fn body_on_stdout(&self) -> bool {
         match &self.output {
             Some(path) => path.as_os_str() == "-",
             None => !self.remote_name,
+        }
+    }
+
+    /// What is to be told of the download, and how.
+    pub fn report(&self) -> report::Options {
+        report::Options {
+            json: self.json,
+            silent: self.silent,
+            verbose: self.verbose,
+            body_on_stdout: self.body_on_stdout(),
         }
     }
 
@@ -247,57 +223,6 @@ impl Args {
     }
 }
 
-impl Request {
-    /// The host to resolve and to check the certificate for; an IPv6 address without brackets.
-    pub fn host(&self) -> String {
-        match self.url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
-            Some(Host::Ipv4(ip)) => ip.to_string(),
-            Some(Host::Ipv6(ip)) => ip.to_string(),
-            None => unreachable!("an https URL has a host"),
-        }
-    }
-
-    /// The UDP port to connect to.
-    pub fn port(&self) -> u16 {
-        self.url.port().unwrap_or(443)
-    }
-}
-
-fn parse_url(given: &str) -> Result<Url, Error> {
-    let bad = |reason: String| Error::Url {
-        url: given.to_owned(),
-        reason,
-    };
-    // `host:8443/x` would parse as the scheme `host`.
-    let mut url = if given.contains("://") {
-        Url::parse(given)
-    } else {
-        Url::parse(&format!("https://{given}"))
-    }
-    .map_err(|error| bad(error.to_string()))?;
-    if url.scheme() != "https" {
-        return Err(Error::Scheme(url.scheme().to_owned()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("user names and passwords are not supported".to_owned()));
-    }
-    if url.port() == Some(0) {
-        return Err(bad("no server can listen on port 0".to_owned()));
-    }
-    url.set_fragment(None);
-    Ok(url)
-}
-
-/// The last part of the path as it stands in the URL. `Url` has resolved dot segments and turned
-/// backslashes into slashes, so the name cannot lead into another folder.
-fn remote_name(url: &Url) -> Result<String, Error> {
-    match url.path().rsplit('/').next() {
-        Some(name) if !name.is_empty() => Ok(name.to_owned()),
-        _ => Err(Error::NoName(url.to_string())),
-    }
-}
-
 fn checksum(given: &str) -> Result<String, String> {
     match given.strip_prefix("sha256:") {
         Some(hex) if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
@@ -334,27 +259,9 @@ mod tests {
             .resolve()
     }
 
-    fn url(given: &str) -> Result<String, u8> {
-        parse_url(given)
-            .map(String::from)
-            .map_err(|error| error.code())
-    }
-
     #[test]
     fn the_command_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn https_is_guessed_and_insisted_on() {
-        assert_eq!(url("host/a").unwrap(), "https://host/a");
-        assert_eq!(url("host:8443/a?b#c").unwrap(), "https://host:8443/a?b");
-        assert_eq!(url("http://host/a"), Err(1));
-        assert_eq!(url("ftp://host/a"), Err(1));
-        assert_eq!(url("https://"), Err(3));
-        assert_eq!(url("https://host:0/"), Err(3));
-        assert_eq!(url("https://host:99999/"), Err(3));
-        assert_eq!(url("https://user:pass@host/"), Err(3));
     }
 
     #[test]
@@ -366,17 +273,6 @@ mod tests {
             (request.host().as_str(), request.port()),
             ("example.org", 8443)
         );
-    }
-
-    #[test]
-    fn the_remote_name_stays_in_this_folder() {
-        let name = |given| remote_name(&parse_url(given).unwrap()).map_err(|error| error.code());
-        assert_eq!(name("https://h/a/b.iso?x=/y").unwrap(), "b.iso");
-        assert_eq!(name("https://h/a/..%2f..%2fb").unwrap(), "..%2f..%2fb");
-        assert_eq!(name("https://h/a/..\\b").unwrap(), "b");
-        assert_eq!(name("https://h/a/%2e%2e"), Err(23));
-        assert_eq!(name("https://h/a/"), Err(23));
-        assert_eq!(name("https://h"), Err(23));
     }
 
     #[test]
