@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::args::Args;
 use error::Error;
-use output::Kept;
+use output::Leftover;
 use report::Reporter;
 use tracing_subscriber::EnvFilter;
 
@@ -38,15 +38,15 @@ pub fn main() -> ExitCode {
     let mut report = Reporter::new(args.report());
     match get(&args, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
-        Err((error, kept)) => {
-            report.failed(&error, &kept);
+        Err((error, leftover)) => {
+            report.failed(&error, &leftover);
             ExitCode::from(error.code())
         }
     }
 }
 
-fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Kept)> {
-    let nothing = |error| (error, Kept::NOTHING);
+fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Leftover)> {
+    let nothing = |error| (error, Leftover::NOTHING);
     let request = args.resolve().map_err(nothing)?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| nothing(Error::Usage(format!("cannot start: {e}"))))?;

@@ -18,7 +18,7 @@ use bytes::Buf;
 use http::Request;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
-use mpq_get::report::events::Event;
+use mpq_get::report::events::DownloadEvent;
 use mpq_serve::site::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -382,7 +382,7 @@ async fn download(
                 _ => {}
             }
             if byte.is_none() {
-                let what = Event::from(event).to_string();
+                let what = DownloadEvent::from(event).to_string();
                 steps.push(Step { at, what });
             }
         }

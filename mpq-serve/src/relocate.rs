@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::args::Serve;
 use crate::checkpoint;
 use crate::checkpoint::control::{
-    CheckpointRequest, Control, Failed, Manifest, POLL, Serving, Thawed, now,
+    CheckpointRequest, Control, Failed, Manifest, POLL_INTERVAL, Serving, Thawed, now,
 };
 use crate::checkpoint::criu::Criu;
 use crate::checkpoint::{heap, stdio};
@@ -162,7 +162,7 @@ impl Mover {
             if since.elapsed() > PARKED_AT_MOST {
                 return Thaw::Failed("nobody dumped it".into());
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

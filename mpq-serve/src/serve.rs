@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::args::Serve;
-use crate::checkpoint::control::{Control, POLL};
+use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::heap;
 use crate::error::{At, Error};
 use crate::log;
@@ -121,7 +121,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     );
     let finished = async {
         while running.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {

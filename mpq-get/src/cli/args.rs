@@ -1,4 +1,4 @@
-//! The options: [`Args`] is what was typed, [`Request`] what is to be done.
+//! The options: [`Args`] is what was typed, [`DownloadRequest`] what is to be done.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use mpq_core::migration::Strategy;
 use mpq_core::tls::Trust;
 
 use super::url::{parse_url, remote_name};
-use crate::download::request::{Protocol, Request};
+use crate::download::request::{DownloadRequest, Protocol};
 use crate::download::retry::Policy;
 use crate::error::Error;
 use crate::output::Destination;
@@ -169,7 +169,7 @@ impl Args {
     /// # Errors
     /// [`Error::Scheme`], [`Error::Url`], [`Error::NoName`], and [`Error::Usage`] if the body and
     /// the JSON lines would both go to standard output, or standard output were to be gone on with.
-    pub fn resolve(&self) -> Result<Request, Error> {
+    pub fn resolve(&self) -> Result<DownloadRequest, Error> {
         let url = parse_url(&self.url)?;
         let destination = match &self.output {
             Some(path) if path.as_os_str() == "-" => Destination::Stdout,
@@ -193,7 +193,7 @@ impl Args {
             None if self.insecure => Trust::Insecure,
             None => Trust::System,
         };
-        Ok(Request {
+        Ok(DownloadRequest {
             url,
             destination,
             checksum: self.checksum.clone(),
@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    fn resolve(line: &[&str]) -> Result<Request, Error> {
+    fn resolve(line: &[&str]) -> Result<DownloadRequest, Error> {
         Args::try_parse_from([&["mpq-get"], line].concat())
             .expect("parses")
             .resolve()

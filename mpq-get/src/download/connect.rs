@@ -7,7 +7,7 @@ use std::time::Instant;
 use mpq_core::client::ClientConfig;
 use mpq_core::migration::policy::acceptable;
 
-use super::request::Request;
+use super::request::DownloadRequest;
 use super::transfer::Transfer;
 use crate::error::Error;
 use crate::resolve::look_up;
@@ -16,7 +16,7 @@ use crate::transport::Connection;
 /// Connects to the first of the host's addresses that answers; they share the time there is. After
 /// them come those that the server was known at.
 pub(super) async fn connect<C: Connection>(
-    request: &Request,
+    request: &DownloadRequest,
     transfer: &Transfer,
 ) -> Result<(C, SocketAddr), Error> {
     let host = request.host();

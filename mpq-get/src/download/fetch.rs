@@ -9,16 +9,16 @@ use headers::{AcceptRanges, HeaderMapExt};
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderName, Response};
 
-use super::request::Request;
+use super::request::DownloadRequest;
 use super::retry;
 use super::transfer::Transfer;
 use crate::error::Error;
 use crate::http::request::{Asked, Failure, Requests, answer};
-use crate::http::resume::{Answer, Held};
-use crate::http::segments::Body;
+use crate::http::resume::{Answer, Partial};
+use crate::http::segments::SegmentedBody;
 use crate::output::Output;
-use crate::output::part_meta::Sidecar;
-use crate::report::events::Event;
+use crate::output::part_meta::PartMeta;
+use crate::report::events::DownloadEvent;
 use crate::transport::Connection;
 
 /// Asks for what is missing and hands it to `output`, which it opens when the server has answered
@@ -27,7 +27,7 @@ use crate::transport::Connection;
 pub(super) async fn fetch(
     client: &impl Connection,
     remote: SocketAddr,
-    request: &Request,
+    request: &DownloadRequest,
     transfer: &Transfer,
     output: &mut Option<Output>,
 ) -> Result<(), Failure> {
@@ -42,10 +42,10 @@ pub(super) async fn fetch(
         if !ranges {
             segments = 1;
         }
-        let held = transfer.held.borrow().clone();
-        let mut body = Body::new(asked, end, held, segments);
+        let partial = transfer.partial.borrow().clone();
+        let mut body = SegmentedBody::new(asked, end, partial, segments);
         loop {
-            let position = transfer.held.borrow().bytes;
+            let position = transfer.partial.borrow().bytes;
             let next = body.next(position, &mut requests, || client.paths());
             let Some(chunk) = next.await? else { break };
             transfer.arrived();
@@ -71,13 +71,13 @@ pub(super) async fn fetch(
         segments = 1;
     };
     // Neither QUIC nor h3 compares the body with its announced length (RFC 9114, section 4.1.2).
-    let held = transfer.held.borrow();
-    let received = held.bytes;
+    let partial = transfer.partial.borrow();
+    let received = partial.bytes;
     if let Some(end) = end.filter(|end| received > *end) {
         let reason = format!("{received} bytes came where {end} were announced");
         return Err(Error::Http3(reason).into());
     }
-    match held.length.or(end) {
+    match partial.length.or(end) {
         Some(expected) if received < expected => Err(Error::Short { received, expected }.into()),
         _ => Ok(()),
     }
@@ -97,19 +97,19 @@ struct Begun<S: OpenStreams<Bytes>> {
 async fn begin<S: OpenStreams<Bytes>>(
     requests: &mut Requests<'_, S>,
     remote: SocketAddr,
-    request: &Request,
+    request: &DownloadRequest,
     transfer: &Transfer,
     output: &mut Option<Output>,
 ) -> Result<Option<Begun<S>>, Failure> {
     loop {
-        let held = transfer.held.borrow().clone();
-        let offset = held.bytes;
+        let partial = transfer.partial.borrow().clone();
+        let offset = partial.bytes;
         let rest = format!("{offset}-");
-        let part = held.resumable().map(|version| (rest.as_str(), version));
+        let part = partial.resumable().map(|version| (rest.as_str(), version));
         let mut asked = requests.send(part).await?;
         let head = answer::<S>(&mut asked).await?;
-        let judged = held.judge(head.status(), head.headers());
-        let answer = judged.map_err(|misfit| Error::Http3(misfit.to_string()))?;
+        let judged = partial.judge(head.status(), head.headers());
+        let answer = judged.map_err(|mismatch| Error::Http3(mismatch.to_string()))?;
         if matches!(answer, Answer::Rest { .. } | Answer::Complete) && output.is_none() {
             *output = Some(Output::go_on(&request.destination, offset)?);
         }
@@ -123,12 +123,12 @@ async fn begin<S: OpenStreams<Bytes>>(
                         return Err(Error::CannotStartOver(why).into());
                     }
                     let reason = why.to_string();
-                    transfer.tell(Event::Restarted { reason });
+                    transfer.tell(DownloadEvent::Restarted { reason });
                 }
-                let start = Held::start(head.headers());
-                let record = Sidecar::of(request.url.as_str(), &start);
+                let start = Partial::start(head.headers());
+                let record = PartMeta::of(request.url.as_str(), &start);
                 let end = start.length;
-                *transfer.held.borrow_mut() = start;
+                *transfer.partial.borrow_mut() = start;
                 if let Some(output) = output.as_ref() {
                     if !output.start_over(record).await {
                         return Ok(None);
@@ -140,8 +140,8 @@ async fn begin<S: OpenStreams<Bytes>>(
                 return Ok(Some(Begun { asked, end, ranges }));
             }
             Answer::Rest { end, length } => {
-                transfer.held.borrow_mut().length = length;
-                transfer.tell(Event::Resumed {
+                transfer.partial.borrow_mut().length = length;
+                transfer.tell(DownloadEvent::Resumed {
                     sequence: None,
                     offset: Some(offset),
                     remote,
@@ -154,7 +154,7 @@ async fn begin<S: OpenStreams<Bytes>>(
             }
             Answer::Complete => return Ok(None),
             // The next request is for everything.
-            Answer::StartOver(why) => transfer.held.borrow_mut().version = Err(why),
+            Answer::StartOver(why) => transfer.partial.borrow_mut().version = Err(why),
             Answer::Refused => return Err(refused(&head).into()),
         }
     }

@@ -25,22 +25,22 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::connect::connect;
 use self::fetch::fetch;
-use self::request::{Protocol, Request};
+use self::request::{DownloadRequest, Protocol};
 use self::retry::Schedule;
 use self::signals::Signals;
 use self::transfer::Transfer;
 use crate::error::Error;
 use crate::http::request::Failure;
-use crate::output::{Kept, Output, Written};
+use crate::output::{Leftover, Output, Written};
 use crate::report::Reporter;
-use crate::report::events::{Event, Summary};
-use crate::report::outage::Gap;
+use crate::report::events::{DownloadEvent, Summary};
+use crate::report::outage::Outage;
 use crate::report::progress::Snapshot;
 use crate::transport::Connection;
-use crate::transport::plain_quic::Quic;
+use crate::transport::plain_quic::PlainQuic;
 
 /// Between two reports of progress.
-const TICK: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// For what a lost connection still has in its buffers, and for the reason of the loss.
 const LOSS_GRACE: Duration = Duration::from_secs(1);
 /// For the writer after an error: standard output may be stuck.
@@ -50,18 +50,21 @@ const WRITE_GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What went wrong, and what is left on the disk.
-pub async fn run(request: &Request, report: &mut Reporter) -> Result<(), (Error, Kept)> {
+pub async fn run(
+    request: &DownloadRequest,
+    report: &mut Reporter,
+) -> Result<(), (Error, Leftover)> {
     match request.protocol {
         Protocol::Multipath => run_by::<Client>(request, report).await,
-        Protocol::Quic => run_by::<Quic>(request, report).await,
+        Protocol::Quic => run_by::<PlainQuic>(request, report).await,
     }
 }
 
 async fn run_by<C: Connection>(
-    request: &Request,
+    request: &DownloadRequest,
     report: &mut Reporter,
-) -> Result<(), (Error, Kept)> {
-    let mut signals = Signals::new().map_err(|error| (error, Kept::NOTHING))?;
+) -> Result<(), (Error, Leftover)> {
+    let mut signals = Signals::new().map_err(|error| (error, Leftover::NOTHING))?;
     let transfer = Transfer::new(request);
     let mut schedule = Schedule::new(request.retry);
     let mut output = None;
@@ -73,13 +76,13 @@ async fn run_by<C: Connection>(
         };
         let elapsed = Duration::from_secs_f64(report.elapsed());
         let next = match transfer.can_go_on(output.as_ref()) {
-            true => schedule.next(error, transfer.held.borrow().bytes, elapsed),
+            true => schedule.next(error, transfer.partial.borrow().bytes, elapsed),
             false => None,
         };
         let Some((wait, attempt)) = next else {
             break (client, outcome);
         };
-        let retry = Event::Retry {
+        let retry = DownloadEvent::Retry {
             reason: error.to_string(),
             wait: wait.as_secs_f64(),
             attempt,
@@ -115,7 +118,7 @@ async fn run_by<C: Connection>(
 
 /// Connects and downloads what is missing. The connection, if there was one, is not closed yet.
 async fn attempt<C: Connection>(
-    request: &Request,
+    request: &DownloadRequest,
     transfer: &Transfer,
     output: &mut Option<Output>,
     report: &mut Reporter,
@@ -129,7 +132,7 @@ async fn attempt<C: Connection>(
         Ok(connected) => connected,
         Err(error) => return (None, Err(error)),
     };
-    let connected = Event::Connected {
+    let connected = DownloadEvent::Connected {
         remote,
         multipath: client.multipath(),
         handshakes: transfer.handshakes.get() + client.handshakes(),
@@ -139,7 +142,7 @@ async fn attempt<C: Connection>(
 
     transfer.remote.set(Some(remote));
     // A move is over with its connection.
-    *transfer.gap.borrow_mut() = Gap::default();
+    *transfer.outage.borrow_mut() = Outage::default();
     let body = fetch(&client, remote, request, transfer, output);
     let outcome = watch(body, &client, transfer, report, signals).await;
     client.expecting(false);
@@ -147,7 +150,7 @@ async fn attempt<C: Connection>(
     let outcome = match outcome {
         // All of the body came before the connection broke.
         Err(Error::Idle | Error::Migration(_) | Error::Quic(_))
-            if output.is_some() && transfer.held.borrow().is_complete() =>
+            if output.is_some() && transfer.partial.borrow().is_complete() =>
         {
             Ok(())
         }
@@ -182,7 +185,7 @@ async fn watch(
         error
     });
     let mut events = client.events();
-    let mut ticks = interval(TICK);
+    let mut ticks = interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let outcome = loop {
         tokio::select! {
@@ -192,8 +195,8 @@ async fn watch(
             (at, event) = next(&mut events) => tell(at, event, transfer, report),
             _ = ticks.tick() => {
                 let (bytes, total) = {
-                    let held = transfer.held.borrow();
-                    (held.bytes, held.length)
+                    let partial = transfer.partial.borrow();
+                    (partial.bytes, partial.length)
                 };
                 let paths = client.paths();
                 report.progress(&Snapshot { bytes, total, paths });
@@ -235,16 +238,16 @@ async fn next(events: &mut Receiver<(Instant, ClientEvent)>) -> (Instant, Client
 }
 
 fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Reporter) {
-    let mut gap = transfer.gap.borrow_mut();
+    let mut outage = transfer.outage.borrow_mut();
     match &event {
-        ClientEvent::Announced { .. } => gap.announced(at),
-        ClientEvent::Parked { .. } | ClientEvent::Silent => gap.parked(at),
-        ClientEvent::Detected { .. } => gap.detected(at),
+        ClientEvent::Announced { .. } => outage.announced(at),
+        ClientEvent::Parked { .. } | ClientEvent::Silent => outage.parked(at),
+        ClientEvent::Detected { .. } => outage.detected(at),
         ClientEvent::Moved { remote, .. } => {
             transfer.remote.set(Some(*remote));
-            gap.moved(at, *remote);
+            outage.moved(at, *remote);
         }
-        ClientEvent::Cancelled { .. } => gap.cancel(),
+        ClientEvent::Cancelled { .. } => outage.cancel(),
         ClientEvent::Addresses { pool, name } => {
             transfer.pool.replace(pool.clone());
             transfer.name.replace(name.clone());
@@ -264,16 +267,16 @@ fn tell_news(transfer: &Transfer, report: &mut Reporter) {
 async fn settle(
     outcome: Result<(), Error>,
     output: Option<Output>,
-    request: &Request,
+    request: &DownloadRequest,
     signals: &mut Signals,
-) -> Result<Written, (Error, Kept)> {
+) -> Result<Written, (Error, Leftover)> {
     let Some(output) = output else {
         let error = outcome.expect_err("a body that has come has an output");
-        let kept = match request.resume {
-            true => Kept::earlier(&request.destination),
-            false => Kept::NOTHING,
+        let leftover = match request.resume {
+            true => Leftover::earlier(&request.destination),
+            false => Leftover::NOTHING,
         };
-        return Err((error, kept));
+        return Err((error, leftover));
     };
     let grace = async {
         match &outcome {
@@ -283,7 +286,7 @@ async fn settle(
     };
     let closed = tokio::select! {
         closed = output.close() => Some(closed),
-        error = signals.recv() => Some(Err((error, Kept::NOTHING))),
+        error = signals.recv() => Some(Err((error, Leftover::NOTHING))),
         () = grace => None,
     };
     match (outcome, closed) {
@@ -297,7 +300,7 @@ async fn settle(
         // A failed writer is the cause of whatever else has failed.
         (_, Some(Err(failure))) => Err(failure),
         (Err(error), Some(Ok(written))) => Err((error, written.keep())),
-        (Err(error), None) => Err((error, Kept::NOTHING)),
+        (Err(error), None) => Err((error, Leftover::NOTHING)),
         (Ok(()), None) => unreachable!("a complete body's writer is given all the time it needs"),
     }
 }

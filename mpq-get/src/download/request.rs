@@ -20,7 +20,7 @@ pub enum Protocol {
 
 /// A download, checked as far as it can be without the network.
 #[derive(Debug)]
-pub struct Request {
+pub struct DownloadRequest {
     /// What to get: an https URL with a host and without a fragment.
     pub url: Url,
     /// Where the body goes.
@@ -41,7 +41,7 @@ pub struct Request {
     pub client: ClientConfig,
 }
 
-impl Request {
+impl DownloadRequest {
     /// The host to resolve and to check the certificate for; an IPv6 address without brackets.
     pub fn host(&self) -> String {
         match self.url.host() {

@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::request::Request;
-use crate::http::resume::Held;
+use super::request::DownloadRequest;
+use crate::http::resume::Partial;
 use crate::output::{Output, part_meta};
-use crate::report::events::{Event, Path};
-use crate::report::outage::Gap;
+use crate::report::events::{DownloadEvent, Path};
+use crate::report::outage::Outage;
 use crate::transport::Connection;
 
 /// What the body's way and the reports share.
 #[derive(Debug)]
 pub(super) struct Transfer {
     /// What there is of the body.
-    pub(super) held: RefCell<Held>,
+    pub(super) partial: RefCell<Partial>,
     /// Body bytes, those given up included.
     pub(super) received: Cell<u64>,
     pub(super) requests: Cell<u64>,
@@ -27,18 +27,18 @@ pub(super) struct Transfer {
     /// Of the connections so far.
     pub(super) handshakes: Cell<u64>,
     pub(super) paths: RefCell<Vec<Path>>,
-    pub(super) gap: RefCell<Gap>,
+    pub(super) outage: RefCell<Outage>,
     /// What has happened to the body and has not been told yet.
-    pub(super) news: RefCell<Vec<(Instant, Event)>>,
+    pub(super) news: RefCell<Vec<(Instant, DownloadEvent)>>,
 }
 
 impl Transfer {
     /// Before the first attempt, with what an earlier run has left if that is to be gone on with.
-    pub(super) fn new(request: &Request) -> Transfer {
+    pub(super) fn new(request: &DownloadRequest) -> Transfer {
         let part = request.destination.part().filter(|_| request.resume);
-        let held = part.map(|part| part_meta::held(&part, request.url.as_str()));
+        let partial = part.map(|part| part_meta::partial(&part, request.url.as_str()));
         Transfer {
-            held: RefCell::new(held.unwrap_or_default()),
+            partial: RefCell::new(partial.unwrap_or_default()),
             received: Cell::default(),
             requests: Cell::default(),
             remote: Cell::default(),
@@ -46,15 +46,15 @@ impl Transfer {
             name: RefCell::default(),
             handshakes: Cell::default(),
             paths: RefCell::default(),
-            gap: RefCell::default(),
+            outage: RefCell::default(),
             news: RefCell::default(),
         }
     }
 
     /// A chunk of the body is there.
     pub(super) fn arrived(&self) {
-        if let Some(end) = self.gap.borrow_mut().chunk(Instant::now()) {
-            let event = Event::FirstByteAfterMove {
+        if let Some(end) = self.outage.borrow_mut().chunk(Instant::now()) {
+            let event = DownloadEvent::FirstByteAfterMove {
                 remote: end.remote,
                 parts: end.parts,
             };
@@ -64,12 +64,12 @@ impl Transfer {
 
     /// So many bytes are written, or will be.
     pub(super) fn add(&self, length: u64) {
-        self.held.borrow_mut().bytes += length;
+        self.partial.borrow_mut().bytes += length;
         self.received.set(self.received.get() + length);
     }
 
     /// Notes what is to be told of the body.
-    pub(super) fn tell(&self, event: Event) {
+    pub(super) fn tell(&self, event: DownloadEvent) {
         self.news.borrow_mut().push((Instant::now(), event));
     }
 
@@ -83,7 +83,9 @@ impl Transfer {
 
     /// Whether another attempt can add to what there is, or take it back.
     pub(super) fn can_go_on(&self, output: Option<&Output>) -> bool {
-        let held = self.held.borrow();
-        held.bytes == 0 || held.resumable().is_some() || output.is_none_or(Output::is_restartable)
+        let partial = self.partial.borrow();
+        partial.bytes == 0
+            || partial.resumable().is_some()
+            || output.is_none_or(Output::is_restartable)
     }
 }

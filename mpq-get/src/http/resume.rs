@@ -2,7 +2,7 @@
 //!
 //! Bytes of two versions of a file must never be joined. So the rest is asked for only together
 //! with a [`Validator`] of the version that the beginning is of, as `If-Range` (RFC 9110 §13.1.5),
-//! and [`Held::judge`] takes each answer for no more than it says:
+//! and [`Partial::judge`] takes each answer for no more than it says:
 //!
 //! | answer to `Range: bytes=N-` | what becomes of the N bytes |
 //! | --- | --- |
@@ -22,7 +22,7 @@ use http::{HeaderValue, StatusCode};
 
 /// By how much a response's Date must exceed its Last-Modified. One second would do if both came
 /// from the same clock (RFC 9110 §8.8.2.2), which a client cannot know; RFC 7232 has a minute.
-const SETTLED: Duration = Duration::from_secs(60);
+const DATE_MARGIN: Duration = Duration::from_secs(60);
 
 /// What tells one version of a file from every other: a strong entity tag or, where there is no
 /// tag at all, a date that is strong enough. It is held as the value of `If-Range`.
@@ -39,7 +39,7 @@ impl Validator {
         let date: SystemTime = headers.typed_get::<Date>()?.into();
         let settled = date
             .duration_since(modified)
-            .is_ok_and(|age| age >= SETTLED);
+            .is_ok_and(|age| age >= DATE_MARGIN);
         settled.then(|| Validator(httpdate::fmt_http_date(modified)))
     }
 
@@ -115,14 +115,14 @@ pub enum Answer {
 /// A 206 that does not answer what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("asked for what follows byte {offset}, the server sent {got}")]
-pub struct Misfit {
+pub struct RangeMismatch {
     offset: u64,
     got: String,
 }
 
 /// What there is of a body, from its first byte on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct Partial {
     /// How many bytes.
     pub bytes: u64,
     /// Length of the whole body, where known, in bytes.
@@ -131,10 +131,10 @@ pub struct Held {
     pub version: Result<Validator, Restart>,
 }
 
-impl Default for Held {
+impl Default for Partial {
     /// Nothing yet.
-    fn default() -> Held {
-        Held {
+    fn default() -> Partial {
+        Partial {
             bytes: 0,
             length: None,
             version: Err(Restart::NoValidator),
@@ -142,11 +142,11 @@ impl Default for Held {
     }
 }
 
-impl Held {
+impl Partial {
     /// Nothing yet of the whole body that a response announces.
-    pub fn start(headers: &HeaderMap) -> Held {
+    pub fn start(headers: &HeaderMap) -> Partial {
         let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-        Held {
+        Partial {
             bytes: 0,
             length: length.and_then(|length| length.parse().ok()),
             version: Validator::of(headers).ok_or(Restart::NoValidator),
@@ -164,11 +164,11 @@ impl Held {
     }
 
     /// What an answer means. It is taken to be one to a request for the rest if there is a
-    /// [`resumable`](Held::resumable) version, and otherwise to one for everything.
+    /// [`resumable`](Partial::resumable) version, and otherwise to one for everything.
     ///
     /// # Errors
-    /// [`Misfit`] if the server sends a part other than the one asked for.
-    pub fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<Answer, Misfit> {
+    /// [`RangeMismatch`] if the server sends a part other than the one asked for.
+    pub fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<Answer, RangeMismatch> {
         let Some(version) = self.resumable() else {
             // A part of the body, which nobody asked for, is not what the file should hold.
             let whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
@@ -192,17 +192,17 @@ impl Held {
         })
     }
 
-    fn rest(&self, version: &Validator, headers: &HeaderMap) -> Result<Answer, Misfit> {
-        let misfit = || Misfit {
+    fn rest(&self, version: &Validator, headers: &HeaderMap) -> Result<Answer, RangeMismatch> {
+        let mismatch = || RangeMismatch {
             offset: self.bytes,
             got: match headers.get(CONTENT_RANGE) {
                 Some(range) => String::from_utf8_lossy(range.as_bytes()).into_owned(),
                 None => "a part without Content-Range".to_owned(),
             },
         };
-        let range: ContentRange = headers.typed_get().ok_or_else(misfit)?;
-        let (first, last) = range.bytes_range().ok_or_else(misfit)?;
-        let end = last.checked_add(1).ok_or_else(misfit)?;
+        let range: ContentRange = headers.typed_get().ok_or_else(mismatch)?;
+        let (first, last) = range.bytes_range().ok_or_else(mismatch)?;
+        let end = last.checked_add(1).ok_or_else(mismatch)?;
         let length = range.bytes_len();
         let same_length = match (length, self.length) {
             (Some(there), Some(here)) => there == here,
@@ -210,7 +210,7 @@ impl Held {
         };
         let inside = length.is_none_or(|length| end <= length);
         if first != self.bytes || !inside || !same_length || version.contradicts(headers) {
-            return Err(misfit());
+            return Err(mismatch());
         }
         let length = length.or(self.length);
         Ok(Answer::Rest { end, length })
@@ -253,17 +253,17 @@ mod tests {
     }
 
     /// 40 of the 100 bytes of version "a".
-    fn held() -> Held {
-        Held {
+    fn partial() -> Partial {
+        Partial {
             bytes: 40,
             length: Some(100),
             version: Ok(Validator::parse("\"a\"").unwrap()),
         }
     }
 
-    fn judge(held: &Held, status: u16, fields: &[(HeaderName, &str)]) -> Option<Answer> {
+    fn judge(partial: &Partial, status: u16, fields: &[(HeaderName, &str)]) -> Option<Answer> {
         let status = StatusCode::from_u16(status).unwrap();
-        held.judge(status, &headers(fields)).ok()
+        partial.judge(status, &headers(fields)).ok()
     }
 
     #[test]
@@ -297,15 +297,15 @@ mod tests {
 
     #[test]
     fn everything_is_asked_for_where_the_version_is_unknown() {
-        let nothing = Held::default();
+        let nothing = Partial::default();
         assert_eq!(nothing.resumable(), None);
         assert_eq!(judge(&nothing, 200, &[]), Some(Answer::Whole(None)));
         let part = [(CONTENT_RANGE, "bytes 0-99/100")];
         assert_eq!(judge(&nothing, 206, &part), Some(Answer::Refused));
         assert_eq!(judge(&nothing, 503, &[]), Some(Answer::Refused));
-        let useless = Held {
+        let useless = Partial {
             version: Err(Restart::NoRecord),
-            ..held()
+            ..partial()
         };
         assert_eq!(useless.resumable(), None);
         let lost = Some(Restart::NoRecord);
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_rest_must_fit() {
-        let rest = |range| judge(&held(), 206, &[(CONTENT_RANGE, range)]);
+        let rest = |range| judge(&partial(), 206, &[(CONTENT_RANGE, range)]);
         let whole_rest = Answer::Rest {
             end: 100,
             length: Some(100),
@@ -327,7 +327,7 @@ mod tests {
             length: Some(100),
         };
         assert_eq!(rest("bytes 40-59/100"), Some(some));
-        for misfit in [
+        for mismatch in [
             "bytes 39-99/100",
             "bytes 41-99/100",
             "bytes 0-99/100",
@@ -341,28 +341,28 @@ mod tests {
             "lines 40-99/100",
             "",
         ] {
-            assert_eq!(rest(misfit), None, "{misfit}");
+            assert_eq!(rest(mismatch), None, "{mismatch}");
         }
-        assert_eq!(judge(&held(), 206, &[]), None);
+        assert_eq!(judge(&partial(), 206, &[]), None);
         let tagged = |tag| {
             let fields = [(CONTENT_RANGE, "bytes 40-99/100"), (ETAG, tag)];
-            judge(&held(), 206, &fields)
+            judge(&partial(), 206, &fields)
         };
         assert!(tagged("\"a\"").is_some());
         assert_eq!(tagged("\"b\""), None, "two versions must not be joined");
     }
 
     #[test]
-    fn a_misfit_is_told() {
+    fn a_mismatch_is_told() {
         let fields = headers(&[(CONTENT_RANGE, "bytes 0-1/2")]);
-        let misfit = held().judge(StatusCode::PARTIAL_CONTENT, &fields);
-        let text = misfit.unwrap_err().to_string();
+        let mismatch = partial().judge(StatusCode::PARTIAL_CONTENT, &fields);
+        let text = mismatch.unwrap_err().to_string();
         assert!(text.contains("byte 40") && text.contains("bytes 0-1/2"));
     }
 
     #[test]
     fn the_whole_is_started_over() {
-        let whole = |fields: &[_]| judge(&held(), 200, fields);
+        let whole = |fields: &[_]| judge(&partial(), 200, fields);
         let no_ranges = Some(Restart::NoRanges);
         assert_eq!(whole(&[(ETAG, "\"a\"")]), Some(Answer::Whole(no_ranges)));
         for changed in [&[(ETAG, "\"b\"")] as &[_], &[]] {
@@ -370,25 +370,29 @@ mod tests {
             assert_eq!(whole(changed), answer);
         }
         let changed = Some(Answer::StartOver(Restart::Changed));
-        assert_eq!(judge(&held(), 412, &[]), changed);
+        assert_eq!(judge(&partial(), 412, &[]), changed);
     }
 
     #[test]
     fn a_range_behind_the_end() {
-        let end = |held: &Held, range| judge(held, 416, &[(CONTENT_RANGE, range)]);
-        let all = Held {
+        let end = |partial: &Partial, range| judge(partial, 416, &[(CONTENT_RANGE, range)]);
+        let all = Partial {
             bytes: 100,
-            ..held()
+            ..partial()
         };
-        let unknown = Held {
+        let unknown = Partial {
             length: None,
             ..all.clone()
         };
         assert_eq!(end(&all, "bytes */100"), Some(Answer::Complete));
         assert_eq!(end(&unknown, "bytes */100"), Some(Answer::Complete));
         let over = Some(Answer::StartOver(Restart::Shorter));
-        assert_eq!(end(&held(), "bytes */30"), over);
-        assert_eq!(end(&held(), "bytes */40"), over, "another length than ours");
+        assert_eq!(end(&partial(), "bytes */30"), over);
+        assert_eq!(
+            end(&partial(), "bytes */40"),
+            over,
+            "another length than ours"
+        );
         assert_eq!(end(&all, "bytes */99"), over);
         assert_eq!(end(&all, "bytes 0-99/100"), over);
         assert_eq!(judge(&all, 416, &[]), over);
@@ -397,16 +401,16 @@ mod tests {
     #[test]
     fn other_answers_say_nothing_about_the_bytes() {
         for status in [302, 404, 429, 500, 503] {
-            assert_eq!(judge(&held(), status, &[]), Some(Answer::Refused));
+            assert_eq!(judge(&partial(), status, &[]), Some(Answer::Refused));
         }
     }
 
     #[test]
     fn a_response_begins_a_body() {
-        let start = Held::start(&headers(&[(CONTENT_LENGTH, "7"), (ETAG, "\"a\"")]));
+        let start = Partial::start(&headers(&[(CONTENT_LENGTH, "7"), (ETAG, "\"a\"")]));
         assert_eq!((start.bytes, start.length), (0, Some(7)));
         assert!(start.version.is_ok() && start.resumable().is_none());
         assert!(!start.is_complete());
-        assert!(Held { bytes: 7, ..start }.is_complete());
+        assert!(Partial { bytes: 7, ..start }.is_complete());
     }
 }

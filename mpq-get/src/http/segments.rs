@@ -23,15 +23,15 @@ use h3::error::StreamError;
 use h3::quic::OpenStreams;
 use mpq_core::client::PathInfo;
 
-use super::demand::{Demand, WINDOW};
+use super::bandwidth_delay::{BandwidthDelay, WINDOW};
 use super::request::{Asked, Failure, Requests, answer};
-use super::resume::{Answer, Held};
+use super::resume::{Answer, Partial};
 
 /// Bytes of a part: what is left of a window by the head of the answer and by frames. One byte more, and
 /// the end of each part would have to be waited for for a round trip.
-const PART: u64 = WINDOW - (64 << 10);
+const PART_LENGTH: u64 = WINDOW - (64 << 10);
 /// What is left of a body.
-pub(crate) struct Body<S: OpenStreams<Bytes>> {
+pub(crate) struct SegmentedBody<S: OpenStreams<Bytes>> {
     /// What is read; nothing between two of them. One that is left is dropped, which stops it: h3-quinn 0.0.10
     /// panics in `stop_sending` while a read waits, <https://github.com/hyperium/h3/issues/330>.
     asked: Option<Asked<S>>,
@@ -40,10 +40,10 @@ pub(crate) struct Body<S: OpenStreams<Bytes>> {
     /// What follows, in order.
     parts: VecDeque<Part<S>>,
     /// What the parts are of.
-    held: Held,
+    partial: Partial,
     /// Requests at a time.
-    most: usize,
-    demand: Demand,
+    limit: usize,
+    bandwidth_delay: BandwidthDelay,
     refused: bool,
 }
 
@@ -52,31 +52,31 @@ struct Part<S: OpenStreams<Bytes>> {
     asked: Asked<S>,
 }
 
-impl<S: OpenStreams<Bytes>> Body<S> {
-    /// What `asked` is answered with, up to the offset `end` where that is known; by no more than `most`
+impl<S: OpenStreams<Bytes>> SegmentedBody<S> {
+    /// What `asked` is answered with, up to the offset `end` where that is known; by no more than `limit`
     /// requests at a time.
-    pub(crate) fn new(asked: Asked<S>, end: Option<u64>, held: Held, most: usize) -> Self {
-        let divisible = end.is_some() && end == held.length && held.version.is_ok();
+    pub(crate) fn new(asked: Asked<S>, end: Option<u64>, partial: Partial, limit: usize) -> Self {
+        let divisible = end.is_some() && end == partial.length && partial.version.is_ok();
         Self {
             asked: Some(asked),
             end: end.unwrap_or(u64::MAX),
             parts: VecDeque::new(),
-            held,
-            most: if divisible { most } else { 1 },
-            demand: Demand::new(Instant::now()),
+            partial,
+            limit: if divisible { limit } else { 1 },
+            bandwidth_delay: BandwidthDelay::new(Instant::now()),
             refused: false,
         }
     }
 
     /// The bytes that follow `position`; none at the end, or where a part was
-    /// [refused](Body::was_refused).
+    /// [refused](SegmentedBody::was_refused).
     pub(crate) async fn next(
         &mut self,
         position: u64,
         requests: &mut Requests<'_, S>,
         paths: impl Fn() -> Vec<PathInfo>,
     ) -> Result<Option<Bytes>, Failure> {
-        if self.most > 1 {
+        if self.limit > 1 {
             self.ask(position, requests, paths).await?;
         }
         let mut left = self.left(position);
@@ -114,22 +114,22 @@ impl<S: OpenStreams<Bytes>> Body<S> {
         requests: &mut Requests<'_, S>,
         paths: impl Fn() -> Vec<PathInfo>,
     ) -> Result<(), Failure> {
-        let (Some(length), Ok(version)) = (self.held.length, &self.held.version) else {
+        let (Some(length), Ok(version)) = (self.partial.length, &self.partial.version) else {
             return Ok(());
         };
         // The first answer has all of the rest.
         let first = self.end == length && self.parts.is_empty();
-        if first && !self.demand.exceeds_a_window(Instant::now(), paths) {
+        if first && !self.bandwidth_delay.exceeds_a_window(Instant::now(), paths) {
             return Ok(());
         }
-        while self.parts.len() + 1 < self.most {
+        while self.parts.len() + 1 < self.limit {
             // A window of what is read now may be on its way already.
             let at_once = self.end.min(position + WINDOW);
             let start = self.parts.back().map_or(at_once, |part| part.bytes.end);
             if start == length {
                 break;
             }
-            let end = length.min(start + PART);
+            let end = length.min(start + PART_LENGTH);
             let range = format!("{start}-{}", end - 1);
             let asked = requests.send(Some((range.as_str(), version)));
             let asked = if start == position {
@@ -156,9 +156,9 @@ impl<S: OpenStreams<Bytes>> Body<S> {
             return Ok(false);
         };
         self.asked = None;
-        let before = Held {
+        let before = Partial {
             bytes: part.bytes.start,
-            ..self.held.clone()
+            ..self.partial.clone()
         };
         let answer = match answer::<S>(&mut part.asked).await {
             Ok(head) => before.judge(head.status(), head.headers()).ok(),
@@ -192,12 +192,12 @@ mod tests {
     use url::Url;
 
     use super::*;
-    use crate::http::demand::tests::{RTT, path};
+    use crate::http::bandwidth_delay::tests::{RTT, path};
     use crate::transport::Connection;
-    use crate::transport::plain_quic::Quic;
+    use crate::transport::plain_quic::PlainQuic;
 
     /// Some parts and a bit.
-    const SIZE: u64 = 5 * PART + 12_345;
+    const SIZE: u64 = 5 * PART_LENGTH + 12_345;
 
     /// A server whose first answer is of the first seed, and the others of the second.
     async fn serve(seeds: [u64; 2]) -> SocketAddr {
@@ -237,15 +237,15 @@ mod tests {
 
     /// Reads by so many requests at a time, as if the paths had no end. Returns what came, the number of
     /// requests, and whether a part was refused.
-    async fn read<C: Connection>(remote: SocketAddr, most: usize) -> (Vec<u8>, u64, bool) {
+    async fn read<C: Connection>(remote: SocketAddr, limit: usize) -> (Vec<u8>, u64, bool) {
         let (client, url) = connect::<C>(remote).await;
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut asked = requests.send(None).await.unwrap();
         let head = answer::<C::Streams>(&mut asked).await.unwrap();
-        let held = Held::start(head.headers());
-        let mut body = Body::new(asked, Some(SIZE), held, most);
-        body.demand.make_endless();
+        let partial = Partial::start(head.headers());
+        let mut body = SegmentedBody::new(asked, Some(SIZE), partial, limit);
+        body.bandwidth_delay.make_endless();
         let mut got = Vec::new();
         let endless = || vec![path(0, u64::MAX, RTT)];
         while let Some(chunk) = body
@@ -267,15 +267,15 @@ mod tests {
     #[tokio::test]
     async fn parts_make_the_body() {
         let whole = content(1);
-        for most in [1, 2, 8] {
-            let by_noq = read::<Client>(serve([1, 1]).await, most).await;
-            let by_quinn = read::<Quic>(serve([1, 1]).await, most).await;
+        for limit in [1, 2, 8] {
+            let by_noq = read::<Client>(serve([1, 1]).await, limit).await;
+            let by_quinn = read::<PlainQuic>(serve([1, 1]).await, limit).await;
             for (got, requests, refused) in [by_noq, by_quinn] {
-                assert!(got == whole, "{} bytes by {most}", got.len());
+                assert!(got == whole, "{} bytes by {limit}", got.len());
                 // The first goes on for a window after the second.
-                let parts = (SIZE - WINDOW).div_ceil(PART);
-                let expected = if most == 1 { 1 } else { 1 + parts };
-                assert_eq!(requests, expected, "{most} at a time");
+                let parts = (SIZE - WINDOW).div_ceil(PART_LENGTH);
+                let expected = if limit == 1 { 1 } else { 1 + parts };
+                assert_eq!(requests, expected, "{limit} at a time");
                 assert!(!refused);
             }
         }
@@ -304,25 +304,25 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_waited_for_can_be_left() {
-        let (client, url) = connect::<Quic>(serve([1, 1]).await).await;
+        let (client, url) = connect::<PlainQuic>(serve([1, 1]).await).await;
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut first = requests.send(None).await.unwrap();
         let head = answer::<h3_quinn::OpenStreams>(&mut first).await.unwrap();
-        let held = Held::start(head.headers());
+        let partial = Partial::start(head.headers());
 
-        let mut body = Body::new(wait(&mut requests).await, Some(SIZE), held, 2);
-        body.demand.make_endless();
+        let mut body = SegmentedBody::new(wait(&mut requests).await, Some(SIZE), partial, 2);
+        body.bandwidth_delay.make_endless();
         let endless = || vec![path(0, u64::MAX, RTT)];
         body.ask(0, &mut requests, endless).await.unwrap();
         assert!(body.turn().await.unwrap());
     }
 
-    /// When it can, [`Body`] may stop with a code of HTTP/3 what it leaves.
+    /// When it can, [`SegmentedBody`] may stop with a code of HTTP/3 what it leaves.
     #[tokio::test]
     #[should_panic(expected = "on a `None` value")]
     async fn h3_quinn_cannot_stop_what_is_waited_for() {
-        let (client, url) = connect::<Quic>(serve([1, 1]).await).await;
+        let (client, url) = connect::<PlainQuic>(serve([1, 1]).await).await;
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut asked = wait(&mut requests).await;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::destination::{Destination, Rename};
-use super::part_meta::Sidecar;
+use super::part_meta::PartMeta;
 use crate::error::{Error, cannot_write};
 
 /// A body that has been written completely; until it is published, its file is called `.part`.
@@ -18,39 +18,39 @@ pub struct Written {
 
 /// What is left on the disk of a body that did not become a file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Kept(pub(super) Option<(PathBuf, u64)>);
+pub struct Leftover(pub(super) Option<(PathBuf, u64)>);
 
 impl Written {
     /// Gives the file its final name.
     ///
     /// # Errors
     /// [`Error::Write`] if it cannot be renamed, and what is on the disk.
-    pub fn publish(mut self) -> Result<Written, (Error, Kept)> {
+    pub fn publish(mut self) -> Result<Written, (Error, Leftover)> {
         if let Some(Rename { part, path }) = &self.rename {
             if let Err(source) = std::fs::rename(part, path) {
                 return Err((cannot_write(path, source), self.keep()));
             }
             // Without its .part it says nothing to anybody.
-            let _ = Sidecar::store(None, part);
+            let _ = PartMeta::store(None, part);
             self.rename = None;
         }
         Ok(self)
     }
 
     /// Leaves it as it is.
-    pub fn keep(self) -> Kept {
-        Kept(self.rename.map(|rename| (rename.part, self.bytes)))
+    pub fn keep(self) -> Leftover {
+        Leftover(self.rename.map(|rename| (rename.part, self.bytes)))
     }
 }
 
-impl Kept {
+impl Leftover {
     /// Nothing was written.
-    pub const NOTHING: Kept = Kept(None);
+    pub const NOTHING: Leftover = Leftover(None);
 
     /// The `.part` file that an earlier run has left, if there is one with something in it.
-    pub fn earlier(destination: &Destination) -> Kept {
+    pub fn earlier(destination: &Destination) -> Leftover {
         let part = destination.part();
-        Kept(part.and_then(|part| {
+        Leftover(part.and_then(|part| {
             let bytes = part.metadata().ok()?.len();
             (bytes > 0).then_some((part, bytes))
         }))
@@ -66,6 +66,6 @@ impl Kept {
     /// Whether a later run may go on with it.
     pub fn is_resumable(&self) -> bool {
         self.part()
-            .is_some_and(|(part, bytes)| bytes > 0 && Sidecar::path(part).exists())
+            .is_some_and(|(part, bytes)| bytes > 0 && PartMeta::path(part).exists())
     }
 }

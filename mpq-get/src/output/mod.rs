@@ -24,16 +24,16 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::destination::Destination;
 use self::destination::Rename;
-pub use self::leftover::{Kept, Written};
-use self::part_meta::Sidecar;
-use self::writer::{CHANNEL, Message, Sink, TextOnly, Writer};
+pub use self::leftover::{Leftover, Written};
+use self::part_meta::PartMeta;
+use self::writer::{CHANNEL_CAPACITY, Message, Sink, TextOnly, Writer};
 use crate::error::{Error, cannot_write};
 
 /// An open output and its thread.
 #[derive(Debug)]
 pub struct Output {
     messages: mpsc::Sender<Message>,
-    result: oneshot::Receiver<Result<Written, (Error, Kept)>>,
+    result: oneshot::Receiver<Result<Written, (Error, Leftover)>>,
     restartable: bool,
 }
 
@@ -44,7 +44,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Error::Write`] if it cannot be opened.
-    pub fn create(destination: &Destination, record: Option<&Sidecar>) -> Result<Output, Error> {
+    pub fn create(destination: &Destination, record: Option<&PartMeta>) -> Result<Output, Error> {
         let rename = Rename::of(destination);
         let sink = match (destination, &rename) {
             (Destination::Stdout, _) => Sink::Stream(Box::new(io::stdout())),
@@ -55,7 +55,8 @@ impl Output {
             }
             (Destination::File(_), Some(Rename { part, .. })) => {
                 let file = File::create(part).map_err(|e| cannot_write(part, e))?;
-                Sidecar::store(record, part).map_err(|e| cannot_write(&Sidecar::path(part), e))?;
+                PartMeta::store(record, part)
+                    .map_err(|e| cannot_write(&PartMeta::path(part), e))?;
                 Sink::File(file)
             }
         };
@@ -84,7 +85,7 @@ impl Output {
 
     fn start(writer: Writer, offset: u64) -> Result<Output, Error> {
         let restartable = writer.is_restartable();
-        let (messages, incoming) = mpsc::channel(CHANNEL);
+        let (messages, incoming) = mpsc::channel(CHANNEL_CAPACITY);
         let (done, result) = oneshot::channel();
         std::thread::Builder::new()
             .name("output".to_owned())
@@ -121,7 +122,7 @@ impl Output {
 
     /// Takes back what is written, if anything is; the record is as for
     /// [`create`](Output::create). Answers like [`write`](Output::write).
-    pub async fn start_over(&self, record: Option<Sidecar>) -> bool {
+    pub async fn start_over(&self, record: Option<PartMeta>) -> bool {
         self.messages.send(Message::StartOver(record)).await.is_ok()
     }
 
@@ -129,7 +130,7 @@ impl Output {
     ///
     /// # Errors
     /// The write error, and what is on the disk.
-    pub async fn close(self) -> Result<Written, (Error, Kept)> {
+    pub async fn close(self) -> Result<Written, (Error, Leftover)> {
         drop(self.messages);
         self.result.await.expect("the output thread always reports")
     }
@@ -140,7 +141,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::http::resume::{Held, Validator};
+    use crate::http::resume::{Partial, Validator};
 
     fn file(path: &Path) -> Destination {
         Destination::File(path.to_owned())
@@ -170,20 +171,20 @@ mod tests {
         let (path, part) = (folder.path().join("a"), folder.path().join("a.part"));
         let output = Output::create(&file(&path), None).unwrap();
         assert!(output.write(Bytes::from_static(b"abc")).await);
-        let kept = output.close().await.unwrap().keep();
-        assert_eq!(kept.part(), Some((part.as_path(), 3)));
+        let leftover = output.close().await.unwrap().keep();
+        assert_eq!(leftover.part(), Some((part.as_path(), 3)));
         assert!(part.exists() && !path.exists());
     }
 
     /// Of "abc", FIPS 180-4's own example.
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    fn record() -> Sidecar {
-        let held = Held {
+    fn record() -> PartMeta {
+        let partial = Partial {
             version: Ok(Validator::parse("\"v\"").unwrap()),
-            ..Held::default()
+            ..Partial::default()
         };
-        Sidecar::of("https://localhost/a", &held).unwrap()
+        PartMeta::of("https://localhost/a", &partial).unwrap()
     }
 
     #[tokio::test]
@@ -235,13 +236,13 @@ mod tests {
     async fn a_part_with_a_record_can_be_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
         let destination = file(&folder.path().join("a"));
-        assert_eq!(Kept::earlier(&destination), Kept::NOTHING);
+        assert_eq!(Leftover::earlier(&destination), Leftover::NOTHING);
         for (record, resumable) in [(Some(record()), true), (None, false)] {
             let output = Output::create(&destination, record.as_ref()).unwrap();
             assert!(output.write(Bytes::from_static(b"abc")).await);
-            let kept = output.close().await.unwrap().keep();
-            assert_eq!(kept.is_resumable(), resumable);
-            assert_eq!(kept, Kept::earlier(&destination));
+            let leftover = output.close().await.unwrap().keep();
+            assert_eq!(leftover.is_resumable(), resumable);
+            assert_eq!(leftover, Leftover::earlier(&destination));
         }
     }
 
@@ -255,10 +256,10 @@ mod tests {
     async fn a_full_disk_is_reported() {
         let output = Output::create(&file("/dev/full".as_ref()), None).unwrap();
         assert!(output.write(Bytes::from_static(b"abc")).await);
-        let (error, kept) = output.close().await.unwrap_err();
+        let (error, leftover) = output.close().await.unwrap_err();
         assert_eq!(error.code(), 23);
         assert!(error.to_string().contains("free some space"), "{error}");
-        assert_eq!(kept, Kept::NOTHING);
+        assert_eq!(leftover, Leftover::NOTHING);
     }
 
     #[tokio::test]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::resume::{Held, Restart, Validator};
+use crate::http::resume::{Partial, Restart, Validator};
 
 /// What a `.part` file is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sidecar {
+pub struct PartMeta {
     /// The URL asked for.
     url: String,
     /// The version, as `If-Range` names it.
@@ -22,14 +22,14 @@ pub struct Sidecar {
     length: Option<u64>,
 }
 
-impl Sidecar {
+impl PartMeta {
     /// The record of a body from `url`; none if its version cannot be told from others.
-    pub fn of(url: &str, held: &Held) -> Option<Sidecar> {
-        let version = held.version.as_ref().ok()?;
-        Some(Sidecar {
+    pub fn of(url: &str, partial: &Partial) -> Option<PartMeta> {
+        let version = partial.version.as_ref().ok()?;
+        Some(PartMeta {
             url: url.to_owned(),
             if_range: version.to_string(),
-            length: held.length,
+            length: partial.length,
         })
     }
 
@@ -44,8 +44,8 @@ impl Sidecar {
     ///
     /// # Errors
     /// What the system says.
-    pub fn store(record: Option<&Sidecar>, part: &Path) -> io::Result<()> {
-        let path = Sidecar::path(part);
+    pub fn store(record: Option<&PartMeta>, part: &Path) -> io::Result<()> {
+        let path = PartMeta::path(part);
         match record {
             Some(record) => std::fs::write(path, serde_json::to_vec(record)?),
             None => match std::fs::remove_file(path) {
@@ -55,15 +55,15 @@ impl Sidecar {
         }
     }
 
-    fn load(part: &Path) -> Option<Sidecar> {
-        serde_json::from_slice(&std::fs::read(Sidecar::path(part)).ok()?).ok()
+    fn load(part: &Path) -> Option<PartMeta> {
+        serde_json::from_slice(&std::fs::read(PartMeta::path(part)).ok()?).ok()
     }
 }
 
 /// What an earlier run has left at `part` of what `url` names.
-pub fn held(part: &Path, url: &str) -> Held {
+pub fn partial(part: &Path, url: &str) -> Partial {
     let bytes = part.metadata().map_or(0, |known| known.len());
-    let record = Sidecar::load(part);
+    let record = PartMeta::load(part);
     let version = match &record {
         None => Err(Restart::NoRecord),
         Some(record) if record.url != url => Err(Restart::OtherUrl(record.url.clone())),
@@ -73,7 +73,7 @@ pub fn held(part: &Path, url: &str) -> Held {
         Ok(_) => record.and_then(|record| record.length),
         Err(_) => None,
     };
-    Held {
+    Partial {
         bytes,
         length,
         version,
@@ -88,8 +88,8 @@ mod tests {
 
     const URL: &str = "https://localhost/a";
 
-    fn version() -> Held {
-        Held {
+    fn version() -> Partial {
+        Partial {
             bytes: 0,
             length: Some(10),
             version: Ok(Validator::parse("\"v\"").unwrap()),
@@ -100,19 +100,19 @@ mod tests {
     fn a_record_is_found_again_by_its_url() {
         let folder = tempfile::tempdir().unwrap();
         let part = folder.path().join("a.part");
-        assert_eq!(held(&part, URL).bytes, 0);
+        assert_eq!(partial(&part, URL).bytes, 0);
         fs::write(&part, "abc").unwrap();
-        Sidecar::store(Sidecar::of(URL, &version()).as_ref(), &part).unwrap();
+        PartMeta::store(PartMeta::of(URL, &version()).as_ref(), &part).unwrap();
         let text = fs::read_to_string(folder.path().join("a.part.meta")).unwrap();
         let expected = r#"{"url":"https://localhost/a","if_range":"\"v\"","length":10}"#;
         assert_eq!(text, expected);
-        let found = held(&part, URL);
+        let found = partial(&part, URL);
         assert_eq!(found.bytes, 3);
         assert_eq!(
             (found.length, &found.version),
             (Some(10), &version().version)
         );
-        let other = held(&part, "https://localhost/b");
+        let other = partial(&part, "https://localhost/b");
         assert_eq!(other.version, Err(Restart::OtherUrl(URL.to_owned())));
         assert_eq!((other.bytes, other.length), (3, None));
     }
@@ -122,15 +122,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let part = folder.path().join("a.part");
         fs::write(&part, "abc").unwrap();
-        assert_eq!(held(&part, URL).version, Err(Restart::NoRecord));
+        assert_eq!(partial(&part, URL).version, Err(Restart::NoRecord));
         for text in [
             "",
             "{}",
             r#"{"url":"https://localhost/a","if_range":"W/\"v\""}"#,
             r#"{"url":"https://localhost/a","if_range":"\"v\"","length":-1}"#,
         ] {
-            fs::write(Sidecar::path(&part), text).unwrap();
-            assert_eq!(held(&part, URL).version, Err(Restart::NoRecord), "{text}");
+            fs::write(PartMeta::path(&part), text).unwrap();
+            assert_eq!(
+                partial(&part, URL).version,
+                Err(Restart::NoRecord),
+                "{text}"
+            );
         }
     }
 
@@ -138,10 +142,10 @@ mod tests {
     fn a_body_without_a_version_has_no_record() {
         let folder = tempfile::tempdir().unwrap();
         let part = folder.path().join("a.part");
-        assert_eq!(Sidecar::of(URL, &Held::default()), None);
-        Sidecar::store(None, &part).unwrap();
-        fs::write(Sidecar::path(&part), "old").unwrap();
-        Sidecar::store(None, &part).unwrap();
-        assert!(!Sidecar::path(&part).exists());
+        assert_eq!(PartMeta::of(URL, &Partial::default()), None);
+        PartMeta::store(None, &part).unwrap();
+        fs::write(PartMeta::path(&part), "old").unwrap();
+        PartMeta::store(None, &part).unwrap();
+        assert!(!PartMeta::path(&part).exists());
     }
 }

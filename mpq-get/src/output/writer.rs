@@ -8,21 +8,21 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::destination::{Destination, Rename};
-use super::leftover::{Kept, Written};
-use super::part_meta::Sidecar;
+use super::leftover::{Leftover, Written};
+use super::part_meta::PartMeta;
 use crate::error::Error;
 
 /// Chunks in the channel, each up to one datagram train of 64 KiB: 16 MiB at the most.
-pub(super) const CHANNEL: usize = 256;
+pub(super) const CHANNEL_CAPACITY: usize = 256;
 /// Bytes collected for one write call.
-const BUFFER: usize = 256 * 1024;
+const BUFFER_SIZE: usize = 256 * 1024;
 
 /// For the thread.
 #[derive(Debug)]
 pub(super) enum Message {
     Chunk(Bytes),
     /// What came so far is of no use; what comes next is of what the record says.
-    StartOver(Option<Sidecar>),
+    StartOver(Option<PartMeta>),
 }
 
 /// The thread's state.
@@ -51,7 +51,7 @@ impl Writer {
             (Destination::Stdout | Destination::Terminal, _) => "standard output".to_owned(),
         };
         Writer {
-            sink: BufWriter::with_capacity(BUFFER, sink),
+            sink: BufWriter::with_capacity(BUFFER_SIZE, sink),
             hash: Sha256::new(),
             bytes: 0,
             target,
@@ -69,10 +69,10 @@ impl Writer {
         mut self,
         offset: u64,
         mut incoming: mpsc::Receiver<Message>,
-    ) -> Result<Written, (Error, Kept)> {
-        let mut batch = Vec::with_capacity(CHANNEL);
+    ) -> Result<Written, (Error, Leftover)> {
+        let mut batch = Vec::with_capacity(CHANNEL_CAPACITY);
         let mut result = self.skip(offset);
-        while result.is_ok() && incoming.blocking_recv_many(&mut batch, CHANNEL) > 0 {
+        while result.is_ok() && incoming.blocking_recv_many(&mut batch, CHANNEL_CAPACITY) > 0 {
             // One flush a batch: few calls when the disk is behind, no delay when it is not.
             result = batch.drain(..).try_for_each(|message| self.take(message));
             result = result.and_then(|()| self.sink.flush());
@@ -92,7 +92,7 @@ impl Writer {
         let Sink::File(file) = self.sink.get_mut() else {
             return Ok(());
         };
-        let mut reader = BufReader::with_capacity(BUFFER, Read::by_ref(file).take(bytes));
+        let mut reader = BufReader::with_capacity(BUFFER_SIZE, Read::by_ref(file).take(bytes));
         let read = io::copy(&mut reader, &mut Hashing(&mut self.hash))?;
         if read < bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -116,17 +116,17 @@ impl Writer {
                 self.skip(0)?;
                 self.bytes = 0;
                 match &self.rename {
-                    Some(Rename { part, .. }) => Sidecar::store(record.as_ref(), part),
+                    Some(Rename { part, .. }) => PartMeta::store(record.as_ref(), part),
                     None => Ok(()),
                 }
             }
         }
     }
 
-    fn failed(self, source: io::Error) -> (Error, Kept) {
+    fn failed(self, source: io::Error) -> (Error, Leftover) {
         // Dropped as it is, a buffer would try again to write what has just failed.
         let _ = self.sink.into_parts();
-        let kept = self.rename.and_then(|Rename { part, .. }| {
+        let leftover = self.rename.and_then(|Rename { part, .. }| {
             let size = part.metadata().ok()?.len();
             Some((part, size))
         });
@@ -137,7 +137,7 @@ impl Writer {
                 source,
             },
         };
-        (error, Kept(kept))
+        (error, Leftover(leftover))
     }
 }
 

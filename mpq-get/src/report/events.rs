@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Times are in seconds, sizes in bytes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum DownloadEvent {
     /// The handshake is complete.
     Connected {
         /// The server's address.
@@ -96,7 +96,7 @@ pub enum Event {
         remote: SocketAddr,
         /// How long it took, and for what.
         #[serde(flatten)]
-        parts: Parts,
+        parts: OutageParts,
     },
     /// The server stays where it is.
     Cancelled {
@@ -160,7 +160,7 @@ pub struct Path {
 
 /// What a move's outage is made of, as seen from here, in seconds. What was not seen is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Parts {
+pub struct OutageParts {
     /// Between the last body byte before and the first after.
     pub gap: f64,
     /// From the announcement until the server parked, or fell silent.
@@ -215,59 +215,59 @@ impl From<PathInfo> for Path {
     }
 }
 
-impl From<ClientEvent> for Event {
-    fn from(event: ClientEvent) -> Event {
+impl From<ClientEvent> for DownloadEvent {
+    fn from(event: ClientEvent) -> DownloadEvent {
         match event {
             ClientEvent::InterfaceUp { interface, local } => {
-                Event::InterfaceUp { interface, local }
+                DownloadEvent::InterfaceUp { interface, local }
             }
             ClientEvent::InterfaceDown { interface, local } => {
-                Event::InterfaceDown { interface, local }
+                DownloadEvent::InterfaceDown { interface, local }
             }
-            ClientEvent::PathOpened(info) => Event::PathOpened(info.into()),
-            ClientEvent::PathValidated(info) => Event::PathValidated(info.into()),
-            ClientEvent::PathClosed(info) => Event::PathClosed(info.into()),
+            ClientEvent::PathOpened(info) => DownloadEvent::PathOpened(info.into()),
+            ClientEvent::PathValidated(info) => DownloadEvent::PathValidated(info.into()),
+            ClientEvent::PathClosed(info) => DownloadEvent::PathClosed(info.into()),
             ClientEvent::Announced {
                 sequence,
                 targets,
                 lead,
                 ..
-            } => Event::MigrationAnnounced {
+            } => DownloadEvent::MigrationAnnounced {
                 sequence,
                 targets,
                 lead: lead.as_secs_f64(),
             },
-            ClientEvent::Addresses { pool, name } => Event::Addresses { pool, name },
-            ClientEvent::Parked { sequence } => Event::Parked { sequence },
-            ClientEvent::Silent => Event::Silent,
-            ClientEvent::Detected { remote, by } => Event::Detected { remote, by },
-            ClientEvent::Moved { sequence, remote } => Event::Resumed {
+            ClientEvent::Addresses { pool, name } => DownloadEvent::Addresses { pool, name },
+            ClientEvent::Parked { sequence } => DownloadEvent::Parked { sequence },
+            ClientEvent::Silent => DownloadEvent::Silent,
+            ClientEvent::Detected { remote, by } => DownloadEvent::Detected { remote, by },
+            ClientEvent::Moved { sequence, remote } => DownloadEvent::Resumed {
                 sequence: Some(sequence),
                 offset: None,
                 remote,
             },
-            ClientEvent::Settled { remote } => Event::Settled { remote },
-            ClientEvent::Cancelled { sequence } => Event::Cancelled { sequence },
-            ClientEvent::Failed { reason } => Event::MigrationFailed { reason },
+            ClientEvent::Settled { remote } => DownloadEvent::Settled { remote },
+            ClientEvent::Cancelled { sequence } => DownloadEvent::Cancelled { sequence },
+            ClientEvent::Failed { reason } => DownloadEvent::MigrationFailed { reason },
         }
     }
 }
 
-impl Event {
+impl DownloadEvent {
     /// Whether it tells of a move or of a loss: people want to know, without asking for it.
     pub fn is_incident(&self) -> bool {
         !matches!(
             self,
-            Event::Connected { .. }
-                | Event::Addresses { .. }
-                | Event::InterfaceUp { .. }
-                | Event::InterfaceDown { .. }
-                | Event::PathOpened(_)
-                | Event::PathValidated(_)
-                | Event::PathClosed(_)
-                | Event::Progress { .. }
-                | Event::Error { .. }
-                | Event::Done(_)
+            DownloadEvent::Connected { .. }
+                | DownloadEvent::Addresses { .. }
+                | DownloadEvent::InterfaceUp { .. }
+                | DownloadEvent::InterfaceDown { .. }
+                | DownloadEvent::PathOpened(_)
+                | DownloadEvent::PathValidated(_)
+                | DownloadEvent::PathClosed(_)
+                | DownloadEvent::Progress { .. }
+                | DownloadEvent::Error { .. }
+                | DownloadEvent::Done(_)
         )
     }
 
@@ -280,7 +280,7 @@ impl Event {
         struct Line<'a> {
             t: f64,
             #[serde(flatten)]
-            event: &'a Event,
+            event: &'a DownloadEvent,
         }
         let line = Line {
             t: (t * 1e6).round() / 1e6,
@@ -297,7 +297,7 @@ mod tests {
 
     use super::*;
 
-    fn json(event: Event) -> serde_json::Value {
+    fn json(event: DownloadEvent) -> serde_json::Value {
         let mut line = Vec::new();
         event.write_json(1.234_567_89, &mut line).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn objects_are_flat() {
         assert_eq!(
-            json(Event::PathClosed(path())),
+            json(DownloadEvent::PathClosed(path())),
             serde_json::json!({
                 "t": 1.234568, "event": "path_closed", "path": 1, "interface": "eth1",
                 "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7, "rtt": 0.05,
@@ -336,10 +336,10 @@ mod tests {
             })
         );
         assert_eq!(
-            json(Event::Silent),
+            json(DownloadEvent::Silent),
             serde_json::json!({ "t": 1.234568, "event": "silent" })
         );
-        let announced = Event::from(ClientEvent::Announced {
+        let announced = DownloadEvent::from(ClientEvent::Announced {
             sequence: 3,
             targets: vec!["10.1.0.3:443".parse().unwrap()],
             lead: Duration::from_millis(1500),
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn done_lists_the_paths() {
-        let done = json(Event::Done(Summary {
+        let done = json(DownloadEvent::Done(Summary {
             bytes: 5,
             received: 3,
             seconds: 0.5,
@@ -399,7 +399,7 @@ mod tests {
             rtt: None,
             ..path()
         };
-        let progress = json(Event::Progress {
+        let progress = json(DownloadEvent::Progress {
             bytes: 5,
             paths: vec![path(), unmeasured],
         });
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn a_move_and_a_loss_both_end_with_resumed() {
         let remote = "10.1.0.3:443".parse().unwrap();
-        let moved = Event::from(ClientEvent::Moved {
+        let moved = DownloadEvent::from(ClientEvent::Moved {
             sequence: 2,
             remote,
         });
@@ -420,7 +420,7 @@ mod tests {
                 "t": 1.234568, "event": "resumed", "sequence": 2, "remote": "10.1.0.3:443",
             })
         );
-        let lost = Event::Resumed {
+        let lost = DownloadEvent::Resumed {
             sequence: None,
             offset: Some(7),
             remote,
@@ -435,9 +435,9 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_move_are_beside_its_gap() {
-        let event = Event::FirstByteAfterMove {
+        let event = DownloadEvent::FirstByteAfterMove {
             remote: "10.1.0.3:443".parse().unwrap(),
-            parts: Parts {
+            parts: OutageParts {
                 gap: 1.5,
                 announced_to_parked: None,
                 parked_to_detected: Some(1.25),

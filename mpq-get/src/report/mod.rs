@@ -12,10 +12,10 @@ mod text;
 use std::io::{self, IsTerminal};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use self::events::{Event, Summary};
+use self::events::{DownloadEvent, Summary};
 use self::progress::{Progress, Snapshot, live_paths};
 use crate::error::Error;
-use crate::output::Kept;
+use crate::output::Leftover;
 
 /// What is to be told, and how.
 #[derive(Debug, Clone, Copy)]
@@ -74,11 +74,11 @@ impl Reporter {
     }
 
     /// Tells of something that happened at `at`.
-    pub fn event(&mut self, at: Instant, event: &Event) {
+    pub fn event(&mut self, at: Instant, event: &DownloadEvent) {
         self.write_json(at, event);
         match event {
             // The live line would soon be overwritten.
-            Event::Restarted { .. } => self.progress.warn(&event.to_string()),
+            DownloadEvent::Restarted { .. } => self.progress.warn(&event.to_string()),
             _ if event.is_incident() => self.progress.incident(&event.to_string()),
             _ => {}
         }
@@ -95,7 +95,7 @@ impl Reporter {
         let now = Instant::now();
         self.write_json(
             now,
-            &Event::Progress {
+            &DownloadEvent::Progress {
                 bytes: snapshot.bytes,
                 paths: live_paths(&snapshot.paths)
                     .cloned()
@@ -110,7 +110,7 @@ impl Reporter {
     pub fn done(&mut self, name: &str, summary: Summary) {
         self.progress.finish();
         let digest = format!("sha256 {}  {name}", summary.sha256);
-        let event = Event::Done(summary);
+        let event = DownloadEvent::Done(summary);
         self.write_json(Instant::now(), &event);
         if !self.options.silent {
             eprintln!("{event}");
@@ -119,26 +119,26 @@ impl Reporter {
     }
 
     /// The download has failed.
-    pub fn failed(&mut self, error: &Error, kept: &Kept) {
+    pub fn failed(&mut self, error: &Error, leftover: &Leftover) {
         self.progress.finish();
         let mut message = error.to_string();
-        if let Some((part, bytes)) = kept.part() {
+        if let Some((part, bytes)) = leftover.part() {
             message += &format!("; {bytes} bytes are kept in {}", part.display());
-            if kept.is_resumable() {
+            if leftover.is_resumable() {
                 message += ", -C goes on with them";
             }
         }
         eprintln!("mpq-get: {message}");
         self.write_json(
             Instant::now(),
-            &Event::Error {
+            &DownloadEvent::Error {
                 code: error.code(),
                 message,
             },
         );
     }
 
-    fn write_json(&self, at: Instant, event: &Event) {
+    fn write_json(&self, at: Instant, event: &DownloadEvent) {
         if self.options.json {
             let t = at.saturating_duration_since(self.start).as_secs_f64();
             // A reader that has gone must not end the download of a file.

@@ -7,11 +7,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::events::Parts;
+use super::events::OutageParts;
 
 /// Watches the arrival of body chunks around a move.
 #[derive(Debug, Default)]
-pub(crate) struct Gap {
+pub(crate) struct Outage {
     last: Option<Instant>,
     longest: Option<Pause>,
     /// The move that is under way, or may be.
@@ -44,10 +44,10 @@ pub(crate) struct Resumption {
     /// When the body went on.
     pub(crate) at: Instant,
     /// What the time went to.
-    pub(crate) parts: Parts,
+    pub(crate) parts: OutageParts,
 }
 
-impl Gap {
+impl Outage {
     /// A move is ahead.
     pub(crate) fn announced(&mut self, at: Instant) {
         self.watch().announced = Some(at);
@@ -101,7 +101,7 @@ impl Gap {
         Some(Resumption {
             remote,
             at: longest.end,
-            parts: Parts {
+            parts: OutageParts {
                 gap: longest.length.as_secs_f64(),
                 announced_to_parked: since(seen.announced, seen.parked),
                 parked_to_detected: since(seen.parked, seen.detected),
@@ -118,16 +118,16 @@ mod tests {
 
     /// Feeds chunks at these milliseconds; the last one's answer: the gap and its end in
     /// milliseconds.
-    fn chunks(gap: &mut Gap, start: Instant, at: &[u64]) -> Option<(u128, u128)> {
-        let answer = feed(gap, start, at)?;
+    fn chunks(outage: &mut Outage, start: Instant, at: &[u64]) -> Option<(u128, u128)> {
+        let answer = feed(outage, start, at)?;
         let length = Duration::from_secs_f64(answer.parts.gap);
         Some((length.as_millis(), (answer.at - start).as_millis()))
     }
 
-    fn feed(gap: &mut Gap, start: Instant, at: &[u64]) -> Option<Resumption> {
+    fn feed(outage: &mut Outage, start: Instant, at: &[u64]) -> Option<Resumption> {
         let mut answer = None;
         for ms in at {
-            answer = gap.chunk(start + Duration::from_millis(*ms));
+            answer = outage.chunk(start + Duration::from_millis(*ms));
         }
         answer
     }
@@ -138,23 +138,23 @@ mod tests {
 
     #[test]
     fn the_news_comes_before_the_first_chunk() {
-        let (start, mut gap) = (Instant::now(), Gap::default());
+        let (start, mut outage) = (Instant::now(), Outage::default());
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(chunks(&mut gap, start, &[0, 500]), None);
-        gap.announced(at(505));
-        assert_eq!(chunks(&mut gap, start, &[510]), None);
-        gap.moved(at(800), remote());
-        assert_eq!(chunks(&mut gap, start, &[910]), Some((400, 910)));
-        assert_eq!(chunks(&mut gap, start, &[2000]), None, "told once");
+        assert_eq!(chunks(&mut outage, start, &[0, 500]), None);
+        outage.announced(at(505));
+        assert_eq!(chunks(&mut outage, start, &[510]), None);
+        outage.moved(at(800), remote());
+        assert_eq!(chunks(&mut outage, start, &[910]), Some((400, 910)));
+        assert_eq!(chunks(&mut outage, start, &[2000]), None, "told once");
     }
 
     #[test]
     fn the_news_comes_after_the_first_chunk() {
-        let (start, mut gap) = (Instant::now(), Gap::default());
-        gap.parked(start);
-        assert_eq!(chunks(&mut gap, start, &[0, 400, 401]), None);
-        gap.moved(start + Duration::from_millis(401), remote());
-        let told = feed(&mut gap, start, &[402]).unwrap();
+        let (start, mut outage) = (Instant::now(), Outage::default());
+        outage.parked(start);
+        assert_eq!(chunks(&mut outage, start, &[0, 400, 401]), None);
+        outage.moved(start + Duration::from_millis(401), remote());
+        let told = feed(&mut outage, start, &[402]).unwrap();
         assert_eq!(told.at, start + Duration::from_millis(400));
         assert_eq!(told.parts.gap, 0.4);
         assert_eq!(told.parts.moved_to_first_byte, 0.0, "it came before");
@@ -162,30 +162,30 @@ mod tests {
 
     #[test]
     fn a_cancelled_move_is_forgotten() {
-        let (start, mut gap) = (Instant::now(), Gap::default());
-        gap.announced(start);
-        assert_eq!(chunks(&mut gap, start, &[0, 400]), None);
-        gap.cancel();
-        gap.moved(start + Duration::from_millis(405), remote());
-        let told = feed(&mut gap, start, &[410]).unwrap();
+        let (start, mut outage) = (Instant::now(), Outage::default());
+        outage.announced(start);
+        assert_eq!(chunks(&mut outage, start, &[0, 400]), None);
+        outage.cancel();
+        outage.moved(start + Duration::from_millis(405), remote());
+        let told = feed(&mut outage, start, &[410]).unwrap();
         assert_eq!(told.parts.gap, 0.01);
         assert_eq!(told.parts.announced_to_parked, None);
     }
 
     #[test]
     fn the_parts_of_a_move() {
-        let (start, mut gap) = (Instant::now(), Gap::default());
+        let (start, mut outage) = (Instant::now(), Outage::default());
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(feed(&mut gap, start, &[0]), None);
-        gap.announced(at(125));
+        assert_eq!(feed(&mut outage, start, &[0]), None);
+        outage.announced(at(125));
         // It spoke again after it had seemed silent, and somebody else answered first.
-        gap.parked(at(150));
-        gap.parked(at(250));
-        gap.detected(at(300));
-        gap.detected(at(500));
-        gap.moved(at(1000), remote());
-        let told = feed(&mut gap, start, &[1125]).unwrap();
-        let expected = Parts {
+        outage.parked(at(150));
+        outage.parked(at(250));
+        outage.detected(at(300));
+        outage.detected(at(500));
+        outage.moved(at(1000), remote());
+        let told = feed(&mut outage, start, &[1125]).unwrap();
+        let expected = OutageParts {
             gap: 1.125,
             announced_to_parked: Some(0.125),
             parked_to_detected: Some(0.25),

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mpq_core::client::{PathInfo, PathState};
 
 /// Over how long a rate is measured.
-const WINDOW: Duration = Duration::from_millis(500);
+const RATE_WINDOW: Duration = Duration::from_millis(500);
 /// Between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -194,7 +194,7 @@ impl Live {
     }
 }
 
-/// Bit/s over the last complete [`WINDOW`].
+/// Bit/s over the last complete [`RATE_WINDOW`].
 #[derive(Debug, Default)]
 struct Meter {
     since: Option<(Instant, u64)>,
@@ -205,7 +205,7 @@ impl Meter {
     fn update(&mut self, now: Instant, bytes: u64) -> f64 {
         let (start, before) = *self.since.get_or_insert((now, bytes));
         let elapsed = now - start;
-        if elapsed >= WINDOW {
+        if elapsed >= RATE_WINDOW {
             self.rate = bytes.saturating_sub(before) as f64 * 8.0 / elapsed.as_secs_f64();
             self.since = Some((now, bytes));
         }
@@ -263,9 +263,9 @@ mod tests {
     fn a_rate_is_over_a_window() {
         let (start, mut meter) = (Instant::now(), Meter::default());
         assert_eq!(meter.update(start, 1_000), 0.0);
-        assert_eq!(meter.update(start + WINDOW / 2, 50_000), 0.0);
-        assert_eq!(meter.update(start + WINDOW, 126_000), 2e6);
-        assert_eq!(meter.update(start + WINDOW * 2, 126_000), 0.0);
+        assert_eq!(meter.update(start + RATE_WINDOW / 2, 50_000), 0.0);
+        assert_eq!(meter.update(start + RATE_WINDOW, 126_000), 2e6);
+        assert_eq!(meter.update(start + RATE_WINDOW * 2, 126_000), 0.0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::events::{Event, Path, Summary};
+use super::events::{DownloadEvent, Path, Summary};
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,10 +17,10 @@ impl fmt::Display for Path {
     }
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for DownloadEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Connected {
+            DownloadEvent::Connected {
                 remote, multipath, ..
             } => {
                 let kind = if *multipath {
@@ -30,17 +30,23 @@ impl fmt::Display for Event {
                 };
                 write!(f, "connected to {remote} by {kind}")
             }
-            Event::InterfaceUp { interface, local } => write!(f, "{interface} ({local}) is up"),
-            Event::InterfaceDown { interface, local } => write!(f, "{interface} ({local}) is down"),
-            Event::PathOpened(path) => write!(f, "{path}: opened"),
-            Event::PathValidated(path) => write!(f, "{path}: validated"),
-            Event::PathClosed(path) => write!(f, "{path}: closed, {} bytes received", path.bytes),
-            Event::Addresses { pool, name } => {
+            DownloadEvent::InterfaceUp { interface, local } => {
+                write!(f, "{interface} ({local}) is up")
+            }
+            DownloadEvent::InterfaceDown { interface, local } => {
+                write!(f, "{interface} ({local}) is down")
+            }
+            DownloadEvent::PathOpened(path) => write!(f, "{path}: opened"),
+            DownloadEvent::PathValidated(path) => write!(f, "{path}: validated"),
+            DownloadEvent::PathClosed(path) => {
+                write!(f, "{path}: closed, {} bytes received", path.bytes)
+            }
+            DownloadEvent::Addresses { pool, name } => {
                 let pool = pool.iter().map(ToString::to_string);
                 let places: Vec<_> = pool.chain(name.clone()).collect();
                 write!(f, "server may also be found at {}", places.join(" or "))
             }
-            Event::MigrationAnnounced { targets, lead, .. } => {
+            DownloadEvent::MigrationAnnounced { targets, lead, .. } => {
                 let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
                 write!(
                     f,
@@ -48,30 +54,32 @@ impl fmt::Display for Event {
                     targets.join(" or ")
                 )
             }
-            Event::Parked { .. } => write!(f, "server parked, searching"),
-            Event::Silent => write!(f, "server silent, searching"),
-            Event::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
-            Event::Resumed {
+            DownloadEvent::Parked { .. } => write!(f, "server parked, searching"),
+            DownloadEvent::Silent => write!(f, "server silent, searching"),
+            DownloadEvent::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
+            DownloadEvent::Resumed {
                 offset: Some(offset),
                 remote,
                 ..
             } => write!(f, "download goes on at byte {offset} from {remote}"),
-            Event::Resumed { remote, .. } => write!(f, "connection goes on at {remote}"),
-            Event::Settled { remote } => write!(f, "server settled at {remote}, old paths closed"),
-            Event::FirstByteAfterMove { remote, parts } => {
+            DownloadEvent::Resumed { remote, .. } => write!(f, "connection goes on at {remote}"),
+            DownloadEvent::Settled { remote } => {
+                write!(f, "server settled at {remote}, old paths closed")
+            }
+            DownloadEvent::FirstByteAfterMove { remote, parts } => {
                 write!(f, "download resumed from {remote} after {:.3} s", parts.gap)
             }
-            Event::Cancelled { .. } => write!(f, "server stays where it is"),
-            Event::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
-            Event::Retry {
+            DownloadEvent::Cancelled { .. } => write!(f, "server stays where it is"),
+            DownloadEvent::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
+            DownloadEvent::Retry {
                 reason,
                 wait,
                 attempt,
             } => write!(f, "attempt {attempt} in {wait:.0} s, since {reason}"),
-            Event::Restarted { reason } => write!(f, "starting over: {reason}"),
-            Event::Progress { bytes, .. } => write!(f, "{bytes} bytes"),
-            Event::Error { message, .. } => write!(f, "{message}"),
-            Event::Done(summary) => {
+            DownloadEvent::Restarted { reason } => write!(f, "starting over: {reason}"),
+            DownloadEvent::Progress { bytes, .. } => write!(f, "{bytes} bytes"),
+            DownloadEvent::Error { message, .. } => write!(f, "{message}"),
+            DownloadEvent::Done(summary) => {
                 let Summary {
                     bytes,
                     received,
@@ -91,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_loss_ends_with_the_byte_it_goes_on_at() {
-        let lost = Event::Resumed {
+        let lost = DownloadEvent::Resumed {
             sequence: None,
             offset: Some(7),
             remote: "10.1.0.3:443".parse().unwrap(),
@@ -104,7 +112,7 @@ mod tests {
 
     #[test]
     fn people_read_every_target() {
-        let event = Event::MigrationAnnounced {
+        let event = DownloadEvent::MigrationAnnounced {
             sequence: 1,
             targets: vec![
                 "10.1.0.3:443".parse().unwrap(),

@@ -36,7 +36,7 @@ use super::Connection;
 const CLOSE_GRACE: Duration = Duration::from_millis(50);
 
 /// A connection by quinn.
-pub(crate) struct Quic {
+pub(crate) struct PlainQuic {
     connection: quinn::Connection,
     endpoint: Endpoint,
     requests: SendRequest<h3_quinn::OpenStreams, Bytes>,
@@ -68,7 +68,7 @@ pub fn transport(
     Ok(config)
 }
 
-impl Connection for Quic {
+impl Connection for PlainQuic {
     type Streams = h3_quinn::OpenStreams;
 
     async fn connect(
@@ -157,7 +157,7 @@ impl Connection for Quic {
     }
 }
 
-impl Quic {
+impl PlainQuic {
     fn path(&self) -> PathInfo {
         let stats = self.connection.stats();
         PathInfo {

@@ -12,18 +12,18 @@ use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, malloc_trim, mallopt};
 
 /// How much of each thread's heap stays though it is free, bytes: what a connection may have in flight.
 #[cfg(target_env = "gnu")]
-const KEPT: i32 = mpq_core::endpoint::SEND_WINDOW as i32;
+const KEPT_FREE: i32 = mpq_core::endpoint::SEND_WINDOW as i32;
 /// The smallest allocation that is returned at once, bytes: more than a part of a body.
 #[cfg(target_env = "gnu")]
-const RETURNED: i32 = 1 << 20;
+const RETURNED_AT_ONCE: i32 = 1 << 20;
 
 /// To be called before the threads are started that it is for.
 #[cfg(target_env = "gnu")]
 pub fn keep() {
     // SAFETY: these set what the allocator goes by from now on.
     unsafe {
-        mallopt(M_TRIM_THRESHOLD, KEPT);
-        mallopt(M_MMAP_THRESHOLD, RETURNED);
+        mallopt(M_TRIM_THRESHOLD, KEPT_FREE);
+        mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE);
     }
 }
 

@@ -31,9 +31,9 @@ use self::criu::Criu;
 use crate::error::{At, Error, Failure};
 
 /// How long the helper waits for the server to park.
-const PARKING: Duration = Duration::from_secs(30);
+const PARKING_LIMIT: Duration = Duration::from_secs(30);
 /// How long the helper lends its standard streams to a server that goes on.
-const LENDING: Duration = Duration::from_secs(5);
+const LENDING_LIMIT: Duration = Duration::from_secs(5);
 /// Set for the helper once it is detached.
 const DETACHED: &str = "MPQ_DUMP_DETACHED";
 
@@ -68,7 +68,7 @@ pub fn run(
         let done = fs::read_to_string(control.path().join(DONE)).ok();
         if done.is_none() && kill(Pid::from_raw(pid), None).is_err() {
             // It is dumped, or died; the helper says which right away.
-            return wait_for(LENDING, || {
+            return wait_for(LENDING_LIMIT, || {
                 fs::read_to_string(control.path().join(DONE)).ok()
             })
             .map(Ok)
@@ -114,7 +114,7 @@ pub fn dump(pid: i32, images: &Path, control: &Path) -> Result<(), Error> {
             failure,
             streams_of: std::process::id(),
         })?;
-        wait_for(LENDING, || control.read::<Serving>());
+        wait_for(LENDING_LIMIT, || control.read::<Serving>());
     }
     // The server tells its own log; whoever waits has read the note.
     Ok(())
@@ -126,7 +126,7 @@ fn dump_when_parked(pid: i32, images: &Path, control: &Control) -> Result<(), Er
     let manifest = images.join(Manifest::FILE);
     let _ = fs::remove_file(&manifest);
     let not_parked = || Error::Dump("the server did not park".into());
-    let parked: Manifest = wait_for(PARKING, || control.read()).ok_or_else(not_parked)?;
+    let parked: Manifest = wait_for(PARKING_LIMIT, || control.read()).ok_or_else(not_parked)?;
     let dump_started = now();
     criu.dump(pid, images).map_err(Error::Dump)?;
     control.clear::<Manifest>();

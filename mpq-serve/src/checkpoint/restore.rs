@@ -11,9 +11,9 @@ use super::criu::Criu;
 use crate::error::{At, Error};
 
 /// How long a restored server may take to listen.
-const WAKING: Duration = Duration::from_secs(20);
+const WAKING_LIMIT: Duration = Duration::from_secs(20);
 /// How long the dumped process may still be listed.
-const LEAVING: Duration = Duration::from_secs(10);
+const LEAVING_LIMIT: Duration = Duration::from_secs(10);
 /// The manifest's name while a restore is under way: two of them would send with one key.
 const TAKEN: &str = "manifest.taken";
 
@@ -47,7 +47,7 @@ pub fn run(
 
     // A dumped process keeps its id until whoever adopted it has taken notice of its end.
     let proc = PathBuf::from(format!("/proc/{}", manifest.pid));
-    if wait_for(LEAVING, || (!proc.exists()).then_some(())).is_none() {
+    if wait_for(LEAVING_LIMIT, || (!proc.exists()).then_some(())).is_none() {
         let reason = format!("its process id, {}, is in use here", manifest.pid);
         return Err(Error::Restore(reason));
     }
@@ -68,7 +68,7 @@ pub fn run(
         return Err(Error::Restore(reason));
     }
     let restored = now();
-    let serving = wait_for(WAKING, || control.read::<Serving>());
+    let serving = wait_for(WAKING_LIMIT, || control.read::<Serving>());
     let listen = serving
         .ok_or_else(|| Error::Restore("the server does not wake".into()))?
         .listen;

@@ -10,14 +10,14 @@ use mpq_core::endpoint::STREAM_WINDOW;
 pub(super) const WINDOW: u64 = STREAM_WINDOW as u64;
 /// How much of a window the paths carry in their least round-trip time when one request is too little. A queue
 /// on one of them needs the rest: with that, the window would be full and the other paths idle.
-const MOST_OF_IT: f64 = 0.6;
+const WINDOW_SHARE: f64 = 0.6;
 /// Two in a row tell a rate from what comes at once after a loss or a move.
-const SAMPLE: Duration = Duration::from_millis(100);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// For the round-trip time of paths that were opened while their server was frozen to become what it is.
-const SETTLING: Duration = Duration::from_secs(1);
+const RTT_SETTLING: Duration = Duration::from_secs(1);
 
 /// How much the paths carry in a round trip.
-pub(super) struct Demand {
+pub(super) struct BandwidthDelay {
     since: Instant,
     /// UDP payload by then, bytes.
     received: u64,
@@ -29,7 +29,7 @@ pub(super) struct Demand {
     settled: Instant,
 }
 
-impl Demand {
+impl BandwidthDelay {
     /// Nothing is known yet.
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Demand {
         paths: impl Fn() -> Vec<PathInfo>,
     ) -> bool {
         let time = now.duration_since(self.since);
-        if time < SAMPLE {
+        if time < SAMPLE_INTERVAL {
             return false;
         }
         let mut paths = paths();
@@ -60,7 +60,7 @@ impl Demand {
         paths.retain(|path| path.state == PathState::Validated);
         let first = self.rtts.is_empty();
         if !first && paths.iter().any(|path| !self.rtts.contains_key(&path.id)) {
-            self.settled = now + SETTLING;
+            self.settled = now + RTT_SETTLING;
         }
         let rtts = paths.iter().map(|path| {
             let least = self.rtts.entry(path.id).or_insert(path.rtt);
@@ -69,13 +69,13 @@ impl Demand {
         });
         // A client measures it where it has something to send; elsewhere it may be an old one.
         let rtt = rtts.min().unwrap_or_default();
-        now >= self.settled && lasting * rtt.as_secs_f64() > MOST_OF_IT * WINDOW as f64
+        now >= self.settled && lasting * rtt.as_secs_f64() > WINDOW_SHARE * WINDOW as f64
     }
 
     /// As if the last sample had been of paths without end, and the next one were due.
     #[cfg(test)]
     pub(super) fn make_endless(&mut self) {
-        self.since -= SAMPLE;
+        self.since -= SAMPLE_INTERVAL;
         self.rate = f64::INFINITY;
     }
 }
@@ -106,12 +106,12 @@ pub(super) mod tests {
     fn a_window_is_exceeded_by_a_rate_and_not_by_a_queue() {
         let start = Instant::now();
         let exceeded = |rate: u64, rtt: &dyn Fn(u64) -> Duration| {
-            let mut demand = Demand::new(start);
+            let mut bandwidth_delay = BandwidthDelay::new(start);
             (1..=20).any(|tenth| {
                 let half = tenth * rate / 20;
                 let paths = || vec![path(0, half, RTT), path(1, half, rtt(tenth))];
                 let now = start + Duration::from_millis(100 * tenth);
-                demand.exceeds_a_window(now, paths)
+                bandwidth_delay.exceeds_a_window(now, paths)
             })
         };
         assert!(exceeded(FULL * 7 / 8, &|_| RTT));
@@ -128,7 +128,7 @@ pub(super) mod tests {
     #[test]
     fn the_time_of_a_path_to_a_frozen_server_is_not_taken_for_its_length() {
         let start = Instant::now();
-        let mut demand = Demand::new(start);
+        let mut bandwidth_delay = BandwidthDelay::new(start);
         let exceeded: Vec<_> = (1..=30)
             .filter(|tenth| {
                 let received = tenth * FULL / 20;
@@ -137,7 +137,7 @@ pub(super) mod tests {
                     10..15 => vec![path(1, received, 10 * RTT)],
                     _ => vec![path(1, received, RTT)],
                 };
-                demand.exceeds_a_window(start + Duration::from_millis(100 * tenth), paths)
+                bandwidth_delay.exceeds_a_window(start + Duration::from_millis(100 * tenth), paths)
             })
             .collect();
         assert_eq!(exceeded, [0; 0]);
@@ -146,10 +146,10 @@ pub(super) mod tests {
     #[test]
     fn a_burst_is_no_rate() {
         let start = Instant::now();
-        let mut demand = Demand::new(start);
+        let mut bandwidth_delay = BandwidthDelay::new(start);
         let mut exceeds = |ms, received| {
             let now = start + Duration::from_millis(ms);
-            demand.exceeds_a_window(now, || vec![path(0, received, RTT)])
+            bandwidth_delay.exceeds_a_window(now, || vec![path(0, received, RTT)])
         };
         assert!(!exceeds(99, 5 * WINDOW), "not a sample yet");
         assert!(!exceeds(100, 5 * WINDOW / 2), "half of the window's rate");
