@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -80,7 +81,7 @@ impl Writer {
         match result {
             Ok(()) => Ok(Written {
                 bytes: self.bytes,
-                sha256: hex(&self.hash.finalize()),
+                sha256: HEXLOWER.encode(&self.hash.finalize()),
                 rename: self.rename,
             }),
             Err(source) => Err(self.failed(source)),
@@ -189,10 +190,6 @@ impl Write for TextOnly {
     fn flush(&mut self) -> io::Result<()> {
         io::stdout().flush()
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! so any part of a file of any size costs only its own length, and both ends of a transfer can
 //! compute its SHA-256 without a file.
 
+use data_encoding::HEXLOWER;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -67,10 +68,7 @@ pub fn sha256(size: u64, seed: u64) -> String {
         hash.update(part);
         offset += len;
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    HEXLOWER.encode(&hash.finalize())
 }
 
 #[cfg(test)]
@@ -125,10 +123,7 @@ mod tests {
     fn the_hash_is_that_of_the_bytes() {
         let size = (64 << 10) + 5;
         let whole = bytes(Random::new(size, 3), 0, size as usize);
-        let expected: String = Sha256::digest(&whole)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let expected = HEXLOWER.encode(&Sha256::digest(&whole));
         assert_eq!(sha256(size, 3), expected);
         assert_eq!(
             sha256(0, 3),
