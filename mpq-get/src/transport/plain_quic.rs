@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h3::client::SendRequest;
+use h3::error::Code;
 use mpq_core::Congestion;
 use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState, refused,
@@ -34,6 +35,9 @@ use super::Connection;
 
 /// For the last datagram to leave; quinn itself would wait for three PTO.
 const CLOSE_GRACE: Duration = Duration::from_millis(50);
+
+/// What HTTP/3 closes a connection with that is no longer needed.
+const NO_ERROR: VarInt = VarInt::from_u32(Code::H3_NO_ERROR.value() as u32);
 
 /// A connection by quinn.
 pub(crate) struct PlainQuic {
@@ -151,8 +155,7 @@ impl Connection for PlainQuic {
     }
 
     async fn close(self) {
-        // H3_NO_ERROR (RFC 9114 §8.1).
-        self.connection.close(VarInt::from_u32(0x100), b"");
+        self.connection.close(NO_ERROR, b"");
         let _ = timeout(CLOSE_GRACE, self.endpoint.wait_idle()).await;
     }
 }
