@@ -63,7 +63,8 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// Length of /random, in bytes; with k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024)
+    /// Length of /random, in bytes; with k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024), and
+    /// with or without B
     #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = size)]
     pub random: u64,
 
@@ -71,7 +72,8 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Limit each response to this rate, in bit/s; with k, M or G (powers of 1000)
+    /// Limit each response to this rate, in bit/s; with k, M or G (powers of 1000), and with or
+    /// without bit/s
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_rate: Option<NonZeroU64>,
 

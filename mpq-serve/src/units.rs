@@ -1,19 +1,20 @@
 //! Quantities on the command line.
 //!
-//! They are written as a decimal number and a unit (`100M`, `1.5Gi`, `500ms`), and read exactly: a
-//! value that is no whole number of bytes, bit/s or nanoseconds is refused.
+//! They are written as a decimal number and a unit (`100M`, `1.5GiB`, `8Mbit/s`, `500ms`), and read
+//! exactly: a value that is no whole number of bytes, bit/s or nanoseconds is refused. What a prefix
+//! is of (`B`, `bit/s`) may be written or left out.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Reads a size in bytes: a number, with `k`, `M`, `G`, `T` (powers of 1000) or `Ki`, `Mi`, `Gi`,
-/// `Ti` (powers of 1024).
+/// `Ti` (powers of 1024), and with or without `B`.
 ///
 /// # Errors
 /// What is wrong with the text, if it is no such size or larger than 2^64 - 1 bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     quantity(
-        text,
+        text.strip_suffix('B').unwrap_or(text),
         &[
             ("", 1),
             ("k", 1_000),
@@ -28,7 +29,8 @@ pub fn size(text: &str) -> Result<u64, String> {
     )
 }
 
-/// Reads a rate in bit/s: a number above zero, with `k`, `M` or `G` (powers of 1000).
+/// Reads a rate in bit/s: a number above zero, with `k`, `M` or `G` (powers of 1000), and with or
+/// without `bit/s`.
 ///
 /// # Errors
 /// What is wrong with the text, if it is no such rate.
@@ -39,6 +41,7 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
         ("M", 1_000_000),
         ("G", 1_000_000_000),
     ];
+    let text = text.strip_suffix("bit/s").unwrap_or(text);
     NonZeroU64::new(quantity(text, &units)?).ok_or_else(|| "must be more than 0".into())
 }
 
@@ -107,6 +110,9 @@ mod tests {
             ("1.5k", 1500),
             ("1.5Ki", 1536),
             ("2Gi", 2 << 30),
+            ("1B", 1),
+            ("100MB", 100_000_000),
+            ("1.5KiB", 1536),
             ("1T", 1_000_000_000_000),
             ("18446744073709551615", u64::MAX),
         ] {
@@ -123,7 +129,10 @@ mod tests {
             "1 M",
             "1m",
             "1K",
-            "1MB",
+            "1KB",
+            "1MBB",
+            "1Mbit/s",
+            "B",
             "0.5",
             "1e3",
             "1.0001k",
@@ -139,7 +148,9 @@ mod tests {
     fn rates() {
         assert_eq!(rate("8k").unwrap().get(), 8000);
         assert_eq!(rate("2.5M").unwrap().get(), 2_500_000);
-        for text in ["0", "0G", "1Ki", "fast"] {
+        assert_eq!(rate("8Mbit/s").unwrap().get(), 8_000_000);
+        assert_eq!(rate("8bit/s").unwrap().get(), 8);
+        for text in ["0", "0G", "1Ki", "1MB", "0bit/s", "bit/s", "fast"] {
             assert!(rate(text).is_err(), "{text}");
         }
     }
