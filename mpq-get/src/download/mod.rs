@@ -5,6 +5,9 @@
 //! what is missing. Two things run side by side in it, in one task: `fetch` moves the body from
 //! the connection to the [`Output`], and `watch` tells of events and progress and listens for
 //! signals. What they share, and what outlives an attempt, is in `Transfer`.
+//!
+//! [`request`] is what is to be done; `connect` finds the server; `fetch` is the way of the body;
+//! [`retry`] says whether and when there is another attempt; `signals` end it all.
 
 mod connect;
 mod fetch;

@@ -9,6 +9,9 @@
 //!
 //! An output outlives connections. It is opened at the body's first byte, or behind what an earlier
 //! run has left, which the thread then reads once, for the digest; and a file can be started over.
+//!
+//! `destination` says where a body is to go, `writer` is the thread, `leftover` what has become of the
+//! body on the disk, and [`part_meta`] the record by which a later run goes on with it.
 
 mod destination;
 mod leftover;
