@@ -33,7 +33,7 @@ use std::time::Duration;
 use http::StatusCode;
 use mpq_core::client::{ClientError, ConnectError};
 
-use crate::resume::Restart;
+use crate::http::resume::Restart;
 
 /// Why a download did not succeed. The text says what happened and what to do about it.
 #[derive(Debug, thiserror::Error)]

@@ -1,33 +1,27 @@
 //! mpq-get: downloads over HTTP/3, through every network interface at once, and through moves of
-//! the server. The connection is `mpq_core::client`'s, or for comparison one of plain QUIC
-//! ([`quic`]); here are the command line ([`args`]), where to connect ([`resolve`]), the way of the
-//! body ([`download`], `ask`, `body`, [`output`]), what happens when it is interrupted ([`resume`],
-//! [`sidecar`], [`retry`]), and what is told of it ([`report`], [`events`], [`progress`], [`error`]).
+//! the server.
+//!
+//! What is typed ([`cli`]) becomes a request, which [`download`] carries out: it finds out where to
+//! connect ([`resolve`]), connects ([`transport`]), asks for the body and judges the answers ([`http`]),
+//! and writes what comes ([`output`]). People and programs are told by [`report`], and of failures by
+//! [`error`], which has the exit codes.
 #![forbid(unsafe_code)]
 
-pub mod args;
-mod ask;
-mod body;
-mod connection;
+pub mod cli;
 pub mod download;
 pub mod error;
-pub mod events;
-mod gap;
+pub mod http;
 pub mod output;
-pub mod progress;
-pub mod quic;
 pub mod report;
 pub mod resolve;
-pub mod resume;
-pub mod retry;
-pub mod sidecar;
+pub mod transport;
 
 use std::process::ExitCode;
 
-use args::Args;
 use clap::Parser;
+use cli::args::Args;
 use error::Error;
-use output::Kept;
+use output::Leftover;
 use report::Reporter;
 use tracing_subscriber::EnvFilter;
 
@@ -41,18 +35,18 @@ pub fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init();
     }
-    let mut report = Reporter::new(&args);
+    let mut report = Reporter::new(args.report());
     match get(&args, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
-        Err((error, kept)) => {
-            report.failed(&error, &kept);
+        Err((error, leftover)) => {
+            report.failed(&error, &leftover);
             ExitCode::from(error.code())
         }
     }
 }
 
-fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Kept)> {
-    let nothing = |error| (error, Kept::NOTHING);
+fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Leftover)> {
+    let nothing = |error| (error, Leftover::NOTHING);
     let request = args.resolve().map_err(nothing)?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| nothing(Error::Usage(format!("cannot start: {e}"))))?;

@@ -1,29 +1,25 @@
 //! HTTP/3 file server that moves to another address or host under its downloads.
 //!
-//! [`serve`] runs the server: it answers with the contents of [`http`], and on SIGUSR1 it announces
-//! its move, parks, and has itself frozen. A helper outside of its process tree ([`checkpoint`])
-//! runs CRIU on it, and [`restore`] brings it back; they talk through small files in [`control`].
+//! [`serve`] runs the server: it answers with the contents of a [`site`], and on SIGUSR1 it announces
+//! its move, parks, and has itself frozen (`relocate`). A helper outside of its process tree runs CRIU
+//! on it, and another command brings it back; all that is in [`checkpoint`].
 
 pub mod args;
 pub mod checkpoint;
-pub mod control;
-pub mod criu;
 pub mod error;
-pub mod files;
-pub mod heap;
-pub mod http;
-pub mod random;
-pub mod range;
-pub mod restore;
+mod log;
+mod relocate;
 pub mod serve;
+pub mod site;
 pub mod stats;
-pub mod streams;
+pub mod units;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Args, Command};
+use checkpoint::restore;
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {

@@ -1,40 +1,28 @@
 //! The server itself: accepts connections, answers requests, and moves on SIGUSR1.
 
 use std::fs;
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mpq_core::migration::frame::MAX_ADDRESSES;
-use mpq_core::migration::server::{Announcement, Elsewhere};
-use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
+use mpq_core::migration::server::Elsewhere;
+use mpq_core::server::{BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::Serve;
-use crate::checkpoint;
-use crate::control::{Control, Failed, Manifest, POLL, Request, Serving, Thawed, now};
-use crate::criu::Criu;
-use crate::error::{At, Error, Failure};
-use crate::files::Root;
-use crate::heap;
-use crate::http::{Site, respond};
-use crate::random::Random;
+use crate::checkpoint::control::{Control, POLL_INTERVAL};
+use crate::checkpoint::heap;
+use crate::error::{At, Error};
+use crate::log;
+use crate::relocate::Mover;
+use crate::site::files::Root;
+use crate::site::random::Random;
+use crate::site::{Site, respond};
 use crate::stats;
-use crate::streams;
-
-/// A parked server that hears nothing for so long, by its own clock, goes on where it was.
-const PARKED_AT_MOST: Duration = Duration::from_secs(60);
-
-/// So long before a server parks it starts the helper, which is ready to dump it then.
-const HEAD_START: Duration = Duration::from_millis(500);
 
 /// For what is logged of connections that end with the server.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -45,48 +33,13 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// It cannot start.
 pub fn run(options: Serve) -> Result<(), Error> {
     heap::keep();
-    let log_file = options.log_file.clone();
-    if let Some(file) = &log_file {
-        fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file)
-            .at(file)?;
-    }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(move || Log(log_file.clone()))
-        .init();
+    log::start(options.log_file.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     runtime
         .map_err(|error| Error::Start(error.to_string()))?
         .block_on(serve(options))
-}
-
-/// Writes a line of the log. The file is not held open, so that the server can be frozen between
-/// any two lines, and the file be rotated.
-struct Log(Option<PathBuf>);
-
-impl Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match &self.0 {
-            Some(file) => fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(file)?
-                .write(line),
-            None => io::stderr().write(line),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 async fn serve(options: Serve) -> Result<(), Error> {
@@ -168,7 +121,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     );
     let finished = async {
         while running.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
@@ -223,147 +176,5 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
     tracing::info!("{remote} disconnected");
     if let Ok(traffic) = traffic.await {
         stats::log(remote, &traffic);
-    }
-}
-
-/// One move of the server.
-struct Mover {
-    server: Server,
-    control: Control,
-    options: Serve,
-}
-
-impl Mover {
-    async fn relocate(self) {
-        let request: Request = self.control.read().unwrap_or_default();
-        self.control.clear::<Request>();
-        if let Err(error) = self.try_relocate(request).await {
-            tracing::error!("{error}");
-            let failure = Failure {
-                message: error.to_string(),
-                code: error.code(),
-            };
-            // The helper has said it already, if there was one.
-            if self.control.read::<Failed>().is_none() {
-                let _ = self.control.write(&Failed {
-                    failure,
-                    streams_of: 0,
-                });
-            }
-        }
-    }
-
-    async fn try_relocate(&self, request: Request) -> Result<(), Error> {
-        let targets = match request.migrate_to.is_empty() {
-            true => self.options.migrate_to.clone(),
-            false => request.migrate_to,
-        };
-        if targets.is_empty() {
-            return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
-        }
-        if targets.len() > MAX_ADDRESSES {
-            let message = format!("at most {MAX_ADDRESSES} addresses can be announced");
-            return Err(Error::Dump(message));
-        }
-        if self.options.move_in_process.is_none() {
-            // Before anybody is told of a move that cannot be.
-            Criu::find("mpq-serve")?;
-        }
-        let images = request.images.or_else(|| self.options.images.clone());
-        let images =
-            std::path::absolute(images.unwrap_or_else(|| self.control.images())).at(".")?;
-        let announcement = Announcement {
-            targets: match self.options.unannounced {
-                true => Vec::new(),
-                false => targets.clone(),
-            },
-            lead: self.options.lead,
-            outage: Duration::ZERO,
-        };
-        tracing::info!("moving to {targets:?}");
-        let announced = now();
-        let (starts_helper, helper) = oneshot::channel::<Result<(), Error>>();
-        let freeze = async {
-            match self.options.move_in_process {
-                Some(silence) => {
-                    tokio::time::sleep(silence).await;
-                    Thaw::At(targets[0])
-                }
-                None => match helper.await {
-                    Ok(Ok(())) => self.freeze(targets.clone(), announced).await,
-                    Ok(Err(error)) => Thaw::Failed(error.to_string()),
-                    Err(_) => Thaw::Failed("the helper was not started".into()),
-                },
-            }
-        };
-        let start_helper = async {
-            if self.options.move_in_process.is_none() {
-                tokio::time::sleep(self.options.lead.saturating_sub(HEAD_START)).await;
-                let control = self.control.clone();
-                let start = move || checkpoint::start_helper(&control, &images);
-                if let Ok(result) = tokio::task::spawn_blocking(start).await {
-                    let _ = starts_helper.send(result);
-                }
-            }
-            std::future::pending().await
-        };
-        let on_reopened = |listen| {
-            let _ = self.control.write(&Serving { listen });
-        };
-        let moved = tokio::select! {
-            // First of all, since a move that cannot begin needs no helper.
-            biased;
-            moved = self.server.relocate(announcement, freeze, on_reopened) => moved,
-            never = start_helper => match never {},
-        };
-        let listen = moved.map_err(|error| Error::Dump(error.to_string()))?;
-        tracing::info!(
-            "listening on {listen}, {} handshakes",
-            self.server.handshakes()
-        );
-        Ok(())
-    }
-
-    /// Has the helper dump the process, and resolves when it has woken, here or there.
-    async fn freeze(&self, targets: Vec<SocketAddr>, announced: f64) -> Thaw {
-        for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
-            clear(&self.control);
-        }
-        streams::detach();
-        heap::give_back();
-        let parked = Manifest {
-            program: Manifest::PROGRAM.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id() as i32,
-            control: self.control.path().to_owned(),
-            listen: self.server.listen(),
-            targets,
-            sequence: self.server.sequence(),
-            announced,
-            parked: now(),
-            dump_started: 0.0,
-            dumped: 0.0,
-        };
-        if let Err(error) = self.control.write(&parked) {
-            return Thaw::Failed(error.to_string());
-        }
-        let since = tokio::time::Instant::now();
-        loop {
-            if let Some(thawed) = self.control.read::<Thawed>() {
-                streams::take_over(thawed.streams_of);
-                self.control.clear::<Thawed>();
-                return Thaw::At(thawed.listen);
-            }
-            let failed = self.control.read::<Failed>();
-            // The helper lends its streams; a second move, refused meanwhile, has none to lend.
-            if let Some(failed) = failed.filter(|failed| failed.streams_of != 0) {
-                streams::take_over(failed.streams_of);
-                return Thaw::Failed(failed.failure.message);
-            }
-            if since.elapsed() > PARKED_AT_MOST {
-                return Thaw::Failed("nobody dumped it".into());
-            }
-            tokio::time::sleep(POLL).await;
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use mpq_serve::control::{Manifest, write_json};
+use mpq_serve::checkpoint::control::{Manifest, write_json};
 
 /// Runs the program with this `MPQ_CRIU`; its exit code, and the one line that it says.
 fn run(arguments: &[&str], criu: &Path) -> (i32, String) {

@@ -18,9 +18,9 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Request, StatusCode};
 use mpq_core::Gate;
-use mpq_serve::files::Root;
-use mpq_serve::http::{Served, Site, respond};
-use mpq_serve::random::Random;
+use mpq_serve::site::files::Root;
+use mpq_serve::site::random::Random;
+use mpq_serve::site::{Served, Site, respond};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Buf;
+use data_encoding::HEXLOWER;
 use http::Request;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -106,14 +107,10 @@ async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
         received += chunk.remaining();
         digest.update(chunk.copy_to_bytes(chunk.remaining()));
     }
-    let digest: String = digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = HEXLOWER.encode(&digest.finalize());
     assert_eq!(
         (received, digest),
-        (20_000_000, mpq_serve::random::sha256(20_000_000, 7))
+        (20_000_000, mpq_serve::site::random::sha256(20_000_000, 7))
     );
     drop(requests);
     driver.abort();

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use mpq_core::migration::server::Elsewhere;
 use mpq_core::server::{Server, ServerConfig};
-use mpq_serve::files::Root;
-use mpq_serve::http::{Served, Site, respond};
-use mpq_serve::random::Random;
+use mpq_serve::site::files::Root;
+use mpq_serve::site::random::Random;
+use mpq_serve::site::{Served, Site, respond};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 

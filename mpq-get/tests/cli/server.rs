@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use h3::error::Code;
 use h3::server::RequestStream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_RANGE, RANGE};
@@ -388,10 +389,7 @@ pub(crate) fn body() -> Bytes {
 }
 
 pub(crate) fn digest() -> String {
-    Sha256::digest(body())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    HEXLOWER.encode(&Sha256::digest(body()))
 }
 
 pub(crate) fn command(folder: &Path, line: &[&str]) -> Command {

@@ -21,9 +21,9 @@ mod world;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mpq_core::migration::frame::{self, Decoder};
 use mpq_core::path::probe;
-use mpq_get::resume::{Answer, Held, Validator};
-use mpq_get::retry::retry_after;
-use mpq_serve::range::{Selection, Validators, select};
+use mpq_get::download::retry::retry_after;
+use mpq_get::http::resume::{Answer, Partial, Validator};
+use mpq_serve::site::conditional::{Selection, Validators, select};
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -108,9 +108,9 @@ pub fn responses(bytes: &[u8]) {
     let bytes = rest.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     for status in [200, 206, 304, 404, 412, 416, 503] {
         let status = StatusCode::from_u16(status).expect("a valid one");
-        let held = Held {
+        let held = Partial {
             bytes,
-            ..Held::start(&fields)
+            ..Partial::start(&fields)
         };
         match held.judge(status, &fields) {
             Ok(Answer::Rest { end, length }) => {

@@ -29,7 +29,7 @@ pub struct Content {
 impl Content {
     /// The digest a download of it must have, in lower-case hexadecimal.
     pub fn sha256(self) -> String {
-        mpq_serve::random::sha256(self.size, self.seed)
+        mpq_serve::site::random::sha256(self.size, self.seed)
     }
 }
 

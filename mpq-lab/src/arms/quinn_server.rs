@@ -13,8 +13,8 @@ use bytes::Bytes;
 use mpq_core::path::sockets::Bind;
 use mpq_core::tls::{Identity, rustls_server};
 use mpq_core::{Congestion, Gate};
-use mpq_serve::http::{Site, respond};
-use mpq_serve::random::Random;
+use mpq_serve::site::random::Random;
+use mpq_serve::site::{Site, respond};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
@@ -29,7 +29,7 @@ pub struct Options {
     listen: SocketAddr,
 
     /// Length of /random, in bytes
-    #[arg(long, value_name = "SIZE", value_parser = mpq_serve::args::size)]
+    #[arg(long, value_name = "SIZE", value_parser = mpq_serve::units::size)]
     random: u64,
 
     /// What the bytes of /random are made from
@@ -49,7 +49,7 @@ pub async fn serve(options: Options) -> Result<()> {
     let identity = Identity::self_signed(&["localhost".to_owned()])?;
     let crypto = QuicServerConfig::try_from(rustls_server(&identity)?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(mpq_get::quic::transport(
+    config.transport_config(Arc::new(mpq_get::transport::plain_quic::transport(
         IDLE,
         Congestion::default(),
     )?));

@@ -18,8 +18,8 @@ use bytes::Buf;
 use http::Request;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
 use mpq_core::tls::Trust;
-use mpq_get::events::Event;
-use mpq_serve::random::Random;
+use mpq_get::report::events::DownloadEvent;
+use mpq_serve::site::random::Random;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -56,7 +56,7 @@ pub struct Options {
     clients: u64,
 
     /// Bytes that each of them downloads; with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024)
-    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = mpq_serve::args::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = mpq_serve::units::size)]
     size: u64,
 }
 
@@ -386,7 +386,7 @@ async fn download(
                 _ => {}
             }
             if byte.is_none() {
-                let what = Event::from(event).to_string();
+                let what = DownloadEvent::from(event).to_string();
                 steps.push(Step { at, what });
             }
         }

@@ -32,7 +32,7 @@ const LAB_SIZE: u64 = 100_000_000;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Bytes of each download on loopback; with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024)
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = mpq_serve::args::size)]
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = mpq_serve::units::size)]
     size: u64,
 
     /// Runs of each kind

@@ -318,12 +318,12 @@ impl TryFrom<MoveText> for Move {
 
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let text = String::deserialize(from)?;
-    mpq_serve::args::size(&text).map_err(D::Error::custom)
+    mpq_serve::units::size(&text).map_err(D::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    mpq_serve::args::duration(&text).map_err(D::Error::custom)
+    mpq_serve::units::duration(&text).map_err(D::Error::custom)
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {

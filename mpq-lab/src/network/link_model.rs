@@ -251,9 +251,9 @@ macro_rules! quantity {
     };
 }
 
-quantity!(rate: u64, |text: &str| mpq_serve::args::rate(text).map(u64::from), decimal);
-quantity!(size: u64, mpq_serve::args::size, decimal);
-quantity!(duration: Duration, mpq_serve::args::duration, milliseconds);
+quantity!(rate: u64, |text: &str| mpq_serve::units::rate(text).map(u64::from), decimal);
+quantity!(size: u64, mpq_serve::units::size, decimal);
+quantity!(duration: Duration, mpq_serve::units::duration, milliseconds);
 
 /// A whole number and the largest unit that leaves it one.
 fn decimal(value: u64) -> String {

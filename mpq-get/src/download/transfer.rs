@@ -1,0 +1,91 @@
+//! What outlives an attempt, and what the body's way and the reports share.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::request::DownloadRequest;
+use crate::http::resume::Partial;
+use crate::output::{Output, part_meta};
+use crate::report::events::{DownloadEvent, Path};
+use crate::report::outage::Outage;
+use crate::transport::Connection;
+
+/// What the body's way and the reports share.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    /// What there is of the body.
+    pub(super) partial: RefCell<Partial>,
+    /// Body bytes, those given up included.
+    pub(super) received: Cell<u64>,
+    pub(super) requests: Cell<u64>,
+    /// Where the server was last.
+    pub(super) remote: Cell<Option<SocketAddr>>,
+    /// Where else it may be, as it said itself.
+    pub(super) pool: RefCell<Vec<SocketAddr>>,
+    pub(super) name: RefCell<Option<String>>,
+    /// Of the connections so far.
+    pub(super) handshakes: Cell<u64>,
+    pub(super) paths: RefCell<Vec<Path>>,
+    pub(super) outage: RefCell<Outage>,
+    /// What has happened to the body and has not been told yet.
+    pub(super) news: RefCell<Vec<(Instant, DownloadEvent)>>,
+}
+
+impl Transfer {
+    /// Before the first attempt, with what an earlier run has left if that is to be gone on with.
+    pub(super) fn new(request: &DownloadRequest) -> Transfer {
+        let part = request.destination.part().filter(|_| request.resume);
+        let partial = part.map(|part| part_meta::partial(&part, request.url.as_str()));
+        Transfer {
+            partial: RefCell::new(partial.unwrap_or_default()),
+            received: Cell::default(),
+            requests: Cell::default(),
+            remote: Cell::default(),
+            pool: RefCell::default(),
+            name: RefCell::default(),
+            handshakes: Cell::default(),
+            paths: RefCell::default(),
+            outage: RefCell::default(),
+            news: RefCell::default(),
+        }
+    }
+
+    /// A chunk of the body is there.
+    pub(super) fn arrived(&self) {
+        if let Some(end) = self.outage.borrow_mut().chunk(Instant::now()) {
+            let event = DownloadEvent::FirstByteAfterMove {
+                remote: end.remote,
+                parts: end.parts,
+            };
+            self.news.borrow_mut().push((end.at, event));
+        }
+    }
+
+    /// So many bytes are written, or will be.
+    pub(super) fn add(&self, length: u64) {
+        self.partial.borrow_mut().bytes += length;
+        self.received.set(self.received.get() + length);
+    }
+
+    /// Notes what is to be told of the body.
+    pub(super) fn tell(&self, event: DownloadEvent) {
+        self.news.borrow_mut().push((Instant::now(), event));
+    }
+
+    /// Counts what a connection has done.
+    pub(super) fn count(&self, client: &impl Connection) {
+        let handshakes = self.handshakes.get() + client.handshakes();
+        self.handshakes.set(handshakes);
+        let paths = client.paths().into_iter().map(Path::from);
+        self.paths.borrow_mut().extend(paths);
+    }
+
+    /// Whether another attempt can add to what there is, or take it back.
+    pub(super) fn can_go_on(&self, output: Option<&Output>) -> bool {
+        let partial = self.partial.borrow();
+        partial.bytes == 0
+            || partial.resumable().is_some()
+            || output.is_none_or(Output::is_restartable)
+    }
+}

@@ -1,0 +1,215 @@
+//! Plain QUIC, by quinn: one path, and nothing that knows of moves.
+//!
+//! It is what the paper "Server Migration with Multipath-QUIC" compares its proposal with: when the
+//! server has gone, such a client learns it from its idle timeout (RFC 9000 §10.1). It therefore
+//! sends no keep-alives, whose first one after the server's last word would put the timeout off
+//! once more.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::slice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h3::client::SendRequest;
+use h3::error::Code;
+use mpq_core::Congestion;
+use mpq_core::client::{
+    ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState, refused,
+};
+use mpq_core::endpoint::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
+use mpq_core::path::interfaces::{Local, usable};
+use mpq_core::path::sockets::Bind;
+use mpq_core::tls;
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    VarIntBoundsExceeded,
+};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use super::Connection;
+
+/// For the last datagram to leave; quinn itself would wait for three PTO.
+const CLOSE_GRACE: Duration = Duration::from_millis(50);
+
+/// What HTTP/3 closes a connection with that is no longer needed.
+const NO_ERROR: VarInt = VarInt::from_u32(Code::H3_NO_ERROR.value() as u32);
+
+/// A connection by quinn.
+pub(crate) struct PlainQuic {
+    connection: quinn::Connection,
+    endpoint: Endpoint,
+    requests: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    local: Local,
+    events: broadcast::Sender<(Instant, ClientEvent)>,
+}
+
+/// quinn's settings at both ends, with the windows of [`mpq_core::endpoint`]. On one path OLIA is
+/// NewReno.
+///
+/// # Errors
+/// If the idle timeout does not fit into QUIC's transport parameter, 2⁶² ms.
+pub fn transport(
+    idle_timeout: Duration,
+    congestion: Congestion,
+) -> Result<TransportConfig, VarIntBoundsExceeded> {
+    let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::NewReno | Congestion::Olia => Arc::new(NewRenoConfig::default()),
+    };
+    let mut config = TransportConfig::default();
+    config
+        .congestion_controller_factory(factory)
+        .max_idle_timeout(Some(IdleTimeout::try_from(idle_timeout)?))
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(CONNECTION_WINDOW.into())
+        .send_window(SEND_WINDOW);
+    Ok(config)
+}
+
+impl Connection for PlainQuic {
+    type Streams = h3_quinn::OpenStreams;
+
+    async fn connect(
+        config: ClientConfig,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<Self, ConnectError> {
+        let (local, bind) = local(&config.interfaces, remote)?;
+        let crypto = QuicClientConfig::try_from(tls::rustls_client(&config.trust)?)
+            .map_err(|error| ConnectError::Tls(error.to_string()))?;
+        let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
+        let transport = transport(config.idle_timeout, config.congestion)
+            .map_err(|error| ConnectError::Connection(format!("idle timeout: {error}")))?;
+        quic.transport_config(Arc::new(transport));
+        let socket = bind
+            .open()
+            .map_err(|error| ConnectError::socket(slice::from_ref(&local), error))?;
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            None,
+            socket,
+            Arc::new(TokioRuntime),
+        )?;
+        let connecting = endpoint
+            .connect_with(quic, remote, server_name)
+            .map_err(|error| ConnectError::Connection(error.to_string()))?;
+        let connection = tokio::select! {
+            connected = connecting => connected.map_err(handshake_error)?,
+            () = refused(&bind, remote) => return Err(ConnectError::Refused),
+            () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
+        };
+
+        let (mut driver, requests) = h3::client::builder()
+            .send_grease(false)
+            .build(h3_quinn::Connection::new(connection.clone()))
+            .await
+            .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
+        tokio::spawn(async move { driver.wait_idle().await });
+        Ok(Self {
+            connection,
+            endpoint,
+            requests,
+            local,
+            events: broadcast::Sender::new(1),
+        })
+    }
+
+    fn requests(&self) -> SendRequest<Self::Streams, Bytes> {
+        self.requests.clone()
+    }
+
+    fn events(&self) -> broadcast::Receiver<(Instant, ClientEvent)> {
+        let events = self.events.subscribe();
+        let path = ClientEvent::PathValidated(self.path());
+        // Only fails without a receiver.
+        let _ = self.events.send((Instant::now(), path));
+        events
+    }
+
+    fn paths(&self) -> Vec<PathInfo> {
+        vec![self.path()]
+    }
+
+    fn multipath(&self) -> bool {
+        false
+    }
+
+    fn handshakes(&self) -> u64 {
+        self.endpoint.stats().outgoing_handshakes
+    }
+
+    /// QUIC's idle timeout does not know what is expected.
+    fn expecting(&self, _downloading: bool) {}
+
+    async fn failed(&self) -> ClientError {
+        match self.connection.closed().await {
+            ConnectionError::TimedOut => ClientError::Idle,
+            error => ClientError::Closed(error.to_string()),
+        }
+    }
+
+    async fn close(self) {
+        self.connection.close(NO_ERROR, b"");
+        let _ = timeout(CLOSE_GRACE, self.endpoint.wait_idle()).await;
+    }
+}
+
+impl PlainQuic {
+    fn path(&self) -> PathInfo {
+        let stats = self.connection.stats();
+        PathInfo {
+            id: 0,
+            interface: self.local.interface.clone(),
+            local: self.local.ip,
+            remote: self.connection.remote_address(),
+            state: match self.connection.close_reason() {
+                None => PathState::Validated,
+                Some(_) => PathState::Closed,
+            },
+            rtt: stats.path.rtt,
+            received: stats.udp_rx.bytes,
+            sent: stats.udp_tx.bytes,
+            lost: stats.path.lost_packets,
+        }
+    }
+}
+
+/// The first wanted interface, or the address that the system would send from.
+fn local(wanted: &[String], remote: SocketAddr) -> Result<(Local, Bind), ConnectError> {
+    let (name, free) = match wanted.first() {
+        Some(name) => (name.clone(), false),
+        None => (source(remote)?.to_string(), true),
+    };
+    let local = usable(remote.ip(), &[name])?.remove(0);
+    let bind = local.bind();
+    let device = bind.device.filter(|_| !free);
+    Ok((local, Bind { device, ..bind }))
+}
+
+/// The address that the system sends from to `remote`. Nothing is sent.
+fn source(remote: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(remote)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+fn handshake_error(error: ConnectionError) -> ConnectError {
+    let code = match &error {
+        ConnectionError::TransportError(error) => error.code,
+        ConnectionError::ConnectionClosed(close) => close.error_code,
+        ConnectionError::TimedOut => return ConnectError::Timeout,
+        ConnectionError::VersionMismatch => return ConnectError::NotHttp3(error.to_string()),
+        _ => return ConnectError::Connection(error.to_string()),
+    };
+    ConnectError::handshake(code.into(), error.to_string())
+}

@@ -1,0 +1,89 @@
+//! Sending a response: its head, then its body in chunks, as the rate limit and the gate let it.
+
+use std::io;
+use std::num::NonZeroU64;
+
+use bytes::Bytes;
+use h3::error::{Code, StreamError};
+use h3::quic::SendStream;
+use h3::server::RequestStream;
+use http::Response;
+use mpq_core::Gate;
+use tokio::time::{Instant, sleep_until};
+
+use super::content::Excerpt;
+use super::pace::Pace;
+
+/// A response under way.
+pub(super) struct Sending<'a, S: SendStream<Bytes>> {
+    stream: &'a mut RequestStream<S, Bytes>,
+    bytes: u64,
+    complete: bool,
+}
+
+/// Why a response did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Read(#[from] io::Error),
+}
+
+impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
+    /// Nothing is sent yet.
+    pub(super) fn new(stream: &'a mut RequestStream<S, Bytes>) -> Self {
+        Self {
+            stream,
+            bytes: 0,
+            complete: false,
+        }
+    }
+
+    /// Bytes of the body handed to the connection so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the response was finished.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Sends the head and, in chunks, the body.
+    pub(super) async fn send(
+        &mut self,
+        head: Response<()>,
+        body: Option<Excerpt>,
+        gate: &Gate,
+        rate: Option<NonZeroU64>,
+    ) -> Result<(), SendError> {
+        gate.passed().await;
+        self.stream.send_response(head).await?;
+        if let Some(Excerpt { content, mut range }) = body {
+            let mut pace = Pace::new(rate, Instant::now());
+            while !range.is_empty() {
+                let len = pace.chunk().min(range.end - range.start);
+                let chunk = content.read(range.start, len as usize).await?;
+                if let Some(at) = pace.reserve(len, Instant::now()) {
+                    sleep_until(at).await;
+                }
+                gate.passed().await;
+                self.stream.send_data(chunk).await?;
+                range.start += len;
+                self.bytes += len;
+            }
+        }
+        self.stream.finish().await?;
+        self.complete = true;
+        Ok(())
+    }
+}
+
+impl<S: SendStream<Bytes>> Drop for Sending<'_, S> {
+    fn drop(&mut self) {
+        if !self.complete {
+            self.stream.stop_stream(Code::H3_INTERNAL_ERROR);
+        }
+    }
+}
