@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, ValueEnum};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
-use mpq_core::migration::Strategy;
+use mpq_core::proto::Strategy;
 use mpq_core::tls::Trust;
 use url::{Host, Url};
 

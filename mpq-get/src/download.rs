@@ -20,7 +20,7 @@ use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderName, Response};
 use mpq_core::Usage;
 use mpq_core::client::{Client, ClientConfig, ClientEvent};
-use mpq_core::migration::policy::acceptable;
+use mpq_core::proto::policy::acceptable;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;

@@ -1,6 +1,6 @@
 //! Which congestion control a sender uses. All but OLIA are noq's and treat each path by itself.
 
-pub(crate) mod careful;
+pub(crate) mod careful_resume;
 mod olia;
 
 use std::fmt;
@@ -38,7 +38,7 @@ impl Congestion {
     /// Each of them.
     pub const ALL: [Self; 4] = [Self::Cubic, Self::Bbr, Self::NewReno, Self::Olia];
 
-    /// Whether it has a window that [`careful`] can give a start; BBR has a rate.
+    /// Whether it has a window that [`careful_resume`] can give a start; BBR has a rate.
     pub(crate) fn has_window(self) -> bool {
         self != Self::Bbr
     }

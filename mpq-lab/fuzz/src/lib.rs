@@ -19,8 +19,8 @@ mod schedule;
 mod world;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use mpq_core::migration::frame::{self, Decoder};
-use mpq_core::path::probe;
+use mpq_core::proto::frame::{self, Decoder};
+use mpq_core::proto::probe;
 use mpq_get::resume::{Answer, Held, Validator};
 use mpq_get::retry::retry_after;
 use mpq_serve::range::{Selection, Validators, select};

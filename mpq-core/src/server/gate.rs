@@ -1,6 +1,6 @@
 //! The gate in front of body writers: closed while a server is parked.
 //!
-//! A server that is about to be frozen must have nothing in flight (draft in `migration`'s docs),
+//! A server that is about to be frozen must have nothing in flight (draft in `proto`'s docs),
 //! so it stops its writers between two chunks and lets the network drain. Whoever writes a body
 //! calls [`Gate::passed`] before each chunk.
 

@@ -2,7 +2,7 @@
 //!
 //! What a client has asked for is most often taken as it comes, and put in order here
 //! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is
-//! small (see `endpoint`), and after a loss it would be full before what was lost can have come again: every
+//! small (see [`limits`](crate::limits)), and after a loss it would be full before what was lost can have come again: every
 //! path would stand still. Taken from noq at once, what comes behind a gap does not count there.
 //!
 //! **Lost by noq.** If noq has to make order among what was not taken yet, it takes all that lies before the
@@ -11,7 +11,7 @@
 //! away, and acknowledged. noq makes order where what it holds occupies 32 KiB more memory than it has bytes,
 //! and two and a half times as much: a few packets with three or more pieces each. Only packets larger than
 //! Ethernet's were seen to hold as many (one of 150 downloads on loopback with an outage), so where a path may
-//! have them noq's order is kept ([`Chunks::ordered`], `endpoint::order`). For all others, a gap that stays
+//! have them noq's order is kept ([`Chunks::ordered`], `transport::order`). For all others, a gap that stays
 //! although the connection is alive is taken for a reset of the stream: the rest can be asked for. Not known
 //! upstream; `tests/noq.rs` tells when this can go.
 //!
@@ -30,7 +30,7 @@ use h3::error::Code;
 use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt, WeakConnectionHandle};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::varint;
+use super::connection::varint;
 
 /// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
 const BATCH: usize = 32;

@@ -209,6 +209,7 @@ impl Silence {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
 mod tests {
     use super::*;
 

@@ -1,23 +1,4 @@
-//! HTTP/3 over noq: the [`h3::quic`] traits for [`noq::Connection`], and the stream that carries
-//! MIGRATION frames beside HTTP/3.
-//!
-//! **Migration streams.** Both ends may open one unidirectional stream of the type
-//! [`MIGRATION_STREAM_TYPE`]. RFC 9114 §6.2 makes every other HTTP/3 endpoint discard it. h3 would
-//! discard it too, so [`Connection`] reads the type of each incoming unidirectional stream itself:
-//! the first stream of our type goes to the receiver that [`Connection::new`] returns, further ones
-//! are refused, and all others reach h3 with the bytes read so far put back in front. The types of
-//! several streams are awaited at once, so that none has to wait for a slow one.
-//!
-//! All of this happens while h3 polls the connection: in `accept` of a server, in `poll_close` or
-//! `wait_idle` of a client.
-//!
-//! **Truncated bodies.** noq finishes a stream that is dropped, and nothing in HTTP/3 makes a body
-//! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
-//! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
-//! read on after its failure; a [`RecvStream`] repeats the failure.
-
-pub(crate) mod ahead;
-mod chunks;
+//! A connection as h3 sees it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -31,9 +12,9 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use noq::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::sync::oneshot;
 
-use self::ahead::{Ahead, Body};
-use self::chunks::Chunks;
-use crate::congestion::careful::Careful;
+use super::reassembly::Chunks;
+use super::send_window::{Ahead, Body};
+use crate::congestion::careful_resume::Careful;
 
 /// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
 /// "MIG" in ASCII.
@@ -240,7 +221,7 @@ impl<B: Buf> quic::OpenStreams<B> for Connection {
     }
 }
 
-/// Who puts the bytes of an answer in order; see [`chunks`].
+/// Who puts the bytes of an answer in order; see [`reassembly`](super::reassembly).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Order {
     Noq,
@@ -502,7 +483,7 @@ impl quic::RecvStream for RecvStream {
     }
 }
 
-fn varint(code: u64) -> VarInt {
+pub(super) fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 

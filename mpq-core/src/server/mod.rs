@@ -1,8 +1,12 @@
 //! The server's end: accepts connections, and moves with all of them.
 //!
-//! [`Server::relocate`] drives the [machine](crate::migration::server) through one move. The freeze
+//! [`Server::relocate`] drives the [machine](crate::proto::server) through one move. The freeze
 //! itself is the caller's: a future that resolves once the process has woken, wherever that is.
 //! Each connection has a task that reads its migration stream and watches its paths.
+
+mod gate;
+
+pub use self::gate::Gate;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,22 +24,21 @@ use noq::{PathEvent, PathId, VarInt, WeakPathHandle};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::congestion::Congestion;
-use crate::congestion::careful::{self, Careful, Saved};
-use crate::endpoint;
-use crate::gate::Gate;
-use crate::h3_noq::ahead::Ahead;
-use crate::h3_noq::{self, MigrationStream};
-use crate::migration::frame::{self, Decoder};
-use crate::migration::server::{Announcement, Elsewhere, Input, Output};
-use crate::migration::{Frame, log, server::Server as Machine};
-use crate::path::manager::number;
-use crate::path::mtu;
-use crate::path::probe;
-use crate::path::silence::{Figures, Silence, Verdict};
-use crate::path::sockets::{Bind, Counters, Sockets, canonical};
+use crate::congestion::careful_resume::{self, Careful, Saved};
+use crate::h3::send_window::Ahead;
+use crate::h3::{self as h3_streams, MigrationStream};
+use crate::limits;
+use crate::net::mtu;
+use crate::net::sockets::{Bind, Counters, Sockets, canonical};
+use crate::proto::frame::{self, Decoder};
+use crate::proto::liveness::{Figures, Silence, Verdict};
+use crate::proto::probe;
+use crate::proto::server::{Announcement, Elsewhere, Input, Output};
+use crate::proto::{Frame, server::Server as Machine, trace};
 use crate::runtime::EndpointThread;
+use crate::stats::{Traffic, path_number};
 use crate::tls::{self, Identity, TlsError};
-use crate::traffic::Traffic;
+use crate::transport;
 
 /// How long a connection may be silent before it is closed, seconds of the server's own clock,
 /// which stands still while it is frozen.
@@ -116,7 +119,7 @@ pub struct Server {
 /// A connection with a client: its requests, and the gate that their bodies are to pass.
 pub struct Session {
     /// Accepts the requests. It must be polled for migration to work.
-    pub h3: h3::server::Connection<h3_noq::Connection, Bytes>,
+    pub h3: h3::server::Connection<h3_streams::Connection, Bytes>,
     /// Closed while the server is parked.
     pub gate: Gate,
     /// The client's first address.
@@ -180,7 +183,7 @@ impl Server {
             .map_err(|error| BindError::Listen(listen, error))?;
         let listen = sockets.locals()[0];
         let endpoint = noq::Endpoint::new_with_abstract_socket(
-            endpoint::config(),
+            transport::config(),
             Some(crypto.clone()),
             sockets.for_endpoint(),
             Arc::new(EndpointThread::default()),
@@ -237,16 +240,16 @@ impl Server {
         let careful = Arc::new(Careful::new(self.config.congestion.factory()));
         let listen = Bind::from(self.listen());
         let largest = mtu::largest([&listen], canonical(incoming.remote_address()));
-        config.transport_config(endpoint::server_transport(careful.clone(), largest));
+        config.transport_config(transport::server_transport(careful.clone(), largest));
         let shared = self.shared.clone();
         Some(async move {
             let connecting = incoming.accept_with(Arc::new(config)).ok()?;
             let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
             let connection = connected.ok()?.ok()?;
-            endpoint::update_keys(&connection);
+            transport::update_keys(&connection);
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
-            let (mut quic, stream) = h3_noq::Connection::new(connection.clone());
+            let (mut quic, stream) = h3_streams::Connection::new(connection.clone());
             let ahead = quic.bound(careful.clone());
             let congestion = (careful, ahead);
             let traffic = Shared::watch(
@@ -395,7 +398,7 @@ impl Shared {
         let before = machine.state();
         tracing::debug!(state = before, ?cause, "migration");
         step(&mut machine, Instant::now());
-        log::transition("server", before, machine.state(), cause);
+        trace::transition("server", before, machine.state(), cause);
         self.perform(&mut machine);
     }
 
@@ -457,7 +460,7 @@ impl Shared {
             };
             let saved = paths.open.iter().filter_map(|(id, path)| {
                 let remote = canonical(path.upgrade()?.remote_address().ok()?);
-                let saved = careful::saved(&connection, *id, Instant::now())?;
+                let saved = careful_resume::saved(&connection, *id, Instant::now())?;
                 Some((remote, saved))
             });
             paths.saved = saved.collect();
@@ -506,7 +509,7 @@ impl Shared {
                 id: *id,
                 client: client.clone(),
                 heard: connection.stats().udp_rx.datagrams,
-                newest: newest.map_or(0, number),
+                newest: newest.map_or(0, path_number),
             })
         });
         missing.collect()
@@ -651,7 +654,7 @@ impl Missing {
         if connection.stats().udp_rx.datagrams == self.heard {
             return Some(false);
         }
-        let next = self.newest + 1..=self.newest + endpoint::PATHS;
+        let next = self.newest + 1..=self.newest + limits::PATHS;
         let new = next.map(PathId::from);
         let new: Vec<_> = new.filter(|id| connection.path(*id).is_some()).collect();
         let is_redirected = self.client.redirects() && {
@@ -692,7 +695,7 @@ impl Client {
         let remote = connection.path(path).and_then(|p| p.remote_address().ok());
         let saved = &mut self.paths.lock().unwrap().saved;
         if let Some(old) = remote.and_then(|remote| saved.remove(&canonical(remote))) {
-            careful::tell(connection, path, old);
+            careful_resume::tell(connection, path, old);
         }
     }
 
@@ -784,7 +787,7 @@ pub(crate) async fn write_frames(
     after: impl Fn(),
 ) {
     let weak = connection.weak_handle();
-    let Ok(mut stream) = h3_noq::open_migration_stream(&connection).await else {
+    let Ok(mut stream) = h3_streams::open_migration_stream(&connection).await else {
         return;
     };
     drop(connection);

@@ -9,7 +9,7 @@
 //! thaws; in between, what is sent is dropped, as on a network that is down. Errors in sending
 //! never reach noq, which would end the connection for them: they are counted.
 //!
-//! Replies to [probes](super::probe) are picked out of what is received.
+//! Replies to [probes](crate::proto::probe) are picked out of what is received.
 //!
 //! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
 //! address goes to another, and what comes from there is shown to noq as if it came from the first.
@@ -31,7 +31,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc};
 
-use super::probe::{self, Token};
+use crate::proto::probe::{self, Token};
 
 /// Asked of the kernel for each socket, bytes; it grants what `net.core.*mem_max` allows. A burst
 /// at 1 Gbit/s must fit in while the process waits for a core.
@@ -409,7 +409,7 @@ impl Bound {
 }
 
 /// The IPv4 form of an IPv6-mapped address.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
         IpAddr::V6(_) => address,
@@ -417,7 +417,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// The form in which noq knows an address: IPv6, mapped where it is IPv4.
-pub fn mapped(address: SocketAddr) -> SocketAddr {
+pub(crate) fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
         SocketAddr::V6(_) => address,

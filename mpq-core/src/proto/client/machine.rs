@@ -7,15 +7,15 @@
 //! followed if it knocks from elsewhere.
 //!
 //! Nothing but probes goes to an address before it is validated, and an answer there is only a hint
-//! to try. All addresses must pass [`policy`](super::policy).
+//! to try. All addresses must pass [`policy`](crate::proto::policy).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::frame::{Frame, MAX_ADDRESSES};
-use super::policy;
 use super::strategy::Strategy;
+use crate::proto::frame::{Frame, MAX_ADDRESSES};
+use crate::proto::policy;
 
 /// What a client may be told to do otherwise.
 #[derive(Debug, Clone)]

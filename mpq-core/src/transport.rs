@@ -1,13 +1,9 @@
 //! noq's settings, the same at both ends.
 //!
 //! - Idle timeouts are ours, not QUIC's: a frozen server is silent for longer than any of them. So are
-//!   those of single paths: what has died silently is found by comparison (`path::silence`).
-//! - A stream's window stays small, since noq ends a connection whose stream has too many gaps
-//!   ("too many gaps in stream buffer", about a thousand packets): 2 MiB cannot reach that. Where the paths
-//!   hold more, several streams do (`mpq-get --segments`).
+//!   those of single paths: what has died silently is found by comparison (`proto::liveness`).
+//! - The windows and the number of paths are those of [`limits`](crate::limits).
 //! - With the feature `qlog`, `QLOGDIR` names a folder for a trace of each connection.
-//! - Path ids are never reused, so there is room for several moves of several interfaces; noq
-//!   grants new ones as old paths are abandoned.
 //! - Nothing believes a stateless reset (RFC 9000 §10.3). noq checks the token of a connection id
 //!   even after that was retired, and an endpoint hands the token out to whoever replays an old
 //!   datagram of a closed path: with each move, anybody on the path could end the connection
@@ -21,26 +17,19 @@ use noq::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfi
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
-use crate::h3_noq::Order;
+use crate::h3::Order;
+use crate::limits::{CONNECTION_WINDOW, PATHS, SEND_WINDOW, STREAM_WINDOW};
 
 /// What a round trip is taken for until one was measured: a path's first packets are sent again after three
 /// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
 /// lost waits for a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Bytes a peer may send on one stream before they are read.
-pub const STREAM_WINDOW: u32 = 2 << 20;
-/// Bytes a peer may send on all streams together before they are read.
-pub const CONNECTION_WINDOW: u32 = 64 << 20;
-/// Bytes kept for retransmission; part of a frozen server's image.
-pub const SEND_WINDOW: u64 = 16 << 20;
 /// The largest datagram to receive: what UDP can carry, bytes.
 const MAX_PAYLOAD: u16 = 65527;
 /// The largest datagram that every path carries, bytes (RFC 9000 §14).
 const SMALLEST_MTU: u16 = 1200;
 /// The largest that Ethernet does, bytes: 1,500 less the headers of IPv4 and UDP.
 const ETHERNET: u16 = 1472;
-/// Paths at a time. A move needs two for each interface.
-pub(crate) const PATHS: u32 = 16;
 /// How long a client may delay the acknowledgement of a single packet, where it would by default for
 /// 25 ms (RFC 9000 §18.2): a server that is about to be frozen is silent until its last one is
 /// acknowledged.
@@ -90,7 +79,7 @@ pub(crate) fn client_transport(congestion: Congestion, largest: u16) -> Arc<Tran
 /// How a client reads bodies, whose datagrams may have so many bytes at most when it connects.
 ///
 /// Our own order keeps every path going while a gap is waited for. But noq loses what fills the gap if that
-/// comes in three or more pieces to a packet (see `h3_noq::chunks`). Packets for Ethernet hardly hold as many:
+/// comes in three or more pieces to a packet (see `h3::reassembly`). Packets for Ethernet hardly hold as many:
 /// a piece was most of an earlier packet, of 1,200 bytes or more. Larger ones do, if they repeat a path's first
 /// packets, which are small. Where there are such, round trips are short, and so is what a gap costs.
 pub(crate) fn order(largest: u16) -> Order {

@@ -88,6 +88,7 @@ impl Doubts {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
 mod tests {
     use super::*;
 

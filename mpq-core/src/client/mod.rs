@@ -1,5 +1,7 @@
 //! The client's end: one connection over every interface, which follows the server.
 
+mod driver;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -9,17 +11,17 @@ use bytes::Bytes;
 use noq::{ConnectionError, VarInt};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use self::driver::{Manager, PathTable};
 use crate::congestion::Congestion;
-use crate::endpoint;
-use crate::h3_noq;
-use crate::migration::Strategy;
-use crate::path::interfaces::{self, InterfaceError, Local};
-use crate::path::manager::{Manager, PathTable};
-use crate::path::mtu;
-use crate::path::netlink;
-use crate::path::probe;
-use crate::path::sockets::{Bind, Sockets, mapped};
+use crate::h3 as h3_streams;
+use crate::net::interfaces::{self, InterfaceError, Local};
+use crate::net::monitor;
+use crate::net::mtu;
+use crate::net::refused::refused;
+use crate::net::sockets::{Bind, Sockets, mapped};
+use crate::proto::Strategy;
 use crate::tls::{self, TlsError, Trust};
+use crate::transport;
 
 /// Events that a slow reader may fall behind; a move makes about ten.
 const EVENTS: usize = 1024;
@@ -71,7 +73,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub struct Client {
     connection: noq::Connection,
     endpoint: noq::Endpoint,
-    requests: h3::client::SendRequest<h3_noq::OpenStreams, Bytes>,
+    requests: h3::client::SendRequest<h3_streams::OpenStreams, Bytes>,
     /// Reads nothing, so that whoever takes it has all since the start.
     events: Mutex<broadcast::Receiver<(Instant, ClientEvent)>>,
     paths: PathTable,
@@ -115,7 +117,7 @@ pub enum PathState {
 
 /// What an onlooker wants to know.
 #[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "as in `migration::client::Event`")]
+#[allow(missing_docs, reason = "as in `proto::client::Event`")]
 pub enum ClientEvent {
     /// An interface, or an address of it, can be used from now on.
     InterfaceUp { interface: String, local: IpAddr },
@@ -228,7 +230,7 @@ impl Client {
         server_name: &str,
     ) -> Result<Self, ConnectError> {
         // Before the list is made, so that no change is missed.
-        let changes = netlink::changes().unwrap_or_else(|error| {
+        let changes = monitor::changes().unwrap_or_else(|error| {
             tracing::warn!("changes of the network interfaces will go unnoticed: {error}");
             mpsc::channel(1).1
         });
@@ -236,11 +238,11 @@ impl Client {
         let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
         let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
         let largest = mtu::largest(&binds, remote);
-        crypto.transport_config(endpoint::client_transport(config.congestion, largest));
+        crypto.transport_config(transport::client_transport(config.congestion, largest));
         let (sockets, answers) =
             Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
         let endpoint = noq::Endpoint::new_with_abstract_socket(
-            endpoint::config(),
+            transport::config(),
             None,
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),
@@ -254,8 +256,8 @@ impl Client {
             () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 
-        let (mut quic, stream) = h3_noq::Connection::new(connection.clone());
-        quic.read(endpoint::order(largest));
+        let (mut quic, stream) = h3_streams::Connection::new(connection.clone());
+        quic.read(transport::order(largest));
         let (mut driver, requests) = h3::client::builder()
             .send_grease(false)
             .build(quic)
@@ -290,7 +292,7 @@ impl Client {
     }
 
     /// What sends requests; for one request at a time, or clone it.
-    pub fn requests(&self) -> h3::client::SendRequest<h3_noq::OpenStreams, Bytes> {
+    pub fn requests(&self) -> h3::client::SendRequest<h3_streams::OpenStreams, Bytes> {
         self.requests.clone()
     }
 
@@ -337,21 +339,6 @@ impl Client {
         // H3_NO_ERROR (RFC 9114 §8.1).
         self.connection.close(VarInt::from_u32(0x100), b"");
         let _ = tokio::time::timeout(CLOSING, self.endpoint.wait_all_draining()).await;
-    }
-}
-
-/// Resolves if ICMP says that nobody listens at `remote`: an unconnected socket never hears of it.
-pub async fn refused(bind: &Bind, remote: SocketAddr) {
-    let refused = async {
-        let socket = tokio::net::UdpSocket::bind(SocketAddr::new(bind.address.ip(), 0)).await?;
-        socket.bind_device(bind.device.as_ref().map(String::as_bytes))?;
-        socket.connect(remote).await?;
-        socket.send(&probe::probe(*b"refused?")).await?;
-        socket.recv(&mut [0; 64]).await
-    };
-    match refused.await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        _ => std::future::pending().await,
     }
 }
 

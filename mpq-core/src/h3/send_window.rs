@@ -18,8 +18,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::congestion::careful::Careful;
-use crate::endpoint::{SEND_WINDOW, STREAM_WINDOW};
+use crate::congestion::careful_resume::Careful;
+use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
 /// What may wait in any case, bytes.
 const LEAST: u64 = 64 << 10;

@@ -12,17 +12,18 @@ use noq::{FourTuple, PathEvent, PathId, PathStatus, WeakPathHandle};
 use noq_proto::PathAbandonReason;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::doubt::Doubts;
-use super::interfaces::{self, Local};
-use super::probe::{self, Token};
-use super::silence::{Figures, Silence, Verdict};
-use super::sockets::{Answer, Sockets, canonical, mapped};
 use crate::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
-use crate::h3_noq::MigrationStream;
-use crate::migration::client::{Client as Machine, Config, Event, Input, Output};
-use crate::migration::frame::Decoder;
-use crate::migration::{Frame, Strategy, log};
+use crate::h3::MigrationStream;
+use crate::net::interfaces::{self, Local};
+use crate::net::sockets::{Answer, Sockets, canonical, mapped};
+use crate::proto::client::{Client as Machine, Config, Event, Input, Output};
+use crate::proto::frame::Decoder;
+use crate::proto::liveness::{Figures, Silence, Verdict};
+use crate::proto::probe::{self, Token};
+use crate::proto::reopen_gate::Doubts;
+use crate::proto::{Frame, Strategy, trace};
 use crate::server::{sleep_until, write_frames};
+use crate::stats::path_number;
 
 /// How often counters are looked at for signs of life: in a move, and else.
 const LOOK: Duration = Duration::from_millis(20);
@@ -279,7 +280,7 @@ impl Manager {
     fn step(&mut self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
         let before = self.machine.state();
         step(&mut self.machine, Instant::now());
-        log::transition("client", before, self.machine.state(), cause);
+        trace::transition("client", before, self.machine.state(), cause);
     }
 
     fn event(&self, event: impl Into<Option<ClientEvent>>) {
@@ -390,7 +391,7 @@ impl Manager {
             .upgrade()
             .and_then(|connection| connection.path(id));
         let info = PathInfo {
-            id: number(id),
+            id: path_number(id),
             interface: self.interface(local),
             local,
             remote,
@@ -418,7 +419,7 @@ impl Manager {
     fn path_event(&mut self, event: PathEvent) {
         match event {
             PathEvent::Established { id, .. } => {
-                let Some(info) = self.table.set(number(id), PathState::Validated) else {
+                let Some(info) = self.table.set(path_number(id), PathState::Validated) else {
                     return;
                 };
                 let (path, local, remote) = (info.id, info.local, info.remote);
@@ -430,7 +431,7 @@ impl Manager {
                 });
             }
             PathEvent::Abandoned { id, reason, .. } => {
-                let id = number(id);
+                let id = path_number(id);
                 let validated = self.table.validated().contains(&id);
                 let Some(info) = self.table.set(id, PathState::Closed) else {
                     return;
@@ -522,7 +523,7 @@ impl Manager {
                 Verdict::Ping(id) => ping(connection, id),
                 Verdict::Close(id) => {
                     let paths = self.table.all();
-                    if let Some(path) = paths.iter().find(|path| path.id == number(id)) {
+                    if let Some(path) = paths.iter().find(|path| path.id == path_number(id)) {
                         tracing::info!("path {id} from {} is silent, and closed", path.local);
                         self.doubts.add(path.local);
                         self.close(path.id);
@@ -601,11 +602,6 @@ fn ping(connection: &noq::Connection, id: PathId) {
     if let Some(path) = connection.path(id) {
         let _ = path.ping();
     }
-}
-
-/// noq shows the number of a path, but does not give it.
-pub(crate) fn number(id: PathId) -> u32 {
-    id.to_string().parse().unwrap_or(u32::MAX)
 }
 
 /// A number between 0 and 1, as random as the token.

@@ -1,6 +1,6 @@
 //! The ways in which a client can follow a server, from the literature and ours.
 //!
-//! They share one [machine](super::client), which asks a strategy only the questions answered here:
+//! They share one [machine](super::Client), which asks a strategy only the questions answered here:
 //!
 //! | strategy | told by | looks for the server with | goes there by | source |
 //! | --- | --- | --- | --- | --- |
@@ -25,7 +25,7 @@
 //! Their papers send the connection's datagrams to the new address before anybody has answered
 //! there. Here an address must first have returned the unguessable token of a probe, which is as
 //! much as address validation by token asks for (RFC 9000 §8.1), unless
-//! [`Config::allow_unvalidated`](super::client::Config::allow_unvalidated) says otherwise.
+//! [`Config::allow_unvalidated`](super::Config::allow_unvalidated) says otherwise.
 
 use std::fmt;
 use std::str::FromStr;

@@ -59,7 +59,7 @@ pub fn answered(packet: &[u8]) -> Option<Token> {
 }
 
 /// Whether a packet is none of a connection that is made already (RFC 9000 §17).
-pub(super) fn has_long_header(packet: &[u8]) -> bool {
+pub(crate) fn has_long_header(packet: &[u8]) -> bool {
     packet.first().is_some_and(|first| first & 0x80 != 0)
 }
 

@@ -22,7 +22,7 @@ fn name(cause: &dyn fmt::Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migration::{Frame, client, server};
+    use crate::proto::{Frame, client, server};
 
     #[test]
     fn a_cause_is_named_but_not_shown() {

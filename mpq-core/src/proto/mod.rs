@@ -49,10 +49,12 @@
 
 pub mod client;
 pub mod frame;
-pub(crate) mod log;
+pub(crate) mod liveness;
 pub mod policy;
+pub mod probe;
+pub(crate) mod reopen_gate;
 pub mod server;
-pub mod strategy;
+pub(crate) mod trace;
 
+pub use client::{Strategy, UnknownStrategy};
 pub use frame::Frame;
-pub use strategy::Strategy;
