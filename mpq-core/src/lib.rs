@@ -10,6 +10,8 @@
 
 pub mod client;
 mod congestion;
+mod error;
+mod frame_io;
 pub mod h3;
 pub mod limits;
 pub mod net;
@@ -19,6 +21,7 @@ mod qlog;
 mod runtime;
 pub mod server;
 mod stats;
+mod time;
 pub mod tls;
 mod transport;
 mod usage;

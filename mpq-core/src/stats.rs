@@ -1,10 +1,12 @@
-//! What a connection has carried, as its sender saw it.
+//! What noq counts: of a path at one look, and what a connection has carried, as its sender saw it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use noq::{PathId, PathStats};
+
+use crate::proto::liveness::Figures;
 
 /// A connection that is over, in figures.
 ///
@@ -89,6 +91,18 @@ impl Traffic {
             },
             paths,
         }
+    }
+}
+
+/// A path at one look.
+pub(crate) fn figures(path: &noq::Path) -> Figures {
+    let stats = path.stats();
+    Figures {
+        id: path_number(path.id()),
+        rtt: stats.rtt,
+        // noq leaves packets out that only acknowledge.
+        sent: stats.sent_bytes,
+        received: stats.udp_rx.datagrams,
     }
 }
 

@@ -4,118 +4,43 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use noq::{FourTuple, PathEvent, PathId, PathStatus, WeakPathHandle};
+use noq::{FourTuple, PathEvent, PathId, PathStatus};
 use noq_proto::PathAbandonReason;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
+use super::config::ClientConfig;
+use super::event::ClientEvent;
+use super::paths::{PathInfo, PathState, PathTable, received};
+use crate::error::ClientError;
+use crate::frame_io::{FrameReader, write_frames};
 use crate::h3::MigrationStream;
-use crate::net::interfaces::{self, Local};
-use crate::net::sockets::{Answer, Sockets, canonical, mapped};
+use crate::net::address::{canonical, mapped};
+use crate::net::interfaces::{self, Change};
+use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{Client as Machine, Config, Event, Input, Output};
-use crate::proto::frame::Decoder;
-use crate::proto::liveness::{Figures, Silence, Verdict};
+use crate::proto::liveness::{Figures, Liveness, Verdict};
 use crate::proto::probe::{self, Token};
 use crate::proto::reopen_gate::Doubts;
 use crate::proto::{Frame, Strategy, trace};
-use crate::server::{sleep_until, write_frames};
 use crate::stats::path_number;
+use crate::time::sleep_until;
+use crate::tls;
 
 /// How often counters are looked at for signs of life: in a move, and else.
 const LOOK: Duration = Duration::from_millis(20);
 const LOOK_SETTLED: Duration = Duration::from_millis(50);
 
-/// All paths of a connection, also those that are closed; clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PathTable(Arc<Mutex<BTreeMap<u32, Entry>>>);
-
-#[derive(Debug)]
-struct Entry {
-    info: PathInfo,
-    handle: Option<WeakPathHandle>,
-}
-
-impl PathTable {
-    pub(crate) fn all(&self) -> Vec<PathInfo> {
-        let mut entries = self.0.lock().unwrap();
-        entries
-            .values_mut()
-            .map(|entry| entry.refresh().clone())
-            .collect()
-    }
-
-    /// The numbers of the validated paths.
-    fn validated(&self) -> Vec<u32> {
-        let entries = self.0.lock().unwrap();
-        let validated = entries
-            .values()
-            .filter(|entry| entry.info.state == PathState::Validated);
-        validated.map(|entry| entry.info.id).collect()
-    }
-
-    /// The validated paths: where they lead to, and their counters.
-    fn figures(&self) -> Vec<(SocketAddr, Figures)> {
-        let entries = self.0.lock().unwrap();
-        let validated = entries
-            .values()
-            .filter(|entry| entry.info.state == PathState::Validated);
-        let figures = validated.filter_map(|entry| {
-            let path = entry.handle.as_ref()?.upgrade()?;
-            Some((entry.info.remote, Figures::from(&path)))
-        });
-        figures.collect()
-    }
-
-    /// Changes a path's state; `None` if it is unknown or was in that state.
-    fn set(&self, id: u32, state: PathState) -> Option<PathInfo> {
-        let mut entries = self.0.lock().unwrap();
-        let entry = entries
-            .get_mut(&id)
-            .filter(|entry| entry.info.state != state)?;
-        entry.refresh();
-        entry.info.state = state;
-        Some(entry.info.clone())
-    }
-
-    fn insert(&self, info: PathInfo, handle: Option<WeakPathHandle>) {
-        self.0
-            .lock()
-            .unwrap()
-            .insert(info.id, Entry { info, handle });
-    }
-}
-
-impl Entry {
-    fn refresh(&mut self) -> &PathInfo {
-        if let Some(path) = self.handle.as_ref().and_then(WeakPathHandle::upgrade) {
-            let stats = path.stats();
-            self.info.rtt = stats.rtt;
-            self.info.received = stats.udp_rx.bytes;
-            self.info.sent = stats.udp_tx.bytes;
-            self.info.lost = stats.lost_packets;
-        }
-        &self.info
-    }
-}
-
-/// Datagrams received on each of these paths.
-fn received<'a>(paths: impl IntoIterator<Item = &'a Figures>) -> BTreeMap<PathId, u64> {
-    let paths = paths.into_iter();
-    paths.map(|path| (path.id, path.received)).collect()
-}
-
-pub(crate) struct Manager {
+pub(super) struct Driver {
     connection: noq::WeakConnectionHandle,
     sockets: Sockets,
     /// What the user wants to be used, and what of it is there.
     wanted: Vec<String>,
     locals: Vec<Local>,
     multipath: bool,
-    silence: Silence,
+    liveness: Liveness,
     doubts: Doubts,
     machine: Machine,
     table: PathTable,
@@ -130,15 +55,15 @@ pub(crate) struct Manager {
     expecting: bool,
     /// Datagrams received on each validated path, and when the last one came. What the server sends
     /// to others, which were given up here, says nothing about where it is.
-    received: (BTreeMap<PathId, u64>, Instant),
+    received: (BTreeMap<u32, u64>, Instant),
     /// A move whose paths are not all open yet.
     settling: bool,
     failure: Option<ClientError>,
 }
 
-impl Manager {
+impl Driver {
     #[allow(clippy::too_many_arguments, reason = "made in one place")]
-    pub(crate) fn new(
+    pub(super) fn new(
         connection: &noq::Connection,
         sockets: Sockets,
         locals: Vec<Local>,
@@ -149,10 +74,7 @@ impl Manager {
     ) -> Self {
         let now = Instant::now();
         let multipath = connection.is_multipath_enabled();
-        let (token, knock) = (
-            probe::probe_token(connection),
-            probe::knock_token(connection),
-        );
+        let (token, knock) = (tls::probe_token(connection), tls::knock_token(connection));
         sockets.listen_for(&[token, knock]);
         let (wanted, idle_timeout) = (&config.interfaces, config.idle_timeout);
         let config = Config {
@@ -175,13 +97,13 @@ impl Manager {
         }
         let (frames, to_send) = mpsc::unbounded_channel();
         tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
-        let manager = Self {
+        let driver = Self {
             connection: connection.weak_handle(),
             sockets,
             wanted: wanted.to_vec(),
             locals,
             multipath,
-            silence: Silence::of_client(),
+            liveness: Liveness::of_client(),
             doubts: Doubts::default(),
             machine,
             table,
@@ -196,19 +118,19 @@ impl Manager {
             settling: false,
             failure: None,
         };
-        let local = manager.locals[0].ip;
-        manager.opening(PathId::ZERO, local, remote);
-        manager.event(
-            manager
+        let local = driver.locals[0].ip;
+        driver.opening(PathId::ZERO, local, remote);
+        driver.event(
+            driver
                 .table
                 .set(0, PathState::Validated)
                 .map(ClientEvent::PathValidated),
         );
-        manager
+        driver
     }
 
     /// Runs until the connection is over, and then says why.
-    pub(crate) async fn run(
+    pub(super) async fn run(
         mut self,
         mut answers: mpsc::Receiver<Answer>,
         stream: oneshot::Receiver<MigrationStream>,
@@ -381,7 +303,7 @@ impl Manager {
         self.received.0 = received(self.table.figures().iter().map(|(_, path)| path));
         // Whoever is there learns from it that we are.
         for id in self.table.validated() {
-            ping(&connection, PathId::from(id));
+            ping(&connection, id);
         }
     }
 
@@ -515,15 +437,15 @@ impl Manager {
     /// Gives up the paths that have died silently. In a move the server is silent on all of them.
     fn judge(&mut self, connection: &noq::Connection, figures: &[Figures], now: Instant) {
         if self.machine.is_moving() {
-            self.silence = Silence::of_client();
+            self.liveness = Liveness::of_client();
             return;
         }
-        for verdict in self.silence.look(now, figures, self.expecting) {
+        for verdict in self.liveness.look(now, figures, self.expecting) {
             match verdict {
                 Verdict::Ping(id) => ping(connection, id),
                 Verdict::Close(id) => {
                     let paths = self.table.all();
-                    if let Some(path) = paths.iter().find(|path| path.id == path_number(id)) {
+                    if let Some(path) = paths.iter().find(|path| path.id == id) {
                         tracing::info!("path {id} from {} is silent, and closed", path.local);
                         self.doubts.add(path.local);
                         self.close(path.id);
@@ -537,12 +459,12 @@ impl Manager {
     /// nothing, the machine keeps what it knows: its paths go on when something comes back.
     fn interfaces_changed(&mut self) {
         let server = self.machine.remote().ip();
-        let present = match interfaces::present(server, &self.wanted, &self.locals) {
-            Ok(present) => present,
+        let change = interfaces::changed(server, &self.wanted, &self.locals);
+        let Change { gone, present } = match change {
+            Ok(change) => change,
             Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
         };
-        let before = std::mem::take(&mut self.locals);
-        let (kept, gone): (Vec<_>, Vec<_>) = before.into_iter().partition(|l| present.contains(l));
+        self.locals.clear();
         for Local { interface, ip, .. } in &gone {
             self.sockets.close_local(*ip);
             self.event(ClientEvent::InterfaceDown {
@@ -551,8 +473,7 @@ impl Manager {
             });
         }
         let mut news = false;
-        for local in present {
-            let is_new = !kept.contains(&local);
+        for (local, is_new) in present {
             if is_new {
                 // It may have gone again.
                 if let Err(error) = self.sockets.reopen(&[local.bind()]) {
@@ -598,8 +519,8 @@ impl Manager {
     }
 }
 
-fn ping(connection: &noq::Connection, id: PathId) {
-    if let Some(path) = connection.path(id) {
+fn ping(connection: &noq::Connection, id: u32) {
+    if let Some(path) = connection.path(PathId::from(id)) {
         let _ = path.ping();
     }
 }
@@ -610,21 +531,18 @@ fn fraction(token: Token) -> f64 {
 }
 
 async fn read_frames(stream: oneshot::Receiver<MigrationStream>, frames: mpsc::Sender<Frame>) {
-    let Ok(mut stream) = stream.await else { return };
-    let mut decoder = Decoder::default();
-    while let Ok(Some(chunk)) = stream.read_chunk().await {
-        decoder.push(&chunk);
-        loop {
-            match decoder.frame() {
-                Ok(Some(frame)) => {
-                    if frames.send(frame).await.is_err() {
-                        return;
-                    }
+    let Ok(stream) = stream.await else { return };
+    let mut reader = FrameReader::new(stream);
+    loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                if frames.send(frame).await.is_err() {
+                    return;
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    return tracing::warn!("the server's migration stream is given up: {error}");
-                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                return tracing::warn!("the server's migration stream is given up: {error}");
             }
         }
     }

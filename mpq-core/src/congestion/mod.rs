@@ -1,7 +1,9 @@
 //! Which congestion control a sender uses. All but OLIA are noq's and treat each path by itself.
 
 pub(crate) mod careful_resume;
+pub(crate) mod controller;
 mod olia;
+pub(crate) mod send_control;
 
 use std::fmt;
 use std::str::FromStr;

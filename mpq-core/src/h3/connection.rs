@@ -9,49 +9,21 @@ use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt, future, stream};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
-use noq::{ConnectionError, ReadError, VarInt, WriteError};
+use noq::ConnectionError;
 use tokio::sync::oneshot;
 
+use super::error::{connection_error, lost, varint};
+use super::migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream};
 use super::reassembly::Chunks;
+use super::recv::RecvStream;
+use super::send::SendStream;
 use super::send_window::{Ahead, Body};
-use crate::congestion::careful_resume::Careful;
-
-/// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
-/// "MIG" in ASCII.
-pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
+use crate::congestion::send_control::Careful;
+use crate::proto::varint::read_varint;
 
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
 /// stay in noq, where the peer's stream limit bounds them.
 const MAX_UNTYPED: usize = 16;
-
-/// Opens a stream for MIGRATION frames towards the peer and writes its type.
-///
-/// # Errors
-/// As noq's `open_uni` and `write_all`: the connection is lost, or the peer does not want the stream.
-pub async fn open_migration_stream(conn: &noq::Connection) -> Result<noq::SendStream, WriteError> {
-    // A varint of four bytes (RFC 9000 §16).
-    const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
-    let mut stream = conn.open_uni().await?;
-    // Ahead of all bodies. Fails once it is closed, which writing tells.
-    let _ = stream.set_priority(1);
-    stream.write_all(&TYPE).await?;
-    Ok(stream)
-}
-
-/// The peer's stream of MIGRATION frames, read up to and including its type.
-pub struct MigrationStream(RecvStream);
-
-impl MigrationStream {
-    /// The next bytes, in order, or `None` at the end of the stream. Cancel-safe. Chunks have
-    /// nothing to do with frames.
-    ///
-    /// # Errors
-    /// As noq's `read_chunk`: the peer reset the stream or the connection is lost. Later calls
-    /// fail in the same way.
-    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
-        future::poll_fn(|cx| self.0.poll_chunk(cx)).await
-    }
-}
 
 /// Items that are always on their way: pending ones are kept from one poll to the next.
 type Pending<T> = Pin<Box<dyn Stream<Item = Result<T, ConnectionError>> + Send + Sync>>;
@@ -132,8 +104,10 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
         } else {
             [head, chunk].concat().into()
         };
-        match decode_varint(&head) {
-            Some((MIGRATION_STREAM_TYPE, len)) => {
+        let mut rest = &head[..];
+        match read_varint(&mut rest) {
+            Some(MIGRATION_STREAM_TYPE) => {
+                let len = head.len() - rest.len();
                 head.advance(len);
                 return Some(Uni::Migration(Chunks::ordered(stream, head).into()));
             }
@@ -141,16 +115,6 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
             None => {}
         }
     }
-}
-
-/// A variable-length integer (RFC 9000 §16) and its length, if `bytes` hold all of it.
-fn decode_varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let len = 1 << (bytes.first()? >> 6);
-    let value = bytes
-        .get(..len)?
-        .iter()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte));
-    Some((value & (u64::MAX >> (66 - 8 * len)), len))
 }
 
 /// The next item of a stream that never ends.
@@ -355,197 +319,5 @@ impl<B: Buf> quic::RecvStream for BidiStream<B> {
 
     fn recv_id(&self) -> StreamId {
         self.recv.recv_id()
-    }
-}
-
-/// The sending half of a stream. Dropped before it is finished, it is reset.
-pub struct SendStream<B: Buf> {
-    stream: noq::SendStream,
-    /// What noq did not take yet.
-    writing: Option<WriteBuf<B>>,
-    /// How much it may take, if that is bounded.
-    body: Option<Body>,
-    /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
-    closed: bool,
-}
-
-impl<B: Buf> SendStream<B> {
-    fn new(stream: noq::SendStream, body: Option<Body>) -> Self {
-        Self {
-            stream,
-            writing: None,
-            body,
-            closed: false,
-        }
-    }
-}
-
-impl<B: Buf> Drop for SendStream<B> {
-    fn drop(&mut self) {
-        if !self.closed {
-            quic::SendStream::reset(self, Code::H3_INTERNAL_ERROR.value());
-        }
-    }
-}
-
-impl<B: Buf> quic::SendStream<B> for SendStream<B> {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            if let Some(body) = &self.body {
-                body.adapt();
-            }
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())) {
-                Ok(written) => data.advance(written),
-                Err(error) => {
-                    // When dropped, noq answers STOP_SENDING with the peer's own code, as RFC 9000
-                    // §3.5 asks for.
-                    self.closed |= matches!(error, WriteError::Stopped(_));
-                    return Poll::Ready(Err(write_error(error)));
-                }
-            }
-        }
-        self.writing = None;
-        Poll::Ready(Ok(()))
-    }
-
-    fn send_data<T: Into<WriteBuf<B>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        if self.writing.is_some() {
-            // The frame before was given up half-way, by a dropped future: what follows would be
-            // taken for its rest.
-            let reason = "a frame was sent before the one before it was".to_owned();
-            return Err(lost(ConnectionErrorIncoming::InternalError(reason)));
-        }
-        self.writing = Some(data.into());
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        ready!(self.poll_ready(cx))?;
-        let finished = self.stream.finish();
-        self.closed = true;
-        Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(error.into())))
-    }
-
-    fn reset(&mut self, reset_code: u64) {
-        // Fails if it is closed already, and then there is nothing to reset.
-        let _ = self.stream.reset(varint(reset_code));
-        self.closed = true;
-    }
-
-    fn send_id(&self) -> StreamId {
-        stream_id(self.stream.id())
-    }
-}
-
-/// The receiving half of a stream.
-pub struct RecvStream {
-    chunks: Chunks,
-    failure: Option<ReadError>,
-}
-
-impl From<Chunks> for RecvStream {
-    fn from(chunks: Chunks) -> Self {
-        Self {
-            chunks,
-            failure: None,
-        }
-    }
-}
-
-impl RecvStream {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
-        if let Some(failure) = &self.failure {
-            return Poll::Ready(Err(failure.clone()));
-        }
-        let chunk = ready!(self.chunks.poll_next(cx));
-        self.failure = chunk.as_ref().err().cloned();
-        Poll::Ready(chunk)
-    }
-}
-
-impl quic::RecvStream for RecvStream {
-    type Buf = Bytes;
-
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.poll_chunk(cx).map_err(read_error)
-    }
-
-    fn stop_sending(&mut self, error_code: u64) {
-        self.chunks.stop(varint(error_code));
-        self.failure.get_or_insert(ReadError::ClosedStream);
-    }
-
-    fn recv_id(&self) -> StreamId {
-        stream_id(self.chunks.id())
-    }
-}
-
-pub(super) fn varint(code: u64) -> VarInt {
-    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
-}
-
-fn stream_id(id: noq::StreamId) -> StreamId {
-    u64::from(id)
-        .try_into()
-        .expect("QUIC and HTTP/3 number streams alike")
-}
-
-fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
-    match error {
-        ConnectionError::ApplicationClosed(close) => ConnectionErrorIncoming::ApplicationClose {
-            error_code: close.error_code.into(),
-        },
-        ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
-        error => ConnectionErrorIncoming::Undefined(Arc::new(error)),
-    }
-}
-
-fn lost(connection_error: ConnectionErrorIncoming) -> StreamErrorIncoming {
-    StreamErrorIncoming::ConnectionErrorIncoming { connection_error }
-}
-
-fn read_error(error: ReadError) -> StreamErrorIncoming {
-    match error {
-        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated {
-            error_code: code.into(),
-        },
-        ReadError::ConnectionLost(error) => lost(connection_error(error)),
-        error => StreamErrorIncoming::Unknown(error.into()),
-    }
-}
-
-fn write_error(error: WriteError) -> StreamErrorIncoming {
-    match error {
-        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated {
-            error_code: code.into(),
-        },
-        WriteError::ConnectionLost(error) => lost(connection_error(error)),
-        error => StreamErrorIncoming::Unknown(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decode_varint;
-
-    /// The examples of RFC 9000 §A.1, and each cut short by a byte.
-    #[test]
-    fn varints() {
-        for (bytes, value) in [
-            (
-                &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..],
-                151_288_809_941_952_652,
-            ),
-            (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
-            (&[0x7b, 0xbd], 15_293),
-            (&[0x25], 37),
-            (&[0x40, 0x25], 37),
-        ] {
-            assert_eq!(decode_varint(bytes), Some((value, bytes.len())));
-            assert_eq!(decode_varint(&bytes[..bytes.len() - 1]), None);
-        }
     }
 }

@@ -17,11 +17,18 @@
 //! read on after its failure; a [`RecvStream`] repeats the failure.
 
 mod connection;
+mod error;
+mod migration_stream;
 mod reassembly;
+mod recv;
+mod send;
 pub(crate) mod send_window;
 
 pub(crate) use connection::Order;
-pub use connection::{
-    BidiStream, Connection, MIGRATION_STREAM_TYPE, MigrationStream, OpenStreams, RecvStream,
-    SendStream, open_migration_stream,
-};
+pub use connection::{BidiStream, Connection, OpenStreams};
+pub use migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream, open_migration_stream};
+pub use recv::RecvStream;
+pub use send::SendStream;
+
+/// H3_NO_ERROR (RFC 9114 §8.1): a connection is closed, and nothing went wrong.
+pub(crate) const NO_ERROR: noq::VarInt = noq::VarInt::from_u32(0x100);

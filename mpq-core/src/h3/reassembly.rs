@@ -30,7 +30,7 @@ use h3::error::Code;
 use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt, WeakConnectionHandle};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::connection::varint;
+use super::error::varint;
 
 /// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
 const BATCH: usize = 32;

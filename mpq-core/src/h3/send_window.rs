@@ -18,7 +18,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::congestion::careful_resume::Careful;
+use crate::congestion::send_control::Careful;
 use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
 /// What may wait in any case, bytes.

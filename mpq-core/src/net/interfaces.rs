@@ -1,6 +1,6 @@
 //! Which local addresses a client uses: one of each interface that is up and can reach the server's
 //! address family, or those that the user named. At the start what was named must be there
-//! ([`usable`]); later it may come and go ([`present`]). The same interfaces' addresses of the other
+//! ([`usable`]); later it may come and go ([`changed`]). The same interfaces' addresses of the other
 //! family are used as well, should the server move there.
 
 use std::io;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use if_addrs::Interface;
 
-use super::sockets::Bind;
+use super::socket::Bind;
 
 /// The name of the loopback interface, on which every address of 127.0.0.0/8 is local.
 const LOOPBACK: &str = "lo";
@@ -72,13 +72,35 @@ pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, Interface
 
 /// As [`usable`], of those that are there now, be it none. An address that is `used` stays the
 /// choice of its interface for as long as it is there, whatever else the interface has got.
-///
-/// # Errors
-/// If the operating system does not list its interfaces.
-pub fn present(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Vec<Local>> {
+fn present(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Vec<Local>> {
     let all = if_addrs::get_if_addrs()?;
     let of = |server| remaining(&all, server, wanted, used);
     Ok([of(server), of(of_other_family(server))].concat())
+}
+
+/// What has become of the addresses in use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Those that are not there any more.
+    pub(crate) gone: Vec<Local>,
+    /// Those that are there now, and whether they are new.
+    pub(crate) present: Vec<(Local, bool)>,
+}
+
+/// Compares the addresses that are `used` with those that are [`present`].
+///
+/// # Errors
+/// If the operating system does not list its interfaces.
+pub(crate) fn changed(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Change> {
+    let present = present(server, wanted, used)?;
+    let gone = used.iter().filter(|local| !present.contains(local));
+    let gone = gone.cloned().collect();
+    let present = present.into_iter().map(|local| {
+        let is_new = !used.contains(&local);
+        (local, is_new)
+    });
+    let present = present.collect();
+    Ok(Change { gone, present })
 }
 
 /// An address that asks of an interface what the server's does, but for its family.

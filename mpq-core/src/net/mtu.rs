@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::IpMtu;
 
-use super::sockets::Bind;
+use super::socket::Bind;
 
 /// Without any knowledge: what Ethernet carries of IPv6, less room for a tunnel.
 const DEFAULT: u16 = 1452;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::sockets::Bind;
+use super::socket::Bind;
 use crate::proto::probe;
 
 /// Resolves if ICMP says that nobody listens at `remote`: an unconnected socket never hears of it.

@@ -16,61 +16,22 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::num::NonZeroUsize;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use noq::udp::{RecvMeta, Transmit, UdpSocketState, is_msg_size_err};
-use noq::{AsyncUdpSocket, UdpSender};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-use tokio::sync::{Notify, mpsc};
+use noq::AsyncUdpSocket;
+use noq::udp::Transmit;
+use tokio::sync::mpsc;
 
-use crate::proto::probe::{self, Token};
+use super::noq_udp::Receiver;
+use super::socket::{Bind, Bound};
+use super::socket_set::{Answer, Redirection, SENDERS, SocketSet};
+use crate::proto::probe::Token;
 
-/// Asked of the kernel for each socket, bytes; it grants what `net.core.*mem_max` allows. A burst
-/// at 1 Gbit/s must fit in while the process waits for a core.
-const BUFFER_SIZE: usize = 4 << 20;
-/// How many of the largest datagrams (64 KiB) the kernel joins into one (GRO): no more than one.
-const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::MIN;
 /// Probe answers waiting to be read; more are dropped, as a network would.
 const ANSWERS: usize = 64;
-/// How many senders are [noted](Sockets::note_senders): anybody can feign more of them.
-const SENDERS: usize = 1 << 16;
-
-/// What to bind one socket to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// Local address; port 0 for any free one. An unspecified IPv6 address is dual-stack.
-    pub address: SocketAddr,
-    /// Interface that the datagrams must leave by (`SO_BINDTODEVICE`).
-    pub device: Option<String>,
-}
-
-impl From<SocketAddr> for Bind {
-    fn from(address: SocketAddr) -> Self {
-        Self {
-            address,
-            device: None,
-        }
-    }
-}
-
-/// Somebody answers at `remote`: a Version Negotiation packet, or a knock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// The local address that it came to.
-    pub local: IpAddr,
-    /// Who it came from.
-    pub remote: SocketAddr,
-    /// Which of the tokens listened for it carries.
-    pub token: Token,
-}
 
 /// What happened to datagrams below QUIC, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,40 +44,7 @@ pub struct Counters {
 
 /// Handle to the sockets of an endpoint; clones share them.
 #[derive(Clone)]
-pub struct Sockets(Arc<Shared>);
-
-struct Shared {
-    bound: RwLock<Vec<Arc<Bound>>>,
-    /// The task that reads; woken when the sockets are replaced.
-    reader: Mutex<Option<Waker>>,
-    redirection: RwLock<Option<Redirection>>,
-    listening: Mutex<Vec<Token>>,
-    /// Who has sent something since they are noted.
-    senders: Mutex<Option<HashSet<SocketAddr>>>,
-    answers: mpsc::Sender<Answer>,
-    send_errors: AtomicU64,
-    unsent: AtomicU64,
-}
-
-/// What noq knows as `from` is at `to`, or nowhere.
-#[derive(Clone, Copy)]
-struct Redirection {
-    from: SocketAddr,
-    to: Option<SocketAddr>,
-}
-
-struct Bound {
-    address: SocketAddr,
-    io: UdpSocket,
-    state: UdpSocketState,
-    /// Whether noq is told to which address of ours a datagram came. It need not be if there is only
-    /// one, as at a server that listens on a specific address; and then a path after a move is, to
-    /// noq, from where the client was known before, and needs no validation of the client's
-    /// address anew.
-    shows_local: bool,
-    /// Tells senders that wait for this socket to let go of it.
-    closing: Notify,
-}
+pub struct Sockets(Arc<SocketSet>);
 
 impl Sockets {
     /// Opens a socket for each of `binds`. The receiver yields the [`Answer`]s.
@@ -125,26 +53,14 @@ impl Sockets {
     /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
     pub fn open(binds: &[Bind]) -> io::Result<(Self, mpsc::Receiver<Answer>)> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
-        let sockets = Self(Arc::new(Shared {
-            bound: RwLock::default(),
-            reader: Mutex::default(),
-            redirection: RwLock::default(),
-            listening: Mutex::default(),
-            senders: Mutex::default(),
-            answers,
-            send_errors: AtomicU64::new(0),
-            unsent: AtomicU64::new(0),
-        }));
+        let sockets = Self(Arc::new(SocketSet::new(answers)));
         sockets.reopen(binds)?;
         Ok((sockets, receiver))
     }
 
     /// What noq takes as its socket.
     pub fn for_endpoint(&self) -> Box<dyn AsyncUdpSocket> {
-        Box::new(Receiver {
-            shared: self.0.clone(),
-            next: 0,
-        })
+        Box::new(Receiver::new(self.0.clone()))
     }
 
     /// Opens sockets in addition to those that are open.
@@ -254,313 +170,16 @@ impl fmt::Debug for Sockets {
     }
 }
 
-impl Shared {
-    /// The socket for a datagram: the one of its source address, or any of its family.
-    fn pick(&self, transmit: &Transmit<'_>) -> Option<Arc<Bound>> {
-        let bound = self.bound.read().unwrap();
-        let reaches = |b: &&Arc<Bound>| b.reaches(transmit.destination);
-        let source = transmit.src_ip.map(|ip| ip.to_canonical());
-        let of_source = bound
-            .iter()
-            .filter(reaches)
-            .find(|b| Some(b.address.ip()) == source);
-        of_source.or_else(|| bound.iter().find(reaches)).cloned()
-    }
-
-    /// A datagram of noq's as it is to be sent; `None` if to nobody.
-    fn redirected<'a>(&self, transmit: &Transmit<'a>) -> Option<Transmit<'a>> {
-        let mut transmit = transmit.clone();
-        if let Some(Redirection { from, to }) = *self.redirection.read().unwrap()
-            && canonical(transmit.destination) == from
-        {
-            transmit.destination = mapped(to?);
-        }
-        Some(transmit)
-    }
-
-    /// Who noq is to take for the sender of what came from `remote`; `None` if it is not for noq.
-    fn shown(&self, remote: SocketAddr) -> Option<SocketAddr> {
-        match *self.redirection.read().unwrap() {
-            Some(Redirection { from, to: Some(to) }) if remote == to => Some(from),
-            Some(Redirection { from, to: Some(_) }) if remote == from => None,
-            _ => Some(remote),
-        }
-    }
-
-    fn wake_reader(&self) {
-        if let Some(reader) = self.reader.lock().unwrap().take() {
-            reader.wake();
-        }
-    }
-
-    fn count_error(&self, error: &io::Error) {
-        // Path MTU discovery means to send what is too large.
-        if !is_msg_size_err(error) {
-            self.send_errors.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%error, "datagram not sent");
-        }
-    }
-
-    fn count_unsent(&self) {
-        self.unsent.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn note_sender(&self, meta: &RecvMeta, buffer: &[u8]) {
-        let mut senders = self.senders.lock().unwrap();
-        let Some(senders) = senders.as_mut().filter(|senders| senders.len() < SENDERS) else {
-            return;
-        };
-        let mut packets = buffer[..meta.len].chunks(meta.stride.max(1));
-        if packets.any(|packet| !probe::has_long_header(packet)) {
-            senders.insert(canonical(meta.addr));
-        }
-    }
-
-    /// Takes answers to probes out of a received buffer: it is left with length 0.
-    fn take_answers(&self, local: IpAddr, meta: &mut RecvMeta, buffer: &[u8]) {
-        for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
-            let Some(token) = probe::answered(packet) else {
-                return;
-            };
-            if !self.listening.lock().unwrap().contains(&token) {
-                return;
-            }
-            let answer = Answer {
-                local,
-                remote: canonical(meta.addr),
-                token,
-            };
-            let _ = self.answers.try_send(answer);
-        }
-        meta.len = 0;
-    }
-}
-
-impl Bind {
-    /// A socket bound so, which does not block, with large buffers.
-    ///
-    /// # Errors
-    /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
-    pub fn open(&self) -> io::Result<std::net::UdpSocket> {
-        let address = canonical(self.address);
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        if let Some(device) = &self.device {
-            socket.bind_device(Some(device.as_bytes()))?;
-        }
-        socket.set_nonblocking(true)?;
-        // Larger buffers are worth asking for, not worth failing for.
-        let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
-        let _ = socket.set_send_buffer_size(BUFFER_SIZE);
-        socket.bind(&address.into())?;
-        Ok(socket.into())
-    }
-}
-
-impl Bound {
-    fn open(bind: &Bind) -> io::Result<Self> {
-        let socket = bind.open()?;
-        let state = UdpSocketState::new((&socket).into())?;
-        let io = UdpSocket::from_std(socket)?;
-        Ok(Self {
-            address: io.local_addr()?,
-            io,
-            state,
-            shows_local: bind.device.is_some() || bind.address.ip().is_unspecified(),
-            closing: Notify::new(),
-        })
-    }
-
-    fn reaches(&self, destination: SocketAddr) -> bool {
-        let dual_stack = self.address.is_ipv6() && self.address.ip().is_unspecified();
-        dual_stack || self.address.is_ipv4() == canonical(destination).is_ipv4()
-    }
-
-    /// As [`Bound::send`], and remembers a full socket for `writable` to wait for.
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.send(transmit))
-    }
-
-    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        // A socket bound to one address needs no source; one that had another host's address
-        // pinned (from before a move) must not use it.
-        let own = self.address.ip();
-        let src_ip = transmit
-            .src_ip
-            .map(|ip| ip.to_canonical())
-            .filter(|_| own.is_unspecified());
-        let destination = match self.address {
-            SocketAddr::V4(_) => canonical(transmit.destination),
-            SocketAddr::V6(_) => mapped(transmit.destination),
-        };
-        let transmit = Transmit {
-            src_ip,
-            destination,
-            ..transmit.clone()
-        };
-        self.state.try_send((&self.io).into(), &transmit)
-    }
-}
-
-/// The IPv4 form of an IPv6-mapped address.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
-        IpAddr::V6(_) => address,
-    }
-}
-
-/// The form in which noq knows an address: IPv6, mapped where it is IPv4.
-pub(crate) fn mapped(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
-        SocketAddr::V6(_) => address,
-    }
-}
-
-struct Receiver {
-    shared: Arc<Shared>,
-    /// Whose turn it is, so that a busy socket does not starve the others.
-    next: usize,
-}
-
-impl fmt::Debug for Receiver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Receiver")
-    }
-}
-
-impl AsyncUdpSocket for Receiver {
-    fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
-        let shared = self.shared.clone();
-        Box::pin(Sender {
-            shared,
-            waiting: None,
-            segments: AtomicUsize::new(0),
-        })
-    }
-
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        *self.shared.reader.lock().unwrap() = Some(cx.waker().clone());
-        let bound = self.shared.bound.read().unwrap();
-        for turn in 0..bound.len() {
-            let socket = &bound[(self.next + turn) % bound.len()];
-            while let Poll::Ready(Ok(())) = socket.io.poll_recv_ready(cx) {
-                let received = socket.io.try_io(Interest::READABLE, || {
-                    socket.state.recv((&socket.io).into(), bufs, meta)
-                });
-                // Clears the readiness if it was stale, and is tried again.
-                let Ok(count) = received else { continue };
-                for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
-                    self.shared.note_sender(meta, buf);
-                    self.shared.take_answers(socket.address.ip(), meta, buf);
-                    match self.shared.shown(canonical(meta.addr)) {
-                        Some(remote) => meta.addr = mapped(remote),
-                        None => meta.len = 0,
-                    }
-                    let shown = meta.dst_ip.filter(|_| socket.shows_local);
-                    meta.dst_ip = shown.map(|ip| ip.to_canonical());
-                }
-                self.next = self.next.wrapping_add(turn + 1);
-                return Poll::Ready(Ok(count));
-            }
-        }
-        Poll::Pending
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        let bound = self.shared.bound.read().unwrap();
-        let first = bound.first().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(mapped(first.address))
-    }
-
-    fn max_receive_segments(&self) -> NonZeroUsize {
-        MAX_SEGMENTS
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.shared
-            .bound
-            .read()
-            .unwrap()
-            .iter()
-            .any(|b| b.state.may_fragment())
-    }
-}
-
-struct Sender {
-    shared: Arc<Shared>,
-    /// Ready when the socket that was full can be written to, or is closed.
-    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
-    /// The last answer of `max_transmit_segments`, for while no socket is open.
-    segments: AtomicUsize,
-}
-
-impl fmt::Debug for Sender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sender")
-    }
-}
-
-impl UdpSender for Sender {
-    fn poll_send(
-        mut self: Pin<&mut Self>,
-        transmit: &Transmit<'_>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            if let Some(waiting) = &mut self.waiting {
-                ready!(waiting.as_mut().poll(cx));
-                self.waiting = None;
-            }
-            let redirected = self.shared.redirected(transmit);
-            let bound = redirected.as_ref().and_then(|t| self.shared.pick(t));
-            let (Some(transmit), Some(bound)) = (redirected, bound) else {
-                self.shared.count_unsent();
-                return Poll::Ready(Ok(()));
-            };
-            match bound.try_send(&transmit) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.waiting = Some(Box::pin(async move {
-                        tokio::select! {
-                            _ = bound.io.writable() => {}
-                            () = bound.closing.notified() => {}
-                        }
-                    }));
-                }
-                Err(e) => {
-                    self.shared.count_error(&e);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
-    }
-
-    fn max_transmit_segments(&self) -> NonZeroUsize {
-        let bound = self.shared.bound.read().unwrap();
-        let least = bound.iter().map(|b| b.state.max_gso_segments()).min();
-        if let Some(least) = least {
-            self.segments.store(least.get(), Ordering::Relaxed);
-        }
-        NonZeroUsize::new(self.segments.load(Ordering::Relaxed)).unwrap_or(NonZeroUsize::MIN)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::IoSliceMut;
+    use std::task::{Poll, ready};
+
+    use noq::udp::RecvMeta;
+
     use super::*;
+    use crate::net::address::{canonical, mapped};
+    use crate::proto::probe;
 
     const TOKEN: Token = *b"token678";
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
+use super::varint::{MAX_VARINT, put_varint, read_varint};
+
 /// The version of this protocol, the first thing on the stream in either direction.
 pub const VERSION: u64 = 1;
 /// The longest frame body that is read, bytes.
@@ -139,13 +141,13 @@ impl Frame {
     fn read_body(kind: u64, body: &mut &[u8]) -> Option<Option<Self>> {
         Some(Some(match kind {
             HELLO => Self::Hello {
-                capabilities: varint(body)?,
+                capabilities: read_varint(body)?,
             },
             MIGRATION => {
-                let sequence = varint(body)?;
+                let sequence = read_varint(body)?;
                 let targets = addresses(body).filter(|targets| !targets.is_empty())?;
-                let outage = Duration::from_millis(varint(body)?);
-                let lead = Duration::from_millis(varint(body)?);
+                let outage = Duration::from_millis(read_varint(body)?);
+                let lead = Duration::from_millis(read_varint(body)?);
                 Self::Migration {
                     sequence,
                     targets,
@@ -163,16 +165,16 @@ impl Frame {
                 Self::Addresses { pool, name }
             }
             READY => Self::Ready {
-                sequence: varint(body)?,
+                sequence: read_varint(body)?,
             },
             PARKED => Self::Parked {
-                sequence: varint(body)?,
+                sequence: read_varint(body)?,
             },
             CANCELLED => Self::Cancelled {
-                sequence: varint(body)?,
+                sequence: read_varint(body)?,
             },
             ARRIVED => Self::Arrived {
-                sequence: varint(body)?,
+                sequence: read_varint(body)?,
             },
             _ => return Some(None),
         }))
@@ -208,7 +210,7 @@ impl Decoder {
         loop {
             let mut rest = self.buffer.as_slice();
             if !self.version_seen {
-                let Some(version) = varint(&mut rest) else {
+                let Some(version) = read_varint(&mut rest) else {
                     return Ok(None);
                 };
                 if version != VERSION {
@@ -218,7 +220,8 @@ impl Decoder {
                 self.consume_to(rest.len());
                 continue;
             }
-            let (Some(kind), Some(length)) = (varint(&mut rest), varint(&mut rest)) else {
+            let (Some(kind), Some(length)) = (read_varint(&mut rest), read_varint(&mut rest))
+            else {
                 return Ok(None);
             };
             let length = match usize::try_from(length) {
@@ -251,27 +254,6 @@ fn millis(duration: Duration) -> u64 {
         .min(MAX_VARINT)
 }
 
-const MAX_VARINT: u64 = (1 << 62) - 1;
-
-fn put_varint(out: &mut Vec<u8>, value: u64) {
-    match value {
-        0..0x40 => out.put_u8(value as u8),
-        0x40..0x4000 => out.put_u16(0x4000 | value as u16),
-        0x4000..0x4000_0000 => out.put_u32(0x8000_0000 | value as u32),
-        _ => out.put_u64(0xc000_0000_0000_0000 | value.min(MAX_VARINT)),
-    }
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let length = 1 << (bytes.first()? >> 6);
-    let (encoded, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    let value = encoded
-        .iter()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte));
-    Some(value & (u64::MAX >> (66 - 8 * length as u32).min(64)))
-}
-
 /// The body of a frame that has no more than its announcement's number; returns the type.
 fn numbered(body: &mut Vec<u8>, sequence: u64, kind: u64) -> u64 {
     put_varint(body, sequence);
@@ -287,7 +269,7 @@ fn put_addresses(out: &mut Vec<u8>, addresses: &[SocketAddr]) {
 }
 
 fn addresses(bytes: &mut &[u8]) -> Option<Vec<SocketAddr>> {
-    let count = usize::try_from(varint(bytes)?).ok()?;
+    let count = usize::try_from(read_varint(bytes)?).ok()?;
     if count > MAX_ADDRESSES {
         return None;
     }

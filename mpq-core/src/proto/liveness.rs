@@ -28,8 +28,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use noq::{Path, PathId};
-
 /// A path that owes an answer for so long, while others are heard, is dead; or so many of its RTT.
 /// Four probe timeouts (RFC 9002 §6.2.1) of a path whose RTT varies by a fourth are eight RTT.
 const LEAST: Duration = Duration::from_secs(1);
@@ -50,7 +48,7 @@ const STEP: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Figures {
     /// Its id.
-    pub(crate) id: PathId,
+    pub(crate) id: u32,
     /// Its round-trip time, smoothed.
     pub(crate) rtt: Duration,
     /// Bytes sent in packets that are not mere acknowledgements.
@@ -59,34 +57,21 @@ pub(crate) struct Figures {
     pub(crate) received: u64,
 }
 
-impl From<&Path> for Figures {
-    fn from(path: &Path) -> Self {
-        let stats = path.stats();
-        Self {
-            id: path.id(),
-            rtt: stats.rtt,
-            // noq leaves packets out that only acknowledge.
-            sent: stats.sent_bytes,
-            received: stats.udp_rx.datagrams,
-        }
-    }
-}
-
 /// What to do with a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Ask whether it works.
-    Ping(PathId),
+    Ping(u32),
     /// Give it up: it does not, and another one does.
-    Close(PathId),
+    Close(u32),
 }
 
 /// The paths of one connection, as they were when they were last looked at.
 #[derive(Debug)]
-pub(crate) struct Silence {
+pub(crate) struct Liveness {
     /// For how many times as long a path may be silent.
     patience: u32,
-    paths: BTreeMap<PathId, Known>,
+    paths: BTreeMap<u32, Known>,
     looked: Option<Instant>,
 }
 
@@ -135,7 +120,7 @@ impl Known {
     }
 }
 
-impl Silence {
+impl Liveness {
     /// For a client's paths.
     pub(crate) fn of_client() -> Self {
         Self::new(1)
@@ -176,7 +161,7 @@ impl Silence {
         let mut suspects = Vec::new();
         for f in figures {
             let limit = self.patience * LEAST.max(f.rtt * RTTS);
-            let another = |(id, known): (&PathId, &Known)| *id != f.id && known.is_heard(now);
+            let another = |(id, known): (&u32, &Known)| *id != f.id && known.is_heard(now);
             let compared = self.paths.iter().any(another);
             let Some((since, counted)) = self.paths.get_mut(&f.id).and_then(|k| k.owing.as_mut())
             else {
@@ -218,7 +203,7 @@ mod tests {
 
     /// Two paths, 0 and 1, looked at often.
     struct Pair {
-        silence: Silence,
+        liveness: Liveness,
         now: Instant,
         figures: [Figures; 2],
         downloading: bool,
@@ -227,13 +212,13 @@ mod tests {
     impl Pair {
         fn new() -> Self {
             let path = |id: u32| Figures {
-                id: id.into(),
+                id,
                 rtt: RTT,
                 sent: 0,
                 received: 0,
             };
             let mut pair = Self {
-                silence: Silence::of_client(),
+                liveness: Liveness::of_client(),
                 now: Instant::now(),
                 figures: [path(0), path(1)],
                 downloading: false,
@@ -244,7 +229,8 @@ mod tests {
 
         fn look(&mut self, later: Duration) -> Vec<Verdict> {
             self.now += later;
-            self.silence.look(self.now, &self.figures, self.downloading)
+            self.liveness
+                .look(self.now, &self.figures, self.downloading)
         }
 
         fn send(&mut self, path: usize) {
@@ -261,8 +247,8 @@ mod tests {
             while self.now - start < time {
                 traffic(self);
                 let verdicts = self.look(LOOK);
-                assert!(!verdicts.contains(&Verdict::Close(PathId::ZERO)));
-                if verdicts.contains(&Verdict::Close(PathId::from(1u32))) {
+                assert!(!verdicts.contains(&Verdict::Close(0)));
+                if verdicts.contains(&Verdict::Close(1)) {
                     return Some(self.now - start);
                 }
             }
@@ -297,7 +283,7 @@ mod tests {
     #[test]
     fn a_server_leaves_it_to_the_client_for_as_long_again() {
         let mut pair = Pair::new();
-        pair.silence = Silence::of_server();
+        pair.liveness = Liveness::of_server();
         let closed = pair.run(Duration::from_secs(10), |pair| {
             pair.send(1);
             pair.receive(0);
@@ -334,7 +320,7 @@ mod tests {
             pair.receive(0);
             pings.extend(pair.look(LOOK));
         }
-        assert_eq!(pings, [Verdict::Ping(PathId::from(1u32)); PINGS as usize]);
+        assert_eq!(pings, [Verdict::Ping(1); PINGS as usize]);
     }
 
     #[test]
@@ -359,7 +345,7 @@ mod tests {
             pair.send(1);
             for verdict in pair.look(LOOK) {
                 match verdict {
-                    Verdict::Ping(PathId::ZERO) => pings[0] += 1,
+                    Verdict::Ping(0) => pings[0] += 1,
                     Verdict::Ping(_) => pings[1] += 1,
                     Verdict::Close(id) => panic!("{id} is closed"),
                 }
@@ -368,11 +354,7 @@ mod tests {
         assert_eq!(pings, [PINGS; 2]);
         // Both come back, one of them a little later: that is no reason to close it.
         pair.receive(0);
-        assert!(
-            !pair
-                .look(LOOK)
-                .contains(&Verdict::Close(PathId::from(1u32)))
-        );
+        assert!(!pair.look(LOOK).contains(&Verdict::Close(1)));
         pair.receive(1);
         assert_eq!(pair.run(LEAST, |pair| pair.receive(0)), None);
     }
@@ -387,12 +369,12 @@ mod tests {
             for verdict in pair.look(LOOK) {
                 match verdict {
                     // The answer is there before the next look.
-                    Verdict::Ping(PathId::ZERO) => {
+                    Verdict::Ping(0) => {
                         pair.receive(0);
                         pinged += 1;
                     }
                     Verdict::Ping(_) => {}
-                    Verdict::Close(id) => closed |= id == PathId::from(1u32),
+                    Verdict::Close(id) => closed |= id == 1,
                 }
             }
         }
@@ -407,7 +389,7 @@ mod tests {
         pair.look(LOOK);
         pair.receive(0);
         let verdicts = pair.look(Duration::from_secs(3600));
-        assert!(!verdicts.contains(&Verdict::Close(PathId::from(1u32))));
+        assert!(!verdicts.contains(&Verdict::Close(1)));
         let rest = pair.run(Duration::from_secs(10), |pair| pair.receive(0));
         assert!(rest.unwrap() >= LEAST - STEP - 2 * LOOK, "{rest:?}");
     }

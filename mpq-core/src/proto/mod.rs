@@ -55,6 +55,7 @@ pub mod probe;
 pub(crate) mod reopen_gate;
 pub mod server;
 pub(crate) mod trace;
+pub(crate) mod varint;
 
 pub use client::{Strategy, UnknownStrategy};
 pub use frame::Frame;

@@ -15,24 +15,6 @@ const RESERVED_VERSION: [u8; 4] = [0x1a, 0x2a, 0x3a, 0x4a];
 /// Long header, and the fixed bit, which some load balancers want to see.
 const LONG_HEADER: u8 = 0xc0;
 
-/// The token of a client's probes.
-pub(crate) fn probe_token(connection: &noq::Connection) -> Token {
-    secret(connection, b"EXPORTER-mpq-probe")
-}
-
-/// The token of the knocks of a connection's server, known to both ends.
-pub(crate) fn knock_token(connection: &noq::Connection) -> Token {
-    secret(connection, b"EXPORTER-mpq-knock")
-}
-
-/// A secret that both ends of the connection can make and nobody else (RFC 8446 §7.5).
-fn secret(connection: &noq::Connection, label: &[u8]) -> Token {
-    let mut token = Token::default();
-    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
-    let _ = connection.export_keying_material(&mut token, label, b"");
-    token
-}
-
 /// The probe whose answer will carry `token`.
 pub fn probe(token: Token) -> Vec<u8> {
     let mut packet = header(RESERVED_VERSION, token, token);
