@@ -1,29 +1,32 @@
 //! Multipath QUIC and live server migration: what both ends of mpq share.
 //!
 //! [`client::Client`] downloads over every interface and follows a server that moves;
-//! [`server::Server`] serves, and moves with all of its connections. Between them and noq are the
-//! [`path`]s: the sockets of each interface, probes, and the manager. What to do when is decided by
-//! the sans-IO machines of [`migration`], which also explains the protocol.
+//! [`server::Server`] serves, and moves with all of its connections. What to do when is decided by
+//! the sans-IO machines of [`proto`], which also explains the protocol. Below are the sockets of each
+//! interface ([`net`]), HTTP/3 over noq ([`mod@h3`]) and the congestion control.
 //!
-//! Data flows one way: sockets → noq → path manager → machine → its outputs.
+//! Data flows one way: sockets → noq → driver → machine → its outputs.
 #![forbid(unsafe_code)]
 
 pub mod client;
 mod congestion;
-pub mod endpoint;
-mod gate;
-pub mod h3_noq;
-pub mod migration;
-pub mod path;
+mod error;
+mod frame_io;
+pub mod h3;
+pub mod limits;
+pub mod net;
+pub mod proto;
 #[cfg(feature = "qlog")]
 mod qlog;
 mod runtime;
 pub mod server;
+mod stats;
+mod time;
 pub mod tls;
-mod traffic;
+mod transport;
 mod usage;
 
 pub use congestion::{Congestion, UnknownCongestion};
-pub use gate::Gate;
-pub use traffic::{Carried, PathTraffic, Traffic};
+pub use server::Gate;
+pub use stats::{Carried, PathTraffic, Traffic};
 pub use usage::Usage;

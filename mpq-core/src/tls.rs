@@ -21,6 +21,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 
+use crate::proto::probe::Token;
+
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -313,6 +315,24 @@ impl ServerCertVerifier for AnyCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// The token of a client's probes.
+pub(crate) fn probe_token(connection: &noq::Connection) -> Token {
+    secret(connection, b"EXPORTER-mpq-probe")
+}
+
+/// The token of the knocks of a connection's server, known to both ends.
+pub(crate) fn knock_token(connection: &noq::Connection) -> Token {
+    secret(connection, b"EXPORTER-mpq-knock")
+}
+
+/// A secret that both ends of the connection can make and nobody else (RFC 8446 §7.5).
+fn secret(connection: &noq::Connection, label: &[u8]) -> Token {
+    let mut token = Token::default();
+    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
+    let _ = connection.export_keying_material(&mut token, label, b"");
+    token
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mpq_core::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
-use mpq_core::path::probe;
-use mpq_core::path::sockets::{Bind, Sockets};
+use mpq_core::net::{Bind, Sockets};
+use mpq_core::proto::probe;
 use mpq_core::server::{MoveError, Thaw};
 use mpq_core::tls::{self, Trust};
 use support::impostor::Impostor;

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use mpq_core::client::ClientEvent;
-use mpq_core::migration::server::Announcement;
+use mpq_core::proto::server::Announcement;
 use mpq_core::server::Thaw;
 use support::{Bench, MILLISECOND, announcement, in_use, until};
 

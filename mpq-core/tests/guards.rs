@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mpq_core::migration::client::{Client, Config, Event, Input, Output};
-use mpq_core::migration::server::{self, Announcement, Server};
-use mpq_core::migration::{Frame, Strategy};
+use mpq_core::proto::client::{Client, Config, Event, Input, Output};
+use mpq_core::proto::server::{self, Announcement, Server};
+use mpq_core::proto::{Frame, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

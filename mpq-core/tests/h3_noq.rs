@@ -11,9 +11,7 @@ use h3::client::SendRequest;
 use h3::error::{Code, StreamError};
 use h3::quic::{self, OpenStreams, RecvStream as _, StreamErrorIncoming};
 use http::{Method, Request, Response};
-use mpq_core::h3_noq::{
-    BidiStream, Connection, MigrationStream, RecvStream, open_migration_stream,
-};
+use mpq_core::h3::{BidiStream, Connection, MigrationStream, RecvStream, open_migration_stream};
 use mpq_core::tls::{self, Identity, Trust};
 use noq::VarInt;
 

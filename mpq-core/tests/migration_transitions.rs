@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mpq_core::migration::client::{self, Client, Config, Event};
-use mpq_core::migration::server::{self, Announcement, Server};
-use mpq_core::migration::{Frame, Strategy};
+use mpq_core::proto::client::{self, Client, Config, Event};
+use mpq_core::proto::server::{self, Announcement, Server};
+use mpq_core::proto::{Frame, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ fn diagram(states: &[(&str, Vec<Row>)]) -> String {
 
 fn compare(file: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/migration")
+        .join("src/proto")
         .join(file);
     if std::env::var_os("UPDATE_TRANSITIONS").is_some() {
         std::fs::write(&path, text).unwrap();

@@ -233,7 +233,7 @@ impl World {
     }
 }
 
-/// `endpoint::update_keys`.
+/// `transport::update_keys`.
 #[test]
 fn a_key_update_costs_what_is_in_flight_on_a_path_that_is_further_on() {
     let mut world = World::new();
@@ -260,7 +260,7 @@ fn a_key_update_costs_what_is_in_flight_on_a_path_that_is_further_on() {
     );
 }
 
-/// `h3_noq::ahead::HELD`.
+/// `h3::send_window::HELD`.
 #[test]
 fn what_is_in_flight_on_a_path_that_dies_stays_there() {
     let mut world = World::new();
@@ -277,7 +277,7 @@ fn what_is_in_flight_on_a_path_that_dies_stays_there() {
     );
 }
 
-/// `h3_noq::chunks::Watch`.
+/// `h3::reassembly::Watch`.
 #[test]
 fn what_fills_a_gap_is_lost_where_noq_makes_order_before_it_is_read() {
     const PIECE: usize = 10;

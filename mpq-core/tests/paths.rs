@@ -14,8 +14,8 @@ use bytes::{Buf, Bytes};
 use futures::future::join_all;
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
-use mpq_core::endpoint::{SEND_WINDOW, STREAM_WINDOW};
-use mpq_core::path::sockets::Bind;
+use mpq_core::limits::{SEND_WINDOW, STREAM_WINDOW};
+use mpq_core::net::Bind;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_core::tls::{Identity, Trust};
 use sha2::{Digest, Sha256};
@@ -293,7 +293,7 @@ async fn a_server_writes_no_further_ahead_than_its_paths_can_use() {
     drop(requests);
 }
 
-/// See `endpoint::update_keys`. All in one thread, so that what noq tells is told here.
+/// See `transport::update_keys`. All in one thread, so that what noq tells is told here.
 #[tokio::test]
 async fn keys_are_updated_while_there_is_one_path_only() {
     let log = Log::default();

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mpq_core::h3_noq::MIGRATION_STREAM_TYPE;
-use mpq_core::migration::{Frame, frame, policy};
-use mpq_core::path::probe;
+use mpq_core::h3::MIGRATION_STREAM_TYPE;
+use mpq_core::proto::{Frame, frame, policy};
+use mpq_core::proto::probe;
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
-use mpq_core::endpoint::STREAM_WINDOW;
+use mpq_core::limits::STREAM_WINDOW;
 use mpq_lab::arms::mpq_get::{Done, Download, Entry, Event};
 use mpq_lab::arms::mpq_server::Content;
 use mpq_lab::arms::sample::Sampler;

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mpq_core::migration::frame::MAX_ADDRESSES;
-use mpq_core::migration::server::Announcement;
+use mpq_core::proto::frame::MAX_ADDRESSES;
+use mpq_core::proto::server::Announcement;
 use mpq_core::server::{Server, Thaw};
 use tokio::sync::oneshot;
 

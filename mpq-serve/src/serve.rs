@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mpq_core::migration::frame::MAX_ADDRESSES;
-use mpq_core::migration::server::Elsewhere;
+use mpq_core::proto::frame::MAX_ADDRESSES;
+use mpq_core::proto::server::Elsewhere;
 use mpq_core::server::{BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};

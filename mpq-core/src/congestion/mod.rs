@@ -1,7 +1,9 @@
 //! Which congestion control a sender uses. All but OLIA are noq's and treat each path by itself.
 
-pub(crate) mod careful;
+pub(crate) mod careful_resume;
+pub(crate) mod controller;
 mod olia;
+pub(crate) mod send_control;
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +40,7 @@ impl Congestion {
     /// Each of them.
     pub const ALL: [Self; 4] = [Self::Cubic, Self::Bbr, Self::NewReno, Self::Olia];
 
-    /// Whether it has a window that [`careful`] can give a start; BBR has a rate.
+    /// Whether it has a window that [`careful_resume`] can give a start; BBR has a rate.
     pub(crate) fn has_window(self) -> bool {
         self != Self::Bbr
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::Client;
 use http::Response;
-use mpq_core::migration::server::Announcement;
+use mpq_core::proto::server::Announcement;
 use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::Identity;
 use tokio::sync::watch;

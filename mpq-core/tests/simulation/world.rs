@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mpq_core::migration::client::{self, Client, Config, Event};
-use mpq_core::migration::server::{self, Announcement, Elsewhere, Server};
-use mpq_core::migration::{Frame, Strategy, policy};
+use mpq_core::proto::client::{self, Client, Config, Event};
+use mpq_core::proto::server::{self, Announcement, Elsewhere, Server};
+use mpq_core::proto::{Frame, Strategy, policy};
 
 use crate::schedule::{Dice, Move, Op, Schedule};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
-use mpq_core::migration::Strategy;
+use mpq_core::proto::Strategy;
 use mpq_core::tls::Trust;
 
 use super::url::{parse_url, remote_name};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use mpq_core::client::ClientConfig;
-use mpq_core::migration::policy::acceptable;
+use mpq_core::proto::policy::acceptable;
 
 use super::request::DownloadRequest;
 use super::transfer::Transfer;

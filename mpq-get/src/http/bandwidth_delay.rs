@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mpq_core::client::{PathInfo, PathState};
-use mpq_core::endpoint::STREAM_WINDOW;
+use mpq_core::limits::STREAM_WINDOW;
 
 /// Bytes of a stream that may come before any was read.
 pub(super) const WINDOW: u64 = STREAM_WINDOW as u64;

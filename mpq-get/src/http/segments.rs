@@ -1,7 +1,7 @@
 //! The body, by one request or by several at once.
 //!
 //! In a round trip a stream carries no more than its flow-control window (RFC 9000 §4.1), which is small
-//! here (see `mpq_core::endpoint`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry most of it,
+//! here (see `mpq_core::limits`): 2 MiB are 840 Mbit/s at 20 ms. Once the paths carry most of it,
 //! the parts that follow are asked for while what is before them still comes. Each fits into the window,
 //! which so holds all of it however early it comes, and they are read one after the other, as one body:
 //!

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use h3::client::SendRequest;
 use h3::quic::OpenStreams;
 use mpq_core::client::{Client, ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo};
-use mpq_core::h3_noq;
 use tokio::sync::broadcast;
 
 /// A connection to a server; the methods are those of [`Client`].
@@ -43,7 +42,7 @@ pub(crate) trait Connection: Sized {
 }
 
 impl Connection for Client {
-    type Streams = h3_noq::OpenStreams;
+    type Streams = mpq_core::h3::OpenStreams;
 
     async fn connect(
         config: ClientConfig,

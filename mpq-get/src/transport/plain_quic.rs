@@ -15,12 +15,9 @@ use bytes::Bytes;
 use h3::client::SendRequest;
 use h3::error::Code;
 use mpq_core::Congestion;
-use mpq_core::client::{
-    ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState, refused,
-};
-use mpq_core::endpoint::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
-use mpq_core::path::interfaces::{Local, usable};
-use mpq_core::path::sockets::Bind;
+use mpq_core::client::{ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState};
+use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
+use mpq_core::net::{Bind, Local, refused, usable};
 use mpq_core::tls;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -48,7 +45,7 @@ pub(crate) struct PlainQuic {
     events: broadcast::Sender<(Instant, ClientEvent)>,
 }
 
-/// quinn's settings at both ends, with the windows of [`mpq_core::endpoint`]. On one path OLIA is
+/// quinn's settings at both ends, with the windows of [`mpq_core::limits`]. On one path OLIA is
 /// NewReno.
 ///
 /// # Errors

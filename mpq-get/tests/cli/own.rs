@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use mpq_core::migration::server::Elsewhere;
+use mpq_core::proto::server::Elsewhere;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_serve::site::files::Root;
 use mpq_serve::site::random::Random;

@@ -19,8 +19,8 @@ mod schedule;
 mod world;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use mpq_core::migration::frame::{self, Decoder};
-use mpq_core::path::probe;
+use mpq_core::proto::frame::{self, Decoder};
+use mpq_core::proto::probe;
 use mpq_get::download::retry::retry_after;
 use mpq_get::http::resume::{Answer, Partial, Validator};
 use mpq_serve::site::conditional::{Selection, Validators, select};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use mpq_core::path::sockets::Bind;
+use mpq_core::net::Bind;
 use mpq_core::tls::{Identity, rustls_server};
 use mpq_core::{Congestion, Gate};
 use mpq_serve::site::random::Random;

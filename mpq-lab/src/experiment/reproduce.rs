@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mpq_core::migration::Strategy;
+use mpq_core::proto::Strategy;
 
 use crate::arms::tcp;
 use crate::experiment::results::Results;

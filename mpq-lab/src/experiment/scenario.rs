@@ -33,7 +33,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mpq_core::migration::Strategy;
+use mpq_core::proto::Strategy;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -12,7 +12,7 @@ use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, malloc_trim, mallopt};
 
 /// How much of each thread's heap stays though it is free, bytes: what a connection may have in flight.
 #[cfg(target_env = "gnu")]
-const KEPT_FREE: i32 = mpq_core::endpoint::SEND_WINDOW as i32;
+const KEPT_FREE: i32 = mpq_core::limits::SEND_WINDOW as i32;
 /// The smallest allocation that is returned at once, bytes: more than a part of a body.
 #[cfg(target_env = "gnu")]
 const RETURNED_AT_ONCE: i32 = 1 << 20;

@@ -1,0 +1,549 @@
+//! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
+//! the sockets report becomes its inputs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use noq::{FourTuple, PathEvent, PathId, PathStatus};
+use noq_proto::PathAbandonReason;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::config::ClientConfig;
+use super::event::ClientEvent;
+use super::paths::{PathInfo, PathState, PathTable, received};
+use crate::error::ClientError;
+use crate::frame_io::{FrameReader, write_frames};
+use crate::h3::MigrationStream;
+use crate::net::address::{canonical, mapped};
+use crate::net::interfaces::{self, Change};
+use crate::net::{Answer, Local, Sockets};
+use crate::proto::client::{Client as Machine, Config, Event, Input, Output};
+use crate::proto::liveness::{Figures, Liveness, Verdict};
+use crate::proto::probe::{self, Token};
+use crate::proto::reopen_gate::Doubts;
+use crate::proto::{Frame, Strategy, trace};
+use crate::stats::path_number;
+use crate::time::sleep_until;
+use crate::tls;
+
+/// How often counters are looked at for signs of life: in a move, and else.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_SETTLED: Duration = Duration::from_millis(50);
+
+pub(super) struct Driver {
+    connection: noq::WeakConnectionHandle,
+    sockets: Sockets,
+    /// What the user wants to be used, and what of it is there.
+    wanted: Vec<String>,
+    locals: Vec<Local>,
+    multipath: bool,
+    liveness: Liveness,
+    doubts: Doubts,
+    machine: Machine,
+    table: PathTable,
+    events: broadcast::Sender<(Instant, ClientEvent)>,
+    frames: mpsc::UnboundedSender<Frame>,
+    /// The server's address as noq knows it from the start.
+    origin: SocketAddr,
+    /// What our probes carry, and the server's knocks.
+    token: Token,
+    knock: Token,
+    idle_timeout: Duration,
+    expecting: bool,
+    /// Datagrams received on each validated path, and when the last one came. What the server sends
+    /// to others, which were given up here, says nothing about where it is.
+    received: (BTreeMap<u32, u64>, Instant),
+    /// A move whose paths are not all open yet.
+    settling: bool,
+    failure: Option<ClientError>,
+}
+
+impl Driver {
+    #[allow(clippy::too_many_arguments, reason = "made in one place")]
+    pub(super) fn new(
+        connection: &noq::Connection,
+        sockets: Sockets,
+        locals: Vec<Local>,
+        remote: SocketAddr,
+        table: PathTable,
+        events: broadcast::Sender<(Instant, ClientEvent)>,
+        config: &ClientConfig,
+    ) -> Self {
+        let now = Instant::now();
+        let multipath = connection.is_multipath_enabled();
+        let (token, knock) = (tls::probe_token(connection), tls::knock_token(connection));
+        sockets.listen_for(&[token, knock]);
+        let (wanted, idle_timeout) = (&config.interfaces, config.idle_timeout);
+        let config = Config {
+            deadline: config.migration_timeout,
+            strategy: config.strategy,
+            allow_unvalidated: config.allow_unvalidated,
+            hold_back: config.hold_back.mul_f64(fraction(token)),
+            seed: u64::from_be_bytes(token),
+            capabilities: match config.strategy {
+                Strategy::Restart => 0,
+                strategy if strategy.redirects() => Frame::REDIRECT,
+                _ if multipath => Frame::MULTIPATH,
+                // Over one path only, there is no other to come along by.
+                _ => 0,
+            },
+        };
+        let mut machine = Machine::new(now, config, locals[0].ip, remote);
+        if multipath {
+            machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
+        }
+        let (frames, to_send) = mpsc::unbounded_channel();
+        tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
+        let driver = Self {
+            connection: connection.weak_handle(),
+            sockets,
+            wanted: wanted.to_vec(),
+            locals,
+            multipath,
+            liveness: Liveness::of_client(),
+            doubts: Doubts::default(),
+            machine,
+            table,
+            events,
+            frames,
+            origin: remote,
+            token,
+            knock,
+            idle_timeout,
+            expecting: false,
+            received: (BTreeMap::new(), now),
+            settling: false,
+            failure: None,
+        };
+        let local = driver.locals[0].ip;
+        driver.opening(PathId::ZERO, local, remote);
+        driver.event(
+            driver
+                .table
+                .set(0, PathState::Validated)
+                .map(ClientEvent::PathValidated),
+        );
+        driver
+    }
+
+    /// Runs until the connection is over, and then says why.
+    pub(super) async fn run(
+        mut self,
+        mut answers: mpsc::Receiver<Answer>,
+        stream: oneshot::Receiver<MigrationStream>,
+        mut commands: mpsc::UnboundedReceiver<bool>,
+        mut changes: mpsc::Receiver<()>,
+        failed: watch::Sender<Option<ClientError>>,
+    ) {
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let mut path_events = connection.path_events();
+        let mut closed = connection.on_closed();
+        drop(connection);
+        let (frame_sender, mut frames) = mpsc::channel(16);
+        let reader = tokio::spawn(read_frames(stream, frame_sender));
+        let mut looked = Instant::now();
+        let reason = loop {
+            while let Some(output) = self.machine.poll() {
+                self.perform(output);
+            }
+            if let Some(failure) = self.failure.take() {
+                break failure;
+            }
+            let due = self.machine.next_timeout();
+            let look_at = match self.machine.is_settled() {
+                true => looked + LOOK_SETTLED,
+                false => looked + LOOK,
+            };
+            tokio::select! {
+                closed = &mut closed => break ClientError::from(&closed.reason),
+                Some(frame) = frames.recv() => self.input(Input::Frame(frame)),
+                Some(answer) = answers.recv() => self.answer(answer),
+                Some(event) = path_events.next() => {
+                    if let Ok(event) = event {
+                        self.path_event(event);
+                    }
+                }
+                Some(expecting) = commands.recv() => {
+                    self.expecting = expecting;
+                    self.received.1 = Instant::now();
+                    self.input(Input::Expecting(expecting));
+                }
+                Some(()) = changes.recv() => self.interfaces_changed(),
+                () = sleep_until(Some(look_at)) => {
+                    looked = Instant::now();
+                    self.look();
+                }
+                () = sleep_until(due) => {
+                    self.step(&format_args!("time"), |machine, now| machine.handle_timeout(now));
+                }
+            }
+        };
+        reader.abort();
+        failed.send_replace(Some(reason));
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(state = self.machine.state(), ?input, "migration");
+        self.quiet_input(input);
+    }
+
+    /// For what comes several times a second.
+    fn quiet_input(&mut self, input: Input) {
+        let cause = input.clone();
+        self.step(&cause, |machine, now| machine.handle(now, input));
+    }
+
+    /// All that changes the machine's state goes through here.
+    fn step(&mut self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
+        let before = self.machine.state();
+        step(&mut self.machine, Instant::now());
+        trace::transition("client", before, self.machine.state(), cause);
+    }
+
+    fn event(&self, event: impl Into<Option<ClientEvent>>) {
+        if let Some(event) = event.into() {
+            let _ = self.events.send((Instant::now(), event));
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        tracing::debug!(?output, "migration");
+        match output {
+            Output::Send(frame) => {
+                let _ = self.frames.send(frame);
+            }
+            Output::Redirect(to) => self.redirect(to),
+            Output::Probe(targets) => {
+                let probe = probe::probe(self.token);
+                for target in targets {
+                    self.facing(target)
+                        .for_each(|l| self.sockets.send(Some(l.ip), target, &probe));
+                }
+            }
+            Output::Open { local, remote } => self.open(local, remote),
+            Output::Abandon(remote) => {
+                self.doubts.forget(remote);
+                for path in self.table.all() {
+                    if path.remote == remote && path.state == PathState::Opening {
+                        self.close(path.id);
+                    }
+                }
+            }
+            Output::Close { path } => self.close(path),
+            Output::Event(event) => self.announce(event),
+        }
+    }
+
+    fn announce(&mut self, event: Event) {
+        let event = match event {
+            Event::Announced {
+                sequence,
+                targets,
+                lead,
+                outage,
+            } => ClientEvent::Announced {
+                sequence,
+                targets,
+                lead,
+                outage,
+            },
+            Event::Addresses { pool, name } => ClientEvent::Addresses { pool, name },
+            Event::Refused { .. } => ClientEvent::Failed {
+                reason: "the announced address is not one that this server may send us to".into(),
+            },
+            Event::Parked { sequence } => ClientEvent::Parked { sequence },
+            Event::Silent => ClientEvent::Silent,
+            Event::Detected { remote, knock } => ClientEvent::Detected {
+                remote,
+                by: if knock { "knock" } else { "probe" },
+            },
+            Event::Moved { sequence, remote } => {
+                self.settling = true;
+                ClientEvent::Moved { sequence, remote }
+            }
+            Event::Cancelled { sequence } => ClientEvent::Cancelled { sequence },
+            Event::Failed => {
+                let reason = "no answer at the new address before the deadline".to_owned();
+                self.failure = Some(ClientError::Migration(reason.clone()));
+                ClientEvent::Failed { reason }
+            }
+        };
+        self.event(event);
+    }
+
+    /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
+    fn open(&mut self, local: IpAddr, remote: SocketAddr) {
+        if self.doubts.hold(Instant::now(), local, remote) {
+            return;
+        }
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let tuple = FourTuple::new(mapped(remote), Some(local));
+        match connection.open_path(tuple, PathStatus::Available).path_id() {
+            Some(id) => self.opening(id, local, remote),
+            None => self.input(Input::PathRefused {
+                local,
+                remote,
+                retry: true,
+            }),
+        }
+    }
+
+    fn redirect(&mut self, to: Option<SocketAddr>) {
+        self.sockets.redirect(self.origin, to);
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        self.received.0 = received(self.table.figures().iter().map(|(_, path)| path));
+        // Whoever is there learns from it that we are.
+        for id in self.table.validated() {
+            ping(&connection, id);
+        }
+    }
+
+    fn opening(&self, id: PathId, local: IpAddr, remote: SocketAddr) {
+        let path = self
+            .connection
+            .upgrade()
+            .and_then(|connection| connection.path(id));
+        let info = PathInfo {
+            id: path_number(id),
+            interface: self.interface(local),
+            local,
+            remote,
+            state: PathState::Opening,
+            rtt: Duration::ZERO,
+            received: 0,
+            sent: 0,
+            lost: 0,
+        };
+        self.table
+            .insert(info.clone(), path.map(|path| path.weak_handle()));
+        self.event(ClientEvent::PathOpened(info));
+    }
+
+    fn close(&mut self, id: u32) {
+        let path = self
+            .connection
+            .upgrade()
+            .and_then(|c| c.path(PathId::from(id)));
+        if let Some(path) = path {
+            let _ = path.close();
+        }
+    }
+
+    fn path_event(&mut self, event: PathEvent) {
+        match event {
+            PathEvent::Established { id, .. } => {
+                let Some(info) = self.table.set(path_number(id), PathState::Validated) else {
+                    return;
+                };
+                let (path, local, remote) = (info.id, info.local, info.remote);
+                self.event(ClientEvent::PathValidated(info));
+                self.input(Input::PathOpen {
+                    path,
+                    local,
+                    remote,
+                });
+            }
+            PathEvent::Abandoned { id, reason, .. } => {
+                let id = path_number(id);
+                let validated = self.table.validated().contains(&id);
+                let Some(info) = self.table.set(id, PathState::Closed) else {
+                    return;
+                };
+                let (local, remote) = (info.local, info.remote);
+                self.event(ClientEvent::PathClosed(info));
+                // The server gives up what is silent at its end; or what it has moved away from.
+                let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
+                let needed = remote == self.machine.remote() && !self.machine.is_moving();
+                if !validated || by_server && needed {
+                    self.doubts.add(local);
+                }
+                if self.table.validated().is_empty() {
+                    for (local, remote) in self.doubts.clear() {
+                        self.open(local, remote);
+                    }
+                }
+                self.input(match validated {
+                    true => Input::PathGone { path: id },
+                    false => Input::PathRefused {
+                        local,
+                        remote,
+                        retry: true,
+                    },
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let knock = self.knock == answer.token;
+        let remote = canonical(answer.remote);
+        if !knock && self.doubts.answered(answer.local, remote) {
+            self.open(answer.local, remote);
+        }
+        self.input(Input::Answer { remote, knock });
+    }
+
+    /// Looks for signs of life, and for their absence.
+    fn look(&mut self) {
+        let (remotes, figures): (Vec<_>, Vec<_>) = self.table.figures().into_iter().unzip();
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
+        let received = received(&figures);
+        let now = Instant::now();
+        let has_more = |(id, count)| self.received.0.get(id) != Some(count);
+        let heard = received.iter().any(has_more);
+        self.received.0 = received;
+        if heard {
+            self.received.1 = now;
+            self.quiet_input(Input::Heard);
+        } else if self.expecting
+            && !self.machine.is_moving()
+            && now.duration_since(self.received.1) >= self.idle_timeout
+        {
+            self.failure = Some(ClientError::Idle);
+        }
+        if let Some(rtt) = figures.iter().map(|path| path.rtt).max() {
+            self.quiet_input(Input::Rtt(rtt));
+        }
+        for (local, remote) in self.doubts.probes(now) {
+            self.sockets
+                .send(Some(local), remote, &probe::probe(self.token));
+        }
+        self.judge(&connection, &figures, now);
+        let remote = self.machine.path_remote();
+        let there = remotes.iter().filter(|r| **r == remote).count();
+        let all = match self.multipath {
+            true => self.facing(remote).count(),
+            false => 1,
+        };
+        if self.settling && there == remotes.len() && there == all {
+            self.settling = false;
+            let remote = self.machine.remote();
+            self.event(ClientEvent::Settled { remote });
+        }
+    }
+
+    /// Gives up the paths that have died silently. In a move the server is silent on all of them.
+    fn judge(&mut self, connection: &noq::Connection, figures: &[Figures], now: Instant) {
+        if self.machine.is_moving() {
+            self.liveness = Liveness::of_client();
+            return;
+        }
+        for verdict in self.liveness.look(now, figures, self.expecting) {
+            match verdict {
+                Verdict::Ping(id) => ping(connection, id),
+                Verdict::Close(id) => {
+                    let paths = self.table.all();
+                    if let Some(path) = paths.iter().find(|path| path.id == id) {
+                        tracing::info!("path {id} from {} is silent, and closed", path.local);
+                        self.doubts.add(path.local);
+                        self.close(path.id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Uses what is there now of what the user wants, and no more what is gone. While there is
+    /// nothing, the machine keeps what it knows: its paths go on when something comes back.
+    fn interfaces_changed(&mut self) {
+        let server = self.machine.remote().ip();
+        let change = interfaces::changed(server, &self.wanted, &self.locals);
+        let Change { gone, present } = match change {
+            Ok(change) => change,
+            Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
+        };
+        self.locals.clear();
+        for Local { interface, ip, .. } in &gone {
+            self.sockets.close_local(*ip);
+            self.event(ClientEvent::InterfaceDown {
+                interface: interface.clone(),
+                local: *ip,
+            });
+        }
+        let mut news = false;
+        for (local, is_new) in present {
+            if is_new {
+                // It may have gone again.
+                if let Err(error) = self.sockets.reopen(&[local.bind()]) {
+                    tracing::warn!("cannot use {} at {}: {error}", local.interface, local.ip);
+                    continue;
+                }
+                self.event(ClientEvent::InterfaceUp {
+                    interface: local.interface.clone(),
+                    local: local.ip,
+                });
+            }
+            news |= is_new;
+            self.locals.push(local);
+        }
+        for path in self.table.all() {
+            let is_gone = gone.iter().any(|l| l.ip == path.local);
+            if is_gone && path.state == PathState::Opening {
+                self.close(path.id);
+            }
+        }
+        if self.multipath && !self.locals.is_empty() && (news || !gone.is_empty()) {
+            let locals = self.locals.iter().map(|l| l.ip).collect();
+            self.input(Input::Locals(locals));
+        }
+        // The server answers to where it last heard of a path.
+        if news && let Some(connection) = self.connection.upgrade() {
+            for (_, path) in self.table.figures() {
+                ping(&connection, path.id);
+            }
+        }
+    }
+
+    /// The local addresses of the family of this remote one.
+    fn facing(&self, remote: SocketAddr) -> impl Iterator<Item = &Local> {
+        self.locals
+            .iter()
+            .filter(move |l| l.ip.is_ipv4() == remote.is_ipv4())
+    }
+
+    fn interface(&self, local: IpAddr) -> String {
+        let of_this_address = self.locals.iter().find(|l| l.ip == local);
+        of_this_address.map_or_else(|| local.to_string(), |l| l.interface.clone())
+    }
+}
+
+fn ping(connection: &noq::Connection, id: u32) {
+    if let Some(path) = connection.path(PathId::from(id)) {
+        let _ = path.ping();
+    }
+}
+
+/// A number between 0 and 1, as random as the token.
+fn fraction(token: Token) -> f64 {
+    u64::from_be_bytes(token) as f64 / u64::MAX as f64
+}
+
+async fn read_frames(stream: oneshot::Receiver<MigrationStream>, frames: mpsc::Sender<Frame>) {
+    let Ok(stream) = stream.await else { return };
+    let mut reader = FrameReader::new(stream);
+    loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                if frames.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                return tracing::warn!("the server's migration stream is given up: {error}");
+            }
+        }
+    }
+}

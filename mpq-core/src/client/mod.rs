@@ -1,0 +1,165 @@
+//! The client's end: one connection over every interface, which follows the server.
+
+mod config;
+mod driver;
+mod event;
+mod paths;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, watch};
+
+pub use self::config::ClientConfig;
+use self::driver::Driver;
+pub use self::event::ClientEvent;
+use self::paths::PathTable;
+pub use self::paths::{PathInfo, PathState};
+pub use crate::error::{ClientError, ConnectError};
+use crate::h3::{Connection, NO_ERROR, OpenStreams};
+use crate::net::address::mapped;
+use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
+use crate::{tls, transport};
+
+/// Events that a slow reader may fall behind; a move makes about ten.
+const EVENTS: usize = 1024;
+
+/// How long a closed connection's peer is waited for.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A connection to a server.
+pub struct Client {
+    connection: noq::Connection,
+    endpoint: noq::Endpoint,
+    requests: h3::client::SendRequest<OpenStreams, Bytes>,
+    /// Reads nothing, so that whoever takes it has all since the start.
+    events: Mutex<broadcast::Receiver<(Instant, ClientEvent)>>,
+    paths: PathTable,
+    commands: mpsc::UnboundedSender<bool>,
+    failure: watch::Receiver<Option<ClientError>>,
+}
+
+impl Client {
+    /// Connects to `remote`, whose certificate must be for `server_name`, from every interface:
+    /// the handshake over the first, further paths as soon as the server allows.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(
+        config: ClientConfig,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<Self, ConnectError> {
+        // Before the list is made, so that no change is missed.
+        let changes = monitor::changes().unwrap_or_else(|error| {
+            tracing::warn!("changes of the network interfaces will go unnoticed: {error}");
+            mpsc::channel(1).1
+        });
+        let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
+        let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
+        let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
+        let largest = mtu::largest(&binds, remote);
+        crypto.transport_config(transport::client_transport(config.congestion, largest));
+        let (sockets, answers) =
+            Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
+        let endpoint = noq::Endpoint::new_with_abstract_socket(
+            transport::config(),
+            None,
+            sockets.for_endpoint(),
+            Arc::new(noq::TokioRuntime),
+        )?;
+        let connecting = endpoint
+            .connect_with(crypto, mapped(remote), server_name)
+            .map_err(|error| ConnectError::Connection(error.to_string()))?;
+        let connection = tokio::select! {
+            connected = connecting => connected?,
+            () = refused(&binds[0], remote) => return Err(ConnectError::Refused),
+            () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
+        };
+
+        let (mut quic, stream) = Connection::new(connection.clone());
+        quic.read(transport::order(largest));
+        let (mut http, requests) = h3::client::builder()
+            .send_grease(false)
+            .build(quic)
+            .await
+            .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
+        tokio::spawn(async move { http.wait_idle().await });
+
+        let (sender, events) = broadcast::channel(EVENTS);
+        let (commands, to_driver) = mpsc::unbounded_channel();
+        let (failed, failure) = watch::channel(None);
+        let paths = PathTable::default();
+        let driver = Driver::new(
+            &connection,
+            sockets,
+            locals,
+            remote,
+            paths.clone(),
+            sender,
+            &config,
+        );
+        tokio::spawn(driver.run(answers, stream, to_driver, changes, failed));
+        let events = Mutex::new(events);
+        Ok(Self {
+            connection,
+            endpoint,
+            requests,
+            events,
+            paths,
+            commands,
+            failure,
+        })
+    }
+
+    /// What sends requests; for one request at a time, or clone it.
+    pub fn requests(&self) -> h3::client::SendRequest<OpenStreams, Bytes> {
+        self.requests.clone()
+    }
+
+    /// What happens, with the time. The first receiver has everything since the connection was
+    /// made, later ones what is to come.
+    pub fn events(&self) -> broadcast::Receiver<(Instant, ClientEvent)> {
+        let mut events = self.events.lock().unwrap();
+        let later = events.resubscribe();
+        std::mem::replace(&mut *events, later)
+    }
+
+    /// All paths that there are or were.
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.paths.all()
+    }
+
+    /// Whether multipath was negotiated.
+    pub fn multipath(&self) -> bool {
+        self.connection.is_multipath_enabled()
+    }
+
+    /// Handshakes that this client started.
+    pub fn handshakes(&self) -> u64 {
+        self.endpoint.stats().outgoing_handshakes
+    }
+
+    /// Says whether a download is running, so that the server's silence means something.
+    pub fn expecting(&self, downloading: bool) {
+        let _ = self.commands.send(downloading);
+    }
+
+    /// Resolves when the connection is lost.
+    pub async fn failed(&self) -> ClientError {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or(ClientError::Idle),
+            Err(_) => ClientError::Closed("the connection is over".into()),
+        }
+    }
+
+    /// Closes the connection, and tells the server. Waits for its answer, but not for long: a server
+    /// that has vanished gives none.
+    pub async fn close(self) {
+        self.connection.close(NO_ERROR, b"");
+        let _ = tokio::time::timeout(CLOSING, self.endpoint.wait_all_draining()).await;
+    }
+}

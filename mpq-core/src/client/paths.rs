@@ -1,0 +1,124 @@
+//! The paths of a connection, and what they have carried.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use noq::WeakPathHandle;
+
+use crate::proto::liveness::Figures;
+use crate::stats::figures;
+
+/// A path, now or as it was when it was closed.
+#[derive(Debug, Clone)]
+pub struct PathInfo {
+    /// QUIC's path id.
+    pub id: u32,
+    /// Interface that it leaves by.
+    pub interface: String,
+    /// Local address.
+    pub local: IpAddr,
+    /// The server's address.
+    pub remote: SocketAddr,
+    /// How far it is.
+    pub state: PathState,
+    /// Round-trip time, smoothed.
+    pub rtt: Duration,
+    /// UDP payload received, bytes.
+    pub received: u64,
+    /// UDP payload sent, bytes.
+    pub sent: u64,
+    /// Packets lost.
+    pub lost: u64,
+}
+
+/// The life of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathState {
+    /// Challenged, not answered yet.
+    Opening,
+    /// In use.
+    Validated,
+    /// No more.
+    Closed,
+}
+
+/// All paths of a connection, also those that are closed; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PathTable(Arc<Mutex<BTreeMap<u32, Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    info: PathInfo,
+    handle: Option<WeakPathHandle>,
+}
+
+impl PathTable {
+    pub(super) fn all(&self) -> Vec<PathInfo> {
+        let mut entries = self.0.lock().unwrap();
+        entries
+            .values_mut()
+            .map(|entry| entry.refresh().clone())
+            .collect()
+    }
+
+    /// The numbers of the validated paths.
+    pub(super) fn validated(&self) -> Vec<u32> {
+        let entries = self.0.lock().unwrap();
+        let validated = entries
+            .values()
+            .filter(|entry| entry.info.state == PathState::Validated);
+        validated.map(|entry| entry.info.id).collect()
+    }
+
+    /// The validated paths: where they lead to, and their counters.
+    pub(super) fn figures(&self) -> Vec<(SocketAddr, Figures)> {
+        let entries = self.0.lock().unwrap();
+        let validated = entries
+            .values()
+            .filter(|entry| entry.info.state == PathState::Validated);
+        let figures = validated.filter_map(|entry| {
+            let path = entry.handle.as_ref()?.upgrade()?;
+            Some((entry.info.remote, figures(&path)))
+        });
+        figures.collect()
+    }
+
+    /// Changes a path's state; `None` if it is unknown or was in that state.
+    pub(super) fn set(&self, id: u32, state: PathState) -> Option<PathInfo> {
+        let mut entries = self.0.lock().unwrap();
+        let entry = entries
+            .get_mut(&id)
+            .filter(|entry| entry.info.state != state)?;
+        entry.refresh();
+        entry.info.state = state;
+        Some(entry.info.clone())
+    }
+
+    pub(super) fn insert(&self, info: PathInfo, handle: Option<WeakPathHandle>) {
+        self.0
+            .lock()
+            .unwrap()
+            .insert(info.id, Entry { info, handle });
+    }
+}
+
+impl Entry {
+    fn refresh(&mut self) -> &PathInfo {
+        if let Some(path) = self.handle.as_ref().and_then(WeakPathHandle::upgrade) {
+            let stats = path.stats();
+            self.info.rtt = stats.rtt;
+            self.info.received = stats.udp_rx.bytes;
+            self.info.sent = stats.udp_tx.bytes;
+            self.info.lost = stats.lost_packets;
+        }
+        &self.info
+    }
+}
+
+/// Datagrams received on each of these paths.
+pub(super) fn received<'a>(paths: impl IntoIterator<Item = &'a Figures>) -> BTreeMap<u32, u64> {
+    let paths = paths.into_iter();
+    paths.map(|path| (path.id, path.received)).collect()
+}

@@ -1,0 +1,177 @@
+//! What a connection sends, over all of its paths: how much at the most, nothing new while it is held, and
+//! whether all of it has been answered.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use super::Factory;
+use super::careful_resume::{Memory, Saved};
+
+/// How long a path is remembered to have had so much in flight.
+pub(super) const RECENT: Duration = Duration::from_secs(1);
+
+/// In this time what was written is sent, also where nothing is in flight that would tell.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
+/// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// The wait for what was sent on one connection.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    since: Instant,
+    /// Packets until then.
+    sent: u64,
+}
+
+/// Makes the controllers of one connection.
+pub(crate) struct Careful {
+    pub(super) algorithm: Arc<Factory>,
+    pub(super) memory: Mutex<Memory>,
+    pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
+    drain: Mutex<Option<Drain>>,
+    pub(super) held: AtomicBool,
+    /// What each path may have in flight at the most, bytes.
+    pub(super) limit: AtomicU64,
+}
+
+/// What a controller and the server know of each other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Track {
+    /// Congestion window, bytes.
+    pub(super) window: u64,
+    /// Packets sent.
+    pub(super) sent: u64,
+    /// Bytes in flight now, and when they last became fewer.
+    pub(super) bytes: u64,
+    pub(super) progress: Instant,
+    /// A packet was lost, and none was sent since.
+    pub(super) lost: bool,
+    /// The most of late, and when that was.
+    pub(super) most: (u64, Instant),
+    /// Smoothed round-trip time.
+    pub(super) rtt: Duration,
+    /// Which old path this one goes on for, if the controller is yet to know.
+    pub(super) told: Option<Saved>,
+}
+
+impl Track {
+    pub(super) fn set_in_flight(&mut self, now: Instant, bytes: u64) {
+        if bytes < self.bytes {
+            self.progress = now;
+        }
+        self.bytes = bytes;
+    }
+
+    /// Whether nothing is in flight, or to be sent again.
+    fn is_answered(self) -> bool {
+        self.bytes == 0 && !self.lost
+    }
+
+    /// Whether nothing moved since then in the time in which noq sends two probes and may have an answer.
+    /// Those probes count: they carry what was lost.
+    fn is_hopeless(self, now: Instant, since: Instant) -> bool {
+        // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
+        let timeout = 3 * self.rtt + ACK_DELAY;
+        now >= self.progress.max(since) + 2 * timeout + self.rtt
+    }
+
+    pub(super) fn saved(self, now: Instant) -> Option<Saved> {
+        // Something was acknowledged, and not long ago.
+        let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT;
+        is_of_use.then_some(Saved {
+            rtt: self.rtt,
+            window: self.most.0,
+        })
+    }
+}
+
+impl fmt::Debug for Careful {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Careful")
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Careful {
+    pub(crate) fn new(algorithm: Arc<Factory>) -> Self {
+        Self {
+            algorithm,
+            memory: Mutex::default(),
+            tracks: Mutex::default(),
+            drain: Mutex::default(),
+            held: AtomicBool::new(false),
+            limit: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Whether nothing is in flight any more, or can no more be expected to be acknowledged. From the
+    /// first time that this is asked, nothing new is sent once what was written to be said has been: it
+    /// goes ahead of all else, in the next packet that there is room for. That one may be lost, and so each
+    /// loss is followed by another packet.
+    pub(crate) fn drain(&self, now: Instant) -> bool {
+        let sent = || self.tracks().map(|track| track.sent).sum();
+        let mut drain = self.drain.lock().unwrap();
+        let drain = drain.get_or_insert_with(|| Drain {
+            since: now,
+            sent: sent(),
+        });
+        let is_idle = || self.in_flight() == 0 && now >= drain.since + LAST_WORDS;
+        if drain.sent != sent() || is_idle() {
+            self.held.store(true, Ordering::Relaxed);
+        }
+        let held = self.held.load(Ordering::Relaxed);
+        self.tracks()
+            .all(|track| held && track.is_answered() || track.is_hopeless(now, drain.since))
+    }
+
+    /// Sends nothing new; lost data counts as new, acknowledgements and probes go out all the same.
+    pub(crate) fn hold(&self) {
+        *self.drain.lock().unwrap() = None;
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on.
+    pub(crate) fn release(&self) {
+        *self.drain.lock().unwrap() = None;
+        self.held.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.lock().unwrap().is_some()
+    }
+
+    /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.tracks().map(|track| track.bytes).sum()
+    }
+
+    /// How many paths there are, and their congestion windows together, bytes.
+    pub(crate) fn windows(&self) -> (usize, u64) {
+        self.tracks().fold((0, 0), |(paths, windows), track| {
+            (paths + 1, windows + track.window)
+        })
+    }
+
+    /// Has no path have more in flight than this, bytes, whatever the network allows.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
+        let mut tracks = self.tracks.lock().unwrap();
+        tracks.retain(|track| track.strong_count() > 0);
+        let open: Vec<_> = tracks.iter().filter_map(Weak::upgrade).collect();
+        open.into_iter().map(|track| *track.lock().unwrap())
+    }
+
+    /// The paths that are new from `now` on may go on where others were, of which this one had the
+    /// smallest window.
+    pub(crate) fn resume(&self, now: Instant, least: Option<Saved>) {
+        let thaw = Some(now);
+        *self.memory.lock().unwrap() = Memory { least, thaw };
+    }
+}

@@ -1,0 +1,40 @@
+//! The streams that carry MIGRATION frames.
+
+use bytes::Bytes;
+use futures::future;
+use noq::{ReadError, WriteError};
+
+use super::recv::RecvStream;
+
+/// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
+/// "MIG" in ASCII.
+pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
+
+/// Opens a stream for MIGRATION frames towards the peer and writes its type.
+///
+/// # Errors
+/// As noq's `open_uni` and `write_all`: the connection is lost, or the peer does not want the stream.
+pub async fn open_migration_stream(conn: &noq::Connection) -> Result<noq::SendStream, WriteError> {
+    // A varint of four bytes (RFC 9000 §16).
+    const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
+    let mut stream = conn.open_uni().await?;
+    // Ahead of all bodies. Fails once it is closed, which writing tells.
+    let _ = stream.set_priority(1);
+    stream.write_all(&TYPE).await?;
+    Ok(stream)
+}
+
+/// The peer's stream of MIGRATION frames, read up to and including its type.
+pub struct MigrationStream(pub(super) RecvStream);
+
+impl MigrationStream {
+    /// The next bytes, in order, or `None` at the end of the stream. Cancel-safe. Chunks have
+    /// nothing to do with frames.
+    ///
+    /// # Errors
+    /// As noq's `read_chunk`: the peer reset the stream or the connection is lost. Later calls
+    /// fail in the same way.
+    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
+        future::poll_fn(|cx| self.0.poll_chunk(cx)).await
+    }
+}

@@ -1,0 +1,34 @@
+//! HTTP/3 over noq: the [`h3::quic`] traits for [`noq::Connection`], and the stream that carries
+//! MIGRATION frames beside HTTP/3.
+//!
+//! **Migration streams.** Both ends may open one unidirectional stream of the type
+//! [`MIGRATION_STREAM_TYPE`]. RFC 9114 §6.2 makes every other HTTP/3 endpoint discard it. h3 would
+//! discard it too, so [`Connection`] reads the type of each incoming unidirectional stream itself:
+//! the first stream of our type goes to the receiver that [`Connection::new`] returns, further ones
+//! are refused, and all others reach h3 with the bytes read so far put back in front. The types of
+//! several streams are awaited at once, so that none has to wait for a slow one.
+//!
+//! All of this happens while h3 polls the connection: in `accept` of a server, in `poll_close` or
+//! `wait_idle` of a client.
+//!
+//! **Truncated bodies.** noq finishes a stream that is dropped, and nothing in HTTP/3 makes a body
+//! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
+//! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
+//! read on after its failure; a [`RecvStream`] repeats the failure.
+
+mod connection;
+mod error;
+mod migration_stream;
+mod reassembly;
+mod recv;
+mod send;
+pub(crate) mod send_window;
+
+pub(crate) use connection::Order;
+pub use connection::{BidiStream, Connection, OpenStreams};
+pub use migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream, open_migration_stream};
+pub use recv::RecvStream;
+pub use send::SendStream;
+
+/// H3_NO_ERROR (RFC 9114 §8.1): a connection is closed, and nothing went wrong.
+pub(crate) const NO_ERROR: noq::VarInt = noq::VarInt::from_u32(0x100);

@@ -1,0 +1,342 @@
+//! The bytes of a stream, taken from noq and handed out in order.
+//!
+//! What a client has asked for is most often taken as it comes, and put in order here
+//! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is
+//! small (see [`limits`](crate::limits)), and after a loss it would be full before what was lost can have come again: every
+//! path would stand still. Taken from noq at once, what comes behind a gap does not count there.
+//!
+//! **Lost by noq.** If noq has to make order among what was not taken yet, it takes all that lies before the
+//! *number* of bytes that were for what it has given already (`Assembler::defragment` of noq-proto 1.4.0,
+//! where quinn's begins at 0). Taken out of order, those are others: what just came to fill a gap is thrown
+//! away, and acknowledged. noq makes order where what it holds occupies 32 KiB more memory than it has bytes,
+//! and two and a half times as much: a few packets with three or more pieces each. Only packets larger than
+//! Ethernet's were seen to hold as many (one of 150 downloads on loopback with an outage), so where a path may
+//! have them noq's order is kept ([`Chunks::ordered`], `transport::order`). For all others, a gap that stays
+//! although the connection is alive is taken for a reset of the stream: the rest can be asked for. Not known
+//! upstream; `tests/noq.rs` tells when this can go.
+//!
+//! A server reads what clients send as noq has it in order: flow control is then what bounds the memory that
+//! they can take.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h3::error::Code;
+use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt, WeakConnectionHandle};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::error::varint;
+
+/// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
+const BATCH: usize = 32;
+/// How many bytes may lie behind a gap here; noq holds a stream's window more.
+const MOST: usize = 8 << 20;
+/// How often a gap that so much lies behind is looked at: noq cannot tell when it is filled.
+const LOOK: Duration = Duration::from_millis(1);
+/// For how many [ticks](TICK) in which the connection received something a gap may stay. What was lost on a
+/// path that died comes sooner.
+const PATIENCE: u32 = 10;
+const TICK: Duration = Duration::from_secs(1);
+
+/// A stream's bytes, in order.
+pub(super) enum Chunks {
+    Ordered(Ordered),
+    Reordered(Reordered),
+}
+
+impl Chunks {
+    /// As noq puts them in order. `head` was read before.
+    pub(super) fn ordered(stream: RecvStream, head: Bytes) -> Self {
+        Self::Ordered(Ordered {
+            stream,
+            unread: 0..usize::from(!head.is_empty()),
+            batch: vec![head],
+        })
+    }
+
+    /// As they come, put in order here. Nothing was read before.
+    pub(super) fn reordered(stream: RecvStream, connection: WeakConnectionHandle) -> Self {
+        Self::Reordered(Reordered {
+            stream: stream.into_unordered(),
+            queue: Queue::default(),
+            flows: true,
+            look: None,
+            connection,
+            watch: Watch::new(TICK),
+        })
+    }
+
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ReadError>> {
+        match self {
+            Self::Ordered(stream) => stream.poll_next(cx),
+            Self::Reordered(stream) => stream.poll_next(cx),
+        }
+    }
+
+    /// Wants no more of it.
+    pub(super) fn stop(&mut self, code: VarInt) {
+        // Fails if all was received already, and then there is nothing to stop.
+        let _ = match self {
+            Self::Ordered(stream) => stream.stream.stop(code),
+            Self::Reordered(stream) => stream.stream.stop(code),
+        };
+    }
+
+    pub(super) fn id(&self) -> StreamId {
+        match self {
+            Self::Ordered(stream) => stream.stream.id(),
+            Self::Reordered(stream) => stream.stream.id(),
+        }
+    }
+}
+
+pub(super) struct Ordered {
+    stream: RecvStream,
+    /// Chunks taken from noq, of which those in `unread` were not handed out yet.
+    batch: Vec<Bytes>,
+    unread: Range<usize>,
+}
+
+impl Ordered {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        loop {
+            if let Some(next) = self.unread.next() {
+                return Poll::Ready(Ok(Some(std::mem::take(&mut self.batch[next]))));
+            }
+            self.batch.resize(BATCH, Bytes::new());
+            // The future holds nothing of its own: noq keeps the waker with the stream, and so the
+            // future can be made anew for each poll and `stop` finds the stream here.
+            match ready!(pin!(self.stream.read_many_chunks(&mut self.batch)).poll(cx))? {
+                Some(read) => self.unread = 0..read,
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+}
+
+pub(super) struct Reordered {
+    stream: UnorderedRecvStream,
+    queue: Queue,
+    /// The last chunk was the next.
+    flows: bool,
+    look: Option<Pin<Box<Sleep>>>,
+    connection: WeakConnectionHandle,
+    watch: Watch,
+}
+
+impl Reordered {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        let chunk = self.poll_in_order(cx);
+        if chunk.is_pending() && self.queue.held > 0 {
+            let received = || match self.connection.upgrade() {
+                Some(connection) => connection.stats().udp_rx.datagrams,
+                None => 0,
+            };
+            ready!(self.watch.poll_lost(self.queue.next, received, cx));
+            let code = varint(Code::H3_INTERNAL_ERROR.value());
+            // Fails if all was received already, and then there is nothing to stop.
+            let _ = self.stream.stop(code);
+            return Poll::Ready(Err(ReadError::Reset(code)));
+        }
+        chunk
+    }
+
+    fn poll_in_order(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        loop {
+            if let Some(bytes) = self.queue.pop() {
+                return Poll::Ready(Ok(Some(bytes)));
+            }
+            // noq gives what is first of all that it has. With too much here already, a single byte
+            // shows whether that is the next.
+            let most = match self.flows || self.queue.held < MOST {
+                true => usize::MAX,
+                false => {
+                    let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+                    ready!(look.as_mut().poll(cx));
+                    1
+                }
+            };
+            self.look = None;
+            let Some(chunk) = ready!(pin!(self.stream.read_chunk(most)).poll(cx))? else {
+                return Poll::Ready(Ok(None));
+            };
+            let next = self.queue.put(chunk.offset, chunk.bytes);
+            self.flows = next.is_some();
+            if self.flows {
+                return Poll::Ready(Ok(next));
+            }
+        }
+    }
+}
+
+/// Puts chunks in order. Each byte comes once.
+#[derive(Default)]
+struct Queue {
+    /// Offset of the next byte to hand out.
+    next: u64,
+    /// What came behind a gap, by its offset.
+    ahead: BTreeMap<u64, Bytes>,
+    /// Bytes in `ahead`.
+    held: usize,
+}
+
+impl Queue {
+    /// Gives the chunk back if it is the next.
+    fn put(&mut self, offset: u64, bytes: Bytes) -> Option<Bytes> {
+        if offset == self.next {
+            self.next += bytes.len() as u64;
+            return Some(bytes);
+        }
+        self.held += bytes.len();
+        self.ahead.insert(offset, bytes);
+        None
+    }
+
+    /// The next chunk, if it came before.
+    fn pop(&mut self) -> Option<Bytes> {
+        let first = self.ahead.first_entry()?;
+        if *first.key() != self.next {
+            return None;
+        }
+        let bytes = first.remove();
+        self.held -= bytes.len();
+        self.next += bytes.len() as u64;
+        Some(bytes)
+    }
+}
+
+/// Finds out that a gap will not be filled.
+struct Watch {
+    /// Where it is.
+    gap: u64,
+    /// Datagrams that the connection has received.
+    received: u64,
+    /// Since it is there, with something received.
+    ticks: u32,
+    every: Duration,
+    tick: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    fn new(every: Duration) -> Self {
+        Self {
+            gap: 0,
+            received: 0,
+            ticks: 0,
+            every,
+            tick: Box::pin(sleep(every)),
+        }
+    }
+
+    /// Ready if the gap at this offset stays, though the number of datagrams that were received grows.
+    fn poll_lost(
+        &mut self,
+        gap: u64,
+        received: impl Fn() -> u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.gap != gap {
+            self.gap = gap;
+            self.ticks = 0;
+        }
+        while self.ticks < PATIENCE {
+            ready!(self.tick.as_mut().poll(cx));
+            self.tick.as_mut().reset(Instant::now() + self.every);
+            let received = received();
+            // Nothing comes from a server that is frozen.
+            self.ticks += u32::from(received > self.received);
+            self.received = received;
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_micros(1);
+    const TICKS: u64 = PATIENCE as u64;
+
+    proptest! {
+        #[test]
+        fn chunks_that_come_in_any_order_are_handed_out_in_theirs(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..4), 1..40)
+                .prop_flat_map(|chunks| {
+                    let mut offset = 0;
+                    let mut placed = Vec::new();
+                    for chunk in chunks {
+                        let len = chunk.len();
+                        placed.push((offset, chunk));
+                        offset += len;
+                    }
+                    (Just(placed.clone()), Just(placed).prop_shuffle())
+                })
+        ) {
+            let (whole, shuffled) = chunks;
+            let mut queue = Queue::default();
+            let (mut came, mut given) = (0, Vec::new());
+            for (offset, chunk) in shuffled {
+                came += chunk.len();
+                given.extend(queue.put(offset as u64, chunk.into()).into_iter().flatten());
+                given.extend(std::iter::from_fn(|| queue.pop()).flatten());
+                prop_assert_eq!(queue.next as usize, given.len());
+                prop_assert_eq!(queue.held, came - given.len());
+            }
+            prop_assert_eq!(given, whole.into_iter().flat_map(|(_, chunk)| chunk).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_lost_if_it_stays_while_other_things_come() {
+        let mut watch = Watch::new(MOMENT);
+        let received = Cell::new(0);
+        let more = || {
+            received.set(received.get() + 1);
+            received.get()
+        };
+        // Just before it would be lost, it is filled, and there is another one.
+        poll_fn(|cx| {
+            let gap = 1 + u64::from(received.get() >= TICKS - 1);
+            let lost = watch.poll_lost(gap, more, cx);
+            // It could not tell while it was looking.
+            if received.get() == TICKS - 1 {
+                cx.waker().wake_by_ref();
+            }
+            lost
+        })
+        .await;
+        assert_eq!(received.get(), TICKS - 1 + TICKS);
+    }
+
+    #[tokio::test]
+    async fn no_gap_is_lost_while_the_server_is_frozen() {
+        let mut watch = Watch::new(MOMENT);
+        let ticks = Cell::new(0);
+        let nothing = || {
+            ticks.set(ticks.get() + 1);
+            1
+        };
+        poll_fn(|cx| {
+            assert!(watch.poll_lost(1, nothing, cx).is_pending());
+            if ticks.get() > 3 * TICKS {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -1,0 +1,105 @@
+//! How far ahead of the network bodies are written.
+//!
+//! noq keeps what was written until it is acknowledged, up to a window. One that is wide enough for the
+//! fastest path would let every body of a slow one lie in memory as a whole, and in the image of a
+//! server that moves. So a server's window follows those of the congestion control: as much as may be
+//! in flight may wait to be sent, too, since that can double in a round trip, and a little more for the
+//! time that a writer takes to be woken.
+//!
+//! The window is the connection's, and bodies fill it: what must not wait for them has it
+//! [widened](Ahead::widen).
+//!
+//! **One body over several paths.** If a path dies, what is in flight there keeps its part of the stream's
+//! flow-control window until the path is given up. noq's receiver announces more only when an eighth of
+//! the window was read, so with seven eighths on the dead path the body would stand still on all others.
+//! No path may hold as much while a client has asked for one body only; with several, the others go on.
+//! Upstream: <https://github.com/n0-computer/noq/issues/516>; `tests/noq.rs` tells when this can go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::congestion::send_control::Careful;
+use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
+
+/// What may wait in any case, bytes.
+const LEAST: u64 = 64 << 10;
+/// What one of several paths may hold of the only body, bytes: the others have a sixteenth of a window at
+/// least, and as much as was read since the last announcement.
+const HELD: u64 = STREAM_WINDOW as u64 / 16 * 13;
+
+/// The send window of one connection.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    connection: noq::WeakConnectionHandle,
+    careful: Arc<Careful>,
+    window: AtomicU64,
+    /// Bodies being written.
+    bodies: AtomicUsize,
+    /// There were several at a time.
+    several: AtomicBool,
+}
+
+impl Ahead {
+    pub(super) fn new(connection: &noq::Connection, careful: Arc<Careful>) -> Self {
+        Self {
+            connection: connection.weak_handle(),
+            careful,
+            window: AtomicU64::new(SEND_WINDOW),
+            bodies: AtomicUsize::new(0),
+            several: AtomicBool::new(false),
+        }
+    }
+
+    /// Small changes are left out, since each takes the connection's lock.
+    fn adapt(&self) {
+        let (paths, windows) = self.careful.windows();
+        let one_body = !self.several.load(Ordering::Relaxed);
+        let most = if paths > 1 && one_body {
+            HELD
+        } else {
+            u64::MAX
+        };
+        self.careful.limit(most);
+
+        let window = (LEAST + 2 * windows).min(SEND_WINDOW);
+        let before = self.window.load(Ordering::Relaxed);
+        if window.abs_diff(before) > before / 8 {
+            self.set(window);
+        }
+    }
+
+    /// To be called before something else is written. The next part of a body ends it.
+    pub(crate) fn widen(&self) {
+        self.set(SEND_WINDOW);
+    }
+
+    fn set(&self, window: u64) {
+        self.window.store(window, Ordering::Relaxed);
+        if let Some(connection) = self.connection.upgrade() {
+            connection.set_send_window(window);
+        }
+    }
+}
+
+/// A body that is being written.
+pub(super) struct Body(Arc<Ahead>);
+
+impl Body {
+    pub(super) fn new(ahead: Arc<Ahead>) -> Self {
+        if ahead.bodies.fetch_add(1, Ordering::Relaxed) > 0 {
+            ahead.several.store(true, Ordering::Relaxed);
+        }
+        Self(ahead)
+    }
+
+    /// To be called before a part of it is written.
+    pub(super) fn adapt(&self) {
+        self.0.adapt();
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,394 @@
+//! Which local addresses a client uses: one of each interface that is up and can reach the server's
+//! address family, or those that the user named. At the start what was named must be there
+//! ([`usable`]); later it may come and go ([`changed`]). The same interfaces' addresses of the other
+//! family are used as well, should the server move there.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use if_addrs::Interface;
+
+use super::socket::Bind;
+
+/// The name of the loopback interface, on which every address of 127.0.0.0/8 is local.
+const LOOPBACK: &str = "lo";
+
+/// A local address to open paths from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Interface name, such as `eth0`.
+    pub interface: String,
+    /// The address that datagrams leave from.
+    pub ip: IpAddr,
+    /// The interface's number, if it has one: it is another once it was removed and made anew.
+    pub index: Option<u32>,
+}
+
+impl Local {
+    /// The socket for this address: any free port, bound to the interface so that it leaves by
+    /// it whatever the routing table prefers.
+    pub fn bind(&self) -> Bind {
+        Bind {
+            address: SocketAddr::new(self.ip, 0),
+            device: Some(self.interface.clone()),
+        }
+    }
+}
+
+/// Why there is no usable interface.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// An interface or address that was asked for cannot be used.
+    #[error("interface {name}: {reason}")]
+    Unusable {
+        /// What the user named.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing is up that has an address of the server's family.
+    #[error("no interface is up that has an {family} address")]
+    None {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// The operating system would not list its interfaces.
+    #[error("cannot list the network interfaces: {0}")]
+    List(#[from] io::Error),
+}
+
+/// The local addresses to reach `server` from: all usable ones, or those in `wanted` (interface
+/// names or IP addresses), in that order, and after them those of the other family. The first one
+/// carries the handshake.
+///
+/// # Errors
+/// A wanted interface that is unknown, down, or without an address of the family; or none at all.
+pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, InterfaceError> {
+    let all = if_addrs::get_if_addrs()?;
+    let mut locals = choose(&all, server, wanted)?;
+    locals.extend(remaining(&all, of_other_family(server), wanted, &[]));
+    Ok(locals)
+}
+
+/// As [`usable`], of those that are there now, be it none. An address that is `used` stays the
+/// choice of its interface for as long as it is there, whatever else the interface has got.
+fn present(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Vec<Local>> {
+    let all = if_addrs::get_if_addrs()?;
+    let of = |server| remaining(&all, server, wanted, used);
+    Ok([of(server), of(of_other_family(server))].concat())
+}
+
+/// What has become of the addresses in use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Those that are not there any more.
+    pub(crate) gone: Vec<Local>,
+    /// Those that are there now, and whether they are new.
+    pub(crate) present: Vec<(Local, bool)>,
+}
+
+/// Compares the addresses that are `used` with those that are [`present`].
+///
+/// # Errors
+/// If the operating system does not list its interfaces.
+pub(crate) fn changed(server: IpAddr, wanted: &[String], used: &[Local]) -> io::Result<Change> {
+    let present = present(server, wanted, used)?;
+    let gone = used.iter().filter(|local| !present.contains(local));
+    let gone = gone.cloned().collect();
+    let present = present.into_iter().map(|local| {
+        let is_new = !used.contains(&local);
+        (local, is_new)
+    });
+    let present = present.collect();
+    Ok(Change { gone, present })
+}
+
+/// An address that asks of an interface what the server's does, but for its family.
+fn of_other_family(server: IpAddr) -> IpAddr {
+    match (server.is_ipv4(), server.is_loopback()) {
+        (true, true) => Ipv6Addr::LOCALHOST.into(),
+        (true, false) => Ipv6Addr::UNSPECIFIED.into(),
+        (false, true) => Ipv4Addr::LOCALHOST.into(),
+        (false, false) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn choose(
+    all: &[Interface],
+    server: IpAddr,
+    wanted: &[String],
+) -> Result<Vec<Local>, InterfaceError> {
+    if !wanted.is_empty() {
+        // An address of the other family serves only if there is something of the server's, too.
+        let other = |name: &&String| {
+            let ip = name.parse::<IpAddr>();
+            ip.is_ok_and(|ip| ip.is_ipv4() != server.is_ipv4())
+        };
+        let several = wanted.iter().any(|name| !other(&name));
+        return wanted
+            .iter()
+            .filter(|name| !several || !other(name))
+            .map(|name| named(all, server, name, &[]))
+            .collect();
+    }
+    let locals = every(all, server, &[]);
+    if locals.is_empty() {
+        return Err(InterfaceError::None {
+            family: family(server),
+        });
+    }
+    Ok(locals)
+}
+
+fn remaining(all: &[Interface], server: IpAddr, wanted: &[String], used: &[Local]) -> Vec<Local> {
+    if wanted.is_empty() {
+        return every(all, server, used);
+    }
+    let named = |name: &String| named(all, server, name, used).ok();
+    wanted.iter().filter_map(named).collect()
+}
+
+/// One address of every interface that suits: a second one of the same link adds nothing.
+fn every(all: &[Interface], server: IpAddr, used: &[Local]) -> Vec<Local> {
+    let mut locals: Vec<Local> = Vec::new();
+    for interface in all.iter().filter(|i| suits(i, server)) {
+        if !locals.iter().any(|l| l.interface == interface.name) {
+            locals.extend(one_of(all, server, &interface.name, used));
+        }
+    }
+    locals
+}
+
+/// The address of an interface to use: the one that is used already, or its first.
+fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Option<Local> {
+    let mut addresses = all.iter().filter(|i| i.name == name && is_fit(i, server));
+    let local = |i: &Interface| Local {
+        interface: i.name.clone(),
+        ip: i.ip(),
+        index: i.index,
+    };
+    let in_use = |i: &&Interface| used.contains(&local(i));
+    addresses
+        .clone()
+        .find(in_use)
+        .or_else(|| addresses.next())
+        .map(local)
+}
+
+fn named(
+    all: &[Interface],
+    server: IpAddr,
+    name: &str,
+    used: &[Local],
+) -> Result<Local, InterfaceError> {
+    let unusable = |reason: String| InterfaceError::Unusable {
+        name: name.to_owned(),
+        reason,
+    };
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        if ip.is_ipv4() != server.is_ipv4() {
+            return Err(unusable(format!(
+                "the server's address {server} is not of its family"
+            )));
+        }
+        let (interface, index) = match all.iter().find(|i| i.ip() == ip) {
+            Some(interface) if !interface.is_oper_up() => {
+                return Err(unusable(format!(
+                    "its interface {} is down",
+                    interface.name
+                )));
+            }
+            Some(interface) => (interface.name.clone(), interface.index),
+            None if ip.is_loopback() => (LOOPBACK.to_owned(), None),
+            None => return Err(unusable("no interface has this address".into())),
+        };
+        return Ok(Local {
+            interface,
+            ip,
+            index,
+        });
+    }
+    if !all.iter().any(|i| i.name == name) {
+        let mut names: Vec<_> = all.iter().map(|i| i.name.as_str()).collect();
+        names.dedup();
+        return Err(unusable(format!(
+            "there is none of this name; there are {}",
+            names.join(", ")
+        )));
+    }
+    one_of(all, server, name, used)
+        .ok_or_else(|| unusable(format!("it is down or has no {} address", family(server))))
+}
+
+/// Whether an interface nobody named is worth a path to this server.
+fn suits(interface: &Interface, server: IpAddr) -> bool {
+    is_fit(interface, server) && interface.is_loopback() == server.is_loopback()
+}
+
+/// Whether datagrams to the server can leave from this address. An interface counts as up if Linux
+/// says that it runs (`IFF_RUNNING`), which loopback and tunnels do as well.
+fn is_fit(interface: &Interface, server: IpAddr) -> bool {
+    interface.is_oper_up()
+        && interface.ip().is_ipv4() == server.is_ipv4()
+        && !interface.is_link_local()
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Ifv6Addr};
+
+    fn interface(name: &str, ip: &str, oper_status: IfOperStatus) -> Interface {
+        let addr = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => IfAddr::V4(Ifv4Addr {
+                ip,
+                netmask: [255, 255, 255, 0].into(),
+                prefixlen: 24,
+                broadcast: None,
+            }),
+            IpAddr::V6(ip) => IfAddr::V6(Ifv6Addr {
+                ip,
+                netmask: ip,
+                prefixlen: 64,
+                broadcast: None,
+            }),
+        };
+        Interface {
+            name: name.into(),
+            addr,
+            index: None,
+            oper_status,
+            is_p2p: false,
+        }
+    }
+
+    fn host() -> Vec<Interface> {
+        vec![
+            interface("lo", "127.0.0.1", IfOperStatus::Up),
+            interface("eth0", "10.0.0.2", IfOperStatus::Up),
+            interface("eth0", "10.0.0.3", IfOperStatus::Up),
+            interface("eth0", "fe80::1", IfOperStatus::Up),
+            interface("eth1", "10.0.1.2", IfOperStatus::Up),
+            interface("eth1", "2001:db8::2", IfOperStatus::Up),
+            interface("wlan0", "10.0.2.2", IfOperStatus::Unknown),
+        ]
+    }
+
+    fn ips(locals: Result<Vec<Local>, InterfaceError>) -> Result<Vec<String>, String> {
+        locals
+            .map(|l| l.iter().map(|l| l.ip.to_string()).collect())
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn all_that_are_up_one_address_each_of_the_servers_family() {
+        let host = host();
+        let of = |server: &str| ips(choose(&host, server.parse().unwrap(), &[]));
+        assert_eq!(of("10.1.0.2").unwrap(), ["10.0.0.2", "10.0.1.2"]);
+        assert_eq!(of("2001:db8::9").unwrap(), ["2001:db8::2"]);
+        assert_eq!(of("127.0.0.2").unwrap(), ["127.0.0.1"]);
+        assert_eq!(
+            of("::1").unwrap_err(),
+            "no interface is up that has an IPv6 address"
+        );
+    }
+
+    #[test]
+    fn named_ones_by_name_or_address() {
+        let host = host();
+        let of = |server: &str, name: &str| {
+            ips(choose(&host, server.parse().unwrap(), &[name.to_owned()]))
+        };
+        assert_eq!(of("10.1.0.2", "eth1").unwrap(), ["10.0.1.2"]);
+        assert_eq!(of("10.1.0.2", "10.0.0.3").unwrap(), ["10.0.0.3"]);
+        assert_eq!(of("127.0.0.1", "127.0.0.3").unwrap(), ["127.0.0.3"]);
+        assert!(of("10.1.0.2", "wlan0").unwrap_err().contains("down"));
+        assert!(of("10.1.0.2", "10.0.2.2").unwrap_err().contains("down"));
+        assert!(
+            of("10.1.0.2", "ppp0")
+                .unwrap_err()
+                .contains("there are lo, eth0, eth1, wlan0")
+        );
+        assert!(
+            of("10.1.0.2", "10.9.9.9")
+                .unwrap_err()
+                .contains("no interface has")
+        );
+        assert!(
+            of("10.1.0.2", "2001:db8::2")
+                .unwrap_err()
+                .contains("family")
+        );
+        assert!(
+            of("2001:db8::9", "eth0")
+                .unwrap_err()
+                .contains("no IPv6 address")
+        );
+    }
+
+    #[test]
+    fn an_address_of_the_other_family_is_not_asked_of_the_server() {
+        let wanted = ["2001:db8::2", "eth0"].map(str::to_owned);
+        let of = |server: &str| {
+            let server = server.parse().unwrap();
+            let first = ips(choose(&host(), server, &wanted));
+            let other = remaining(&host(), of_other_family(server), &wanted, &[]);
+            (first, ips(Ok(other)).unwrap())
+        };
+        let (first, other) = of("10.1.0.2");
+        assert_eq!(first.unwrap(), ["10.0.0.2"]);
+        assert_eq!(other, ["2001:db8::2"]);
+        let every = |server: &str| {
+            let server = of_other_family(server.parse().unwrap());
+            ips(Ok(remaining(&host(), server, &[], &[]))).unwrap()
+        };
+        assert_eq!(every("10.1.0.2"), ["2001:db8::2"]);
+        assert_eq!(every("2001:db8::9"), ["10.0.0.2", "10.0.1.2"]);
+        assert_eq!(every("::1"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn what_is_gone_is_left_out_and_comes_back() {
+        let wanted = ["eth1", "10.0.0.3", "wlan0"].map(str::to_owned);
+        let of = |all: &[Interface]| {
+            let locals = remaining(all, "10.1.0.2".parse().unwrap(), &wanted, &[]);
+            ips(Ok(locals)).unwrap()
+        };
+        let mut host = host();
+        assert_eq!(of(&host), ["10.0.1.2", "10.0.0.3"]);
+        host[6].oper_status = IfOperStatus::Up;
+        assert_eq!(of(&host), ["10.0.1.2", "10.0.0.3", "10.0.2.2"]);
+        host.retain(|i| i.name == "lo");
+        assert_eq!(of(&host), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_in_use_is_kept_while_it_is_there() {
+        let mut host = host();
+        let used = Local {
+            interface: "eth0".into(),
+            ip: "10.0.0.3".parse().unwrap(),
+            index: None,
+        };
+        for wanted in [vec![], vec!["eth0".to_owned(), "eth1".to_owned()]] {
+            let of = |all: &[Interface]| {
+                let server = "10.1.0.2".parse().unwrap();
+                ips(Ok(remaining(
+                    all,
+                    server,
+                    &wanted,
+                    std::slice::from_ref(&used),
+                )))
+                .unwrap()
+            };
+            host[2].oper_status = IfOperStatus::Up;
+            assert_eq!(of(&host), ["10.0.0.3", "10.0.1.2"]);
+            host[2].oper_status = IfOperStatus::Unknown;
+            assert_eq!(of(&host), ["10.0.0.2", "10.0.1.2"]);
+        }
+    }
+}

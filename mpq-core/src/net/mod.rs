@@ -1,0 +1,18 @@
+//! What is below QUIC: which interfaces there are and when that changes, what they carry, and the
+//! sockets on them.
+
+pub(crate) mod address;
+pub(crate) mod interfaces;
+pub(crate) mod monitor;
+pub(crate) mod mtu;
+mod noq_udp;
+pub(crate) mod refused;
+pub(crate) mod socket;
+mod socket_set;
+pub(crate) mod sockets;
+
+pub use interfaces::{InterfaceError, Local, usable};
+pub use refused::refused;
+pub use socket::Bind;
+pub use socket_set::Answer;
+pub use sockets::{Counters, Sockets};

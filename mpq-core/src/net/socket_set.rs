@@ -1,0 +1,147 @@
+//! The sockets of one endpoint together: which one a datagram leaves by, where it goes instead if it is
+//! redirected, and which of what comes is not for noq.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::task::Waker;
+
+use noq::udp::{RecvMeta, Transmit, is_msg_size_err};
+use tokio::sync::mpsc;
+
+use super::address::{canonical, mapped};
+use super::socket::Bound;
+use crate::proto::probe::{self, Token};
+
+/// How many senders are noted: anybody can feign more of them.
+pub(super) const SENDERS: usize = 1 << 16;
+
+/// Somebody answers at `remote`: a Version Negotiation packet, or a knock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The local address that it came to.
+    pub local: IpAddr,
+    /// Who it came from.
+    pub remote: SocketAddr,
+    /// Which of the tokens listened for it carries.
+    pub token: Token,
+}
+
+/// The sockets of one endpoint, with what is known of the datagrams that pass through them.
+pub(super) struct SocketSet {
+    pub(super) bound: RwLock<Vec<Arc<Bound>>>,
+    /// The task that reads; woken when the sockets are replaced.
+    pub(super) reader: Mutex<Option<Waker>>,
+    pub(super) redirection: RwLock<Option<Redirection>>,
+    pub(super) listening: Mutex<Vec<Token>>,
+    /// Who has sent something since they are noted.
+    pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
+    answers: mpsc::Sender<Answer>,
+    pub(super) send_errors: AtomicU64,
+    pub(super) unsent: AtomicU64,
+}
+
+/// What noq knows as `from` is at `to`, or nowhere.
+#[derive(Clone, Copy)]
+pub(super) struct Redirection {
+    pub(super) from: SocketAddr,
+    pub(super) to: Option<SocketAddr>,
+}
+
+impl SocketSet {
+    /// Without any yet.
+    pub(super) fn new(answers: mpsc::Sender<Answer>) -> Self {
+        Self {
+            bound: RwLock::default(),
+            reader: Mutex::default(),
+            redirection: RwLock::default(),
+            listening: Mutex::default(),
+            senders: Mutex::default(),
+            answers,
+            send_errors: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+        }
+    }
+
+    /// The socket for a datagram: the one of its source address, or any of its family.
+    pub(super) fn pick(&self, transmit: &Transmit<'_>) -> Option<Arc<Bound>> {
+        let bound = self.bound.read().unwrap();
+        let reaches = |b: &&Arc<Bound>| b.reaches(transmit.destination);
+        let source = transmit.src_ip.map(|ip| ip.to_canonical());
+        let of_source = bound
+            .iter()
+            .filter(reaches)
+            .find(|b| Some(b.address.ip()) == source);
+        of_source.or_else(|| bound.iter().find(reaches)).cloned()
+    }
+
+    /// A datagram of noq's as it is to be sent; `None` if to nobody.
+    pub(super) fn redirected<'a>(&self, transmit: &Transmit<'a>) -> Option<Transmit<'a>> {
+        let mut transmit = transmit.clone();
+        if let Some(Redirection { from, to }) = *self.redirection.read().unwrap()
+            && canonical(transmit.destination) == from
+        {
+            transmit.destination = mapped(to?);
+        }
+        Some(transmit)
+    }
+
+    /// Who noq is to take for the sender of what came from `remote`; `None` if it is not for noq.
+    pub(super) fn shown(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        match *self.redirection.read().unwrap() {
+            Some(Redirection { from, to: Some(to) }) if remote == to => Some(from),
+            Some(Redirection { from, to: Some(_) }) if remote == from => None,
+            _ => Some(remote),
+        }
+    }
+
+    pub(super) fn wake_reader(&self) {
+        if let Some(reader) = self.reader.lock().unwrap().take() {
+            reader.wake();
+        }
+    }
+
+    pub(super) fn count_error(&self, error: &io::Error) {
+        // Path MTU discovery means to send what is too large.
+        if !is_msg_size_err(error) {
+            self.send_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%error, "datagram not sent");
+        }
+    }
+
+    pub(super) fn count_unsent(&self) {
+        self.unsent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_sender(&self, meta: &RecvMeta, buffer: &[u8]) {
+        let mut senders = self.senders.lock().unwrap();
+        let Some(senders) = senders.as_mut().filter(|senders| senders.len() < SENDERS) else {
+            return;
+        };
+        let mut packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        if packets.any(|packet| !probe::has_long_header(packet)) {
+            senders.insert(canonical(meta.addr));
+        }
+    }
+
+    /// Takes answers to probes out of a received buffer: it is left with length 0.
+    pub(super) fn take_answers(&self, local: IpAddr, meta: &mut RecvMeta, buffer: &[u8]) {
+        for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
+            let Some(token) = probe::answered(packet) else {
+                return;
+            };
+            if !self.listening.lock().unwrap().contains(&token) {
+                return;
+            }
+            let answer = Answer {
+                local,
+                remote: canonical(meta.addr),
+                token,
+            };
+            let _ = self.answers.try_send(answer);
+        }
+        meta.len = 0;
+    }
+}

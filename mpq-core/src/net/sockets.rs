@@ -1,0 +1,344 @@
+//! The sockets under one endpoint: one for each local address, closable and reopenable in place.
+//!
+//! noq sees a single IPv6 socket that never goes away. Below it, each local address has a socket
+//! of its own, bound to its interface, so that a datagram leaves by the interface its path belongs
+//! to with no `ip rule`. IPv4 addresses are shown to noq in their IPv6-mapped form, so that a
+//! connection can move between the families.
+//!
+//! A server that is to be frozen closes them all ([`Sockets::close`]) and opens others when it
+//! thaws; in between, what is sent is dropped, as on a network that is down. Errors in sending
+//! never reach noq, which would end the connection for them: they are counted.
+//!
+//! Replies to [probes](crate::proto::probe) are picked out of what is received.
+//!
+//! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
+//! address goes to another, and what comes from there is shown to noq as if it came from the first.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use noq::AsyncUdpSocket;
+use noq::udp::Transmit;
+use tokio::sync::mpsc;
+
+use super::noq_udp::Receiver;
+use super::socket::{Bind, Bound};
+use super::socket_set::{Answer, Redirection, SENDERS, SocketSet};
+use crate::proto::probe::Token;
+
+/// Probe answers waiting to be read; more are dropped, as a network would.
+const ANSWERS: usize = 64;
+
+/// What happened to datagrams below QUIC, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Send calls that failed; the datagrams are lost.
+    pub send_errors: u64,
+    /// Datagrams (or batches) dropped since no socket was open to send them from.
+    pub unsent: u64,
+}
+
+/// Handle to the sockets of an endpoint; clones share them.
+#[derive(Clone)]
+pub struct Sockets(Arc<SocketSet>);
+
+impl Sockets {
+    /// Opens a socket for each of `binds`. The receiver yields the [`Answer`]s.
+    ///
+    /// # Errors
+    /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
+    pub fn open(binds: &[Bind]) -> io::Result<(Self, mpsc::Receiver<Answer>)> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let sockets = Self(Arc::new(SocketSet::new(answers)));
+        sockets.reopen(binds)?;
+        Ok((sockets, receiver))
+    }
+
+    /// What noq takes as its socket.
+    pub fn for_endpoint(&self) -> Box<dyn AsyncUdpSocket> {
+        Box::new(Receiver::new(self.0.clone()))
+    }
+
+    /// Opens sockets in addition to those that are open.
+    ///
+    /// # Errors
+    /// As [`Sockets::open`]; none is added then.
+    pub fn reopen(&self, binds: &[Bind]) -> io::Result<()> {
+        let new = binds.iter().map(|b| Bound::open(b).map(Arc::new));
+        let new = new.collect::<io::Result<Vec<_>>>()?;
+        self.0.bound.write().unwrap().extend(new);
+        self.0.wake_reader();
+        Ok(())
+    }
+
+    /// Closes all sockets; they are closed when this returns.
+    pub async fn close(&self) {
+        let old = std::mem::take(&mut *self.0.bound.write().unwrap());
+        self.0.wake_reader();
+        for bound in old {
+            // Whoever is in the midst of a system call on it lets go of it right after.
+            while Arc::strong_count(&bound) > 1 {
+                bound.closing.notify_waiters();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Closes the sockets of one local address, as soon as nobody uses them.
+    pub fn close_local(&self, ip: IpAddr) {
+        self.0.bound.write().unwrap().retain(|b| {
+            let stays = b.address.ip() != ip;
+            if !stays {
+                b.closing.notify_waiters();
+            }
+            stays
+        });
+        self.0.wake_reader();
+    }
+
+    /// The addresses that the open sockets are bound to, with their real ports.
+    pub fn locals(&self) -> Vec<SocketAddr> {
+        self.0
+            .bound
+            .read()
+            .unwrap()
+            .iter()
+            .map(|b| b.address)
+            .collect()
+    }
+
+    /// Sends one datagram outside of QUIC. Like the network, it promises nothing.
+    pub fn send(&self, local: Option<IpAddr>, remote: SocketAddr, contents: &[u8]) {
+        let transmit = Transmit {
+            destination: remote,
+            ecn: None,
+            contents,
+            segment_size: None,
+            src_ip: local,
+        };
+        match self.0.pick(&transmit) {
+            Some(bound) => match bound.send(&transmit) {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => self.0.count_error(&e),
+                _ => {}
+            },
+            None => self.0.count_unsent(),
+        }
+    }
+
+    /// Has noq's datagrams to `from` go to `to`, or to nobody, instead. Then nothing from `from`
+    /// itself reaches noq; as long as there is no `to`, it does.
+    pub fn redirect(&self, from: SocketAddr, to: Option<SocketAddr>) {
+        let redirection = Redirection { from, to };
+        let needed = (to != Some(from)).then_some(redirection);
+        *self.0.redirection.write().unwrap() = needed;
+    }
+
+    /// Which tokens make a Version Negotiation packet an [`Answer`]; all others go to noq.
+    pub fn listen_for(&self, tokens: &[Token]) {
+        *self.0.listening.lock().unwrap() = tokens.to_vec();
+    }
+
+    /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more. noq may
+    /// come to know a datagram only after the socket that it came by was closed.
+    pub fn note_senders(&self, noted: bool) {
+        *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
+    }
+
+    /// Whether a packet of a connection came from there, so far as senders are noted.
+    pub fn has_heard(&self, remote: SocketAddr) -> bool {
+        let senders = self.0.senders.lock().unwrap();
+        let heard = |senders: &HashSet<_>| senders.len() >= SENDERS || senders.contains(&remote);
+        senders.as_ref().is_some_and(heard)
+    }
+
+    /// Losses below QUIC.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            send_errors: self.0.send_errors.load(Ordering::Relaxed),
+            unsent: self.0.unsent.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sockets").field(&self.locals()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSliceMut;
+    use std::task::{Poll, ready};
+
+    use noq::udp::RecvMeta;
+
+    use super::*;
+    use crate::net::address::{canonical, mapped};
+    use crate::proto::probe;
+
+    const TOKEN: Token = *b"token678";
+
+    fn loopback(ip: &str) -> Bind {
+        SocketAddr::new(ip.parse().unwrap(), 0).into()
+    }
+
+    async fn receive(socket: &mut Box<dyn AsyncUdpSocket>) -> (Vec<u8>, RecvMeta) {
+        let mut buffer = vec![0; 65536];
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut meta = [RecvMeta::default()];
+                let mut bufs = [IoSliceMut::new(&mut buffer)];
+                ready!(socket.poll_recv(cx, &mut bufs, &mut meta)).unwrap();
+                if meta[0].len > 0 {
+                    return Poll::Ready((buffer[..meta[0].len].to_vec(), meta[0]));
+                }
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn datagrams_leave_from_the_address_asked_for() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1"), loopback("127.0.0.2")]).unwrap();
+        let only = loopback("127.0.0.3");
+        let one_of_several = Bind {
+            device: Some("lo".to_owned()),
+            ..only.clone()
+        };
+        for (bind, shown) in [(one_of_several, Some("127.0.0.3")), (only, None)] {
+            let (b, _answers) = Sockets::open(&[bind]).unwrap();
+            let mut socket = b.for_endpoint();
+            for local in a.locals().into_iter().rev() {
+                a.send(Some(local.ip()), b.locals()[0], b"hello");
+                let (contents, meta) = receive(&mut socket).await;
+                assert_eq!(
+                    (contents.as_slice(), canonical(meta.addr)),
+                    (&b"hello"[..], local)
+                );
+                assert_eq!(meta.dst_ip, shown.map(|ip| ip.parse().unwrap()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn closed_means_closed_and_reopened_goes_on_under_the_same_endpoint() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let mut socket = b.for_endpoint();
+        let address = b.locals()[0];
+        b.close().await;
+        assert_eq!(b.locals(), []);
+        // The port is free again: nobody holds the old socket.
+        let other = std::net::UdpSocket::bind(address).unwrap();
+        drop(other);
+        b.send(None, a.locals()[0], b"lost");
+        assert_eq!(b.counters().unsent, 1);
+        b.reopen(&[address.into()]).unwrap();
+        a.send(None, address, b"again");
+        assert_eq!(receive(&mut socket).await.0, b"again");
+    }
+
+    #[tokio::test]
+    async fn senders_are_noted_by_what_they_send_once_a_connection_is_made() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let mut socket = b.for_endpoint();
+        let (from, to) = (a.locals()[0], b.locals()[0]);
+        let mut heard = async |first: u8| {
+            a.send(None, to, &[first]);
+            receive(&mut socket).await;
+            b.has_heard(from)
+        };
+        assert!(!heard(0x40).await, "nobody is noted yet");
+        b.note_senders(true);
+        assert!(!heard(0xc0).await, "a probe");
+        assert!(heard(0x40).await);
+        b.note_senders(true);
+        assert!(!heard(0xc0).await, "it was before");
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_sees_sockets_that_are_opened_later() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[]).unwrap();
+        let mut socket = b.for_endpoint();
+        let reader = tokio::spawn(async move { receive(&mut socket).await.0 });
+        tokio::task::yield_now().await;
+        b.reopen(&[loopback("127.0.0.2")]).unwrap();
+        a.send(None, b.locals()[0], b"later");
+        assert_eq!(reader.await.unwrap(), b"later");
+    }
+
+    #[tokio::test]
+    async fn answers_are_picked_out_if_their_token_is_listened_for() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, mut answers) = Sockets::open(&[loopback("127.0.0.2")]).unwrap();
+        let mut socket = b.for_endpoint();
+        let (from, to) = (a.locals()[0], b.locals()[0]);
+        b.listen_for(&[TOKEN]);
+        a.send(None, to, &probe::knock(*b"stranger"));
+        a.send(None, to, &probe::knock(TOKEN));
+        a.send(None, to, b"end");
+        assert_eq!(receive(&mut socket).await.0, probe::knock(*b"stranger"));
+        assert_eq!(receive(&mut socket).await.0, b"end");
+        let expected = Answer {
+            local: to.ip(),
+            remote: from,
+            token: TOKEN,
+        };
+        assert_eq!(answers.try_recv().unwrap(), expected);
+        assert!(answers.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn redirected_datagrams_go_elsewhere_and_come_as_from_where_they_were_to_go() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.2")]).unwrap();
+        let (c, _answers) = Sockets::open(&[loopback("127.0.0.3")]).unwrap();
+        let (mut at_a, mut at_b) = (a.for_endpoint(), b.for_endpoint());
+        let (origin, elsewhere) = (c.locals()[0], b.locals()[0]);
+        let send = async |contents: &[u8]| {
+            let mut sender = at_a.create_sender();
+            let transmit = Transmit {
+                destination: mapped(origin),
+                ecn: None,
+                contents,
+                segment_size: None,
+                src_ip: None,
+            };
+            std::future::poll_fn(|cx| sender.as_mut().poll_send(&transmit, cx))
+                .await
+                .unwrap();
+        };
+        a.redirect(origin, None);
+        send(b"to nobody").await;
+        assert_eq!(a.counters().unsent, 1);
+        a.redirect(origin, Some(elsewhere));
+        send(b"to b").await;
+        assert_eq!(receive(&mut at_b).await.0, b"to b");
+        // The old place is not heard any more.
+        c.send(None, a.locals()[0], b"from c");
+        b.send(None, a.locals()[0], b"from b");
+        let (contents, meta) = receive(&mut at_a).await;
+        assert_eq!(contents, b"from b");
+        assert_eq!(canonical(meta.addr), origin);
+        a.redirect(origin, Some(origin));
+        c.send(None, a.locals()[0], b"from c");
+        assert_eq!(receive(&mut at_a).await.0, b"from c");
+    }
+
+    #[tokio::test]
+    async fn failed_sends_are_counted_not_reported() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        // Not reachable from a loopback source.
+        a.send(None, "192.0.2.1:9".parse().unwrap(), b"x");
+        assert_eq!(a.counters().send_errors, 1);
+        a.send(None, "[2001:db8::1]:9".parse().unwrap(), b"x");
+        assert_eq!(a.counters().unsent, 1);
+    }
+}

@@ -1,0 +1,646 @@
+//! The machine itself: what happens, and what the client does about it.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::announcement::{Announcements, acceptable};
+use super::baselines::{Detection, LEAVING};
+use super::paths::{Destination, Paths};
+use super::search::{MAX_PROBES, jitter};
+use super::state::{Attempt, Move, Phase, Silence};
+use super::strategy::Strategy;
+use super::{Config, Event, Input, Output};
+use crate::proto::frame::{Frame, MAX_ADDRESSES};
+
+/// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
+const SILENCE_RTTS: u32 = 4;
+const LEAST_SILENCE: Duration = Duration::from_millis(300);
+/// The same for one that has not said that it would go.
+const LEAST_UNANNOUNCED: Duration = Duration::from_secs(1);
+/// How long whoever answers may take to become a path, in RTT and at the least, before the search
+/// goes on.
+const ATTEMPT_RTTS: u32 = 8;
+const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
+/// How often knocks are followed up until the next move, since each time may cost path ids, as with
+/// answers of probes, or send a datagram to whoever is named by a knock that somebody repeats. A knock is
+/// more likely the server's own.
+const MAX_KNOCKS: u32 = 8;
+
+/// The machine of one connection.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    phase: Phase,
+    mv: Move,
+    /// The server's first address, which QUIC's paths keep if datagrams are redirected.
+    origin: SocketAddr,
+    /// The server's present address.
+    remote: SocketAddr,
+    /// Where redirected datagrams go.
+    redirected: Option<SocketAddr>,
+    announcements: Announcements,
+    paths: Paths,
+    /// How many knocks are still followed up, until the server is at another address or says that
+    /// it will be.
+    knocks_left: u32,
+    rtt: Duration,
+    heard: Instant,
+    expecting: bool,
+    rng: fastrand::Rng,
+    outputs: VecDeque<Output>,
+}
+
+impl Client {
+    /// A machine for a connection to `remote`, whose first path is open from `local`.
+    pub fn new(now: Instant, config: Config, local: IpAddr, remote: SocketAddr) -> Self {
+        let hello = Frame::Hello {
+            capabilities: config.capabilities,
+        };
+        let rtt = LEAST_SILENCE;
+        Self {
+            rng: fastrand::Rng::with_seed(config.seed),
+            config,
+            phase: Phase::Settled,
+            mv: Move::new(now, rtt, 0, false, Vec::new()),
+            origin: remote,
+            remote,
+            redirected: Some(remote),
+            announcements: Announcements::new(remote),
+            paths: Paths::new(local, remote),
+            knocks_left: MAX_KNOCKS,
+            rtt,
+            heard: now,
+            expecting: false,
+            outputs: VecDeque::from([Output::Send(hello)]),
+        }
+    }
+
+    /// The server's present address.
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// The address that QUIC's paths lead to: the present one, or the first one if datagrams are
+    /// redirected.
+    pub fn path_remote(&self) -> SocketAddr {
+        match self.config.strategy.redirects() {
+            true => self.origin,
+            false => self.remote,
+        }
+    }
+
+    /// Whether an announced move is under way.
+    pub fn is_moving(&self) -> bool {
+        self.current().is_some_and(|mv| mv.announced)
+    }
+
+    /// Whether no move is under way, announced or not.
+    pub fn is_settled(&self) -> bool {
+        self.phase == Phase::Settled
+    }
+
+    /// The name of the state, for tables and logs.
+    pub fn state(&self) -> &'static str {
+        self.mv.name(self.phase)
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Frame(frame) => self.frame(now, frame),
+            Input::Locals(locals) => {
+                self.paths.set_locals(locals);
+                self.close_stale();
+            }
+            Input::Rtt(rtt) => self.rtt = rtt,
+            Input::Heard => self.heard(now),
+            Input::Expecting(expecting) => {
+                self.expecting = expecting;
+                self.heard = now;
+            }
+            Input::Answer { remote, knock } => self.answer(remote, knock, now),
+            Input::PathOpen {
+                path,
+                local,
+                remote,
+            } => self.path_open(now, path, local, remote),
+            Input::PathRefused {
+                local,
+                remote,
+                retry,
+            } => self.paths.refused(now, local, remote, retry),
+            Input::PathGone { path } => self.paths.gone(now, path),
+        }
+        self.open_missing();
+    }
+
+    /// What is due at `now` is done.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.leave_at().is_some_and(|at| now >= at) {
+            self.leave(now);
+        }
+        self.give_up(now);
+        self.end_attempt(now);
+        if self.mv.round_at(self.phase).is_some_and(|at| now >= at) {
+            self.next_round(now);
+        }
+        if let Phase::Searching(silence) = self.phase
+            && let Some((at, target)) = self.mv.search.held
+            && now >= at
+        {
+            self.attempt(silence, target, now);
+        }
+        if self.probe_at().is_some_and(|at| now >= at) {
+            self.probe(now);
+        }
+        let retried = self.paths.retry(now, self.destination());
+        self.outputs.extend(retried);
+        self.open_missing();
+    }
+
+    /// When [`Client::handle_timeout`] is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let (search, held) = match self.phase {
+            Phase::Settled | Phase::Announced => (None, None),
+            Phase::Searching(silence) => (
+                Some(silence.deadline),
+                self.mv.search.held.map(|(at, _)| at),
+            ),
+            Phase::Arriving(silence, attempt) => (Some(silence.deadline.min(attempt.until)), None),
+        };
+        let retry = self.paths.retry_at(self.destination());
+        [
+            self.leave_at(),
+            self.mv.round_at(self.phase),
+            self.probe_at(),
+        ]
+        .into_iter()
+        .chain([retry, search, held])
+        .flatten()
+        .min()
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn frame(&mut self, now: Instant, frame: Frame) {
+        match frame {
+            Frame::Migration {
+                sequence,
+                targets,
+                outage,
+                lead,
+            } => self.announced(now, sequence, targets, lead, outage),
+            Frame::Parked { sequence } => {
+                if let Phase::Announced | Phase::Searching(_) = self.phase
+                    && (self.mv.announced, self.mv.sequence) == (true, sequence)
+                {
+                    self.event(Event::Parked { sequence });
+                    self.search(true, now);
+                }
+            }
+            Frame::Cancelled { sequence } => {
+                let this = |mv: &Move| mv.announced && mv.sequence == sequence;
+                if self.current().is_some_and(this) {
+                    self.settle();
+                    self.event(Event::Cancelled { sequence });
+                }
+            }
+            Frame::Addresses { pool, name } => {
+                let pool = self.announcements.set_pool(self.remote, pool);
+                self.event(Event::Addresses { pool, name });
+            }
+            Frame::Arrived { sequence } => {
+                let (strategy, state) = (self.config.strategy, (self.phase, &self.mv));
+                let announcements = &self.announcements;
+                if let Some(remote) = announcements.arrived(sequence, strategy, self.remote, state)
+                {
+                    self.arrive(remote, now);
+                }
+            }
+            // A client's frames; a server has no reason to send them.
+            Frame::Hello { .. } | Frame::Ready { .. } => {}
+        }
+    }
+
+    fn announced(
+        &mut self,
+        now: Instant,
+        sequence: u64,
+        targets: Vec<SocketAddr>,
+        lead: Duration,
+        outage: Duration,
+    ) {
+        let strategy = self.config.strategy;
+        if !self.announcements.is_new(sequence) || !strategy.heeds_announcements() {
+            return;
+        }
+        // What is redirected comes from there only.
+        if let Phase::Arriving(_, attempt) = self.phase
+            && strategy.redirects()
+        {
+            self.arrive(attempt.target, now);
+        }
+        self.announcements.set_newest(sequence);
+        self.knocks_left = MAX_KNOCKS;
+        let was_here = targets.contains(&self.remote);
+        let targets = acceptable(self.remote, targets);
+        let event = Event::Announced {
+            sequence,
+            targets: targets.clone(),
+            lead,
+            outage,
+        };
+        // A knock was faster: the server is there already.
+        if let Phase::Arriving(_, attempt) = self.phase
+            && targets.contains(&attempt.target)
+        {
+            let mv = &mut self.mv;
+            (mv.sequence, mv.announced, mv.targets) = (sequence, true, targets);
+            return self.event(event);
+        }
+        self.settle();
+        if targets.is_empty() {
+            if !was_here {
+                self.event(Event::Refused { sequence });
+            }
+            return;
+        }
+        self.heard = now;
+        self.begin_move(true, targets, now);
+        self.mv.here = was_here;
+        match strategy {
+            Strategy::Proactive => self.mv.leave_at = Some(now + LEAVING),
+            Strategy::Paper => self.sacrifice_a_path(now),
+            _ => {}
+        }
+        self.enter(Phase::Announced);
+        self.outputs
+            .push_back(Output::Send(Frame::Ready { sequence }));
+        self.event(event);
+    }
+
+    fn heard(&mut self, now: Instant) {
+        self.heard = now;
+        match self.phase {
+            Phase::Searching(Silence { parked: false, .. }) => {
+                self.mv.search.pause(now, self.rtt);
+                self.enter(match self.mv.announced {
+                    true => Phase::Announced,
+                    false => Phase::Settled,
+                });
+            }
+            // What was under way before the redirection does not count.
+            Phase::Arriving(_, attempt)
+                if self.config.strategy.redirects() && now >= attempt.since + self.rtt / 2 =>
+            {
+                self.arrive(attempt.target, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When the old address is left: it is silent, or the strategy does not wait for that.
+    fn leave_at(&self) -> Option<Instant> {
+        let silent_at = |least| self.heard + self.silence(least);
+        match self.phase {
+            Phase::Announced => self
+                .mv
+                .leave_at
+                .or(self.expecting.then(|| silent_at(LEAST_SILENCE))),
+            Phase::Settled if self.expecting && self.config.strategy.heeds_pool() => {
+                let somewhere = !self.announcements.elsewhere(self.remote).is_empty();
+                somewhere.then(|| silent_at(LEAST_UNANNOUNCED))
+            }
+            _ => None,
+        }
+    }
+
+    fn leave(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Announced => {
+                let parked = self.mv.leave_at.is_some();
+                if !parked {
+                    self.event(Event::Silent);
+                }
+                self.search(parked, now);
+            }
+            Phase::Settled => {
+                let targets = self.announcements.elsewhere(self.remote);
+                self.begin_move(false, targets, now);
+                self.event(Event::Silent);
+                self.search(false, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn search(&mut self, parked: bool, now: Instant) {
+        let jitter = jitter(&mut self.rng);
+        self.mv.search.begin(now, self.rtt, jitter);
+        self.mv.leave_at = None;
+        if self.config.strategy == Strategy::Paper {
+            self.mv.detection.begin(now);
+        }
+        let deadline = now + self.config.deadline;
+        let silence = Silence { deadline, parked };
+        if let Some(target) = self.mv.unvalidated_target(&self.config) {
+            return self.attempt(silence, target, now);
+        }
+        if self.config.strategy == Strategy::Proactive {
+            self.redirect(None);
+        }
+        self.enter(Phase::Searching(silence));
+    }
+
+    fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
+        let strategy = self.config.strategy;
+        if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
+            return;
+        }
+        if remote == self.remote {
+            // It woke where it was; the paths to there are opened again.
+            if let Phase::Searching(silence) = self.phase {
+                let parked = false;
+                self.enter(Phase::Searching(Silence { parked, ..silence }));
+            }
+            return;
+        }
+        let known = self
+            .current()
+            .is_some_and(|mv| mv.targets.contains(&remote));
+        if knock && (!known || strategy.redirects()) {
+            return self.knock_from_elsewhere(remote, now);
+        }
+        let silence = match self.phase {
+            Phase::Searching(silence) => silence,
+            // Another one's answer led us astray.
+            Phase::Arriving(silence, attempt) if knock && attempt.target != remote => silence,
+            // PARKED may have been lost with the old paths; the knock says the same.
+            Phase::Announced if knock => {
+                let deadline = now + self.config.deadline;
+                let parked = true;
+                Silence { deadline, parked }
+            }
+            _ => return,
+        };
+        let search = &mut self.mv.search;
+        let others_first = !knock && search.prefers_others(now, remote);
+        if !known || others_first || search.held.is_some() {
+            return;
+        }
+        let left = match knock {
+            true => &mut self.knocks_left,
+            false => &mut search.attempts_left,
+        };
+        // To redirect costs nothing that could run out.
+        if !strategy.redirects() {
+            let Some(fewer) = left.checked_sub(1) else {
+                return;
+            };
+            *left = fewer;
+        }
+        self.event(Event::Detected { remote, knock });
+        if self.config.hold_back.is_zero() {
+            return self.attempt(silence, remote, now);
+        }
+        self.abandon_attempt();
+        self.mv.search.held = Some((now + self.config.hold_back, remote));
+        self.enter(Phase::Searching(silence));
+    }
+
+    /// The server says that it is where nobody said it would be: it is asked there first.
+    fn knock_from_elsewhere(&mut self, remote: SocketAddr, now: Instant) {
+        // One that still speaks where it was has not moved.
+        if now < self.heard + self.rtt || acceptable(self.remote, vec![remote]).is_empty() {
+            return;
+        }
+        let silence = match self.phase {
+            Phase::Settled => {
+                self.begin_move(false, vec![], now);
+                let deadline = now + self.config.deadline;
+                let parked = false;
+                Silence { deadline, parked }
+            }
+            Phase::Searching(silence) => silence,
+            Phase::Announced | Phase::Arriving(..) => return,
+        };
+        let probes = self.paths.facing(remote);
+        if self.knocks_left == 0 || !self.mv.search.can_probe(probes) {
+            return;
+        }
+        let targets = &mut self.mv.targets;
+        if !targets.contains(&remote) {
+            if targets.len() >= MAX_ADDRESSES {
+                return;
+            }
+            targets.push(remote);
+        }
+        self.knocks_left -= 1;
+        match self.mv.unvalidated_target(&self.config) {
+            Some(_) => self.attempt(silence, remote, now),
+            None => {
+                self.mv.search.probed_beside(probes);
+                self.outputs.push_back(Output::Probe(vec![remote]));
+                self.enter(Phase::Searching(silence));
+            }
+        }
+    }
+
+    /// Finds out whether it is the server that answers at `target`.
+    fn attempt(&mut self, silence: Silence, target: SocketAddr, now: Instant) {
+        self.abandon_attempt();
+        self.mv.search.held = None;
+        let attempt = Attempt {
+            target,
+            since: now,
+            until: now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS),
+        };
+        self.enter(Phase::Arriving(silence, attempt));
+        if self.config.strategy.redirects() {
+            self.redirect(Some(target));
+            // What is being opened is to try its luck there now, and not when it would next.
+            if self.paths.has_openings() {
+                self.abandon(self.path_remote());
+            }
+        }
+    }
+
+    fn end_attempt(&mut self, now: Instant) {
+        let Phase::Arriving(silence, attempt) = self.phase else {
+            return;
+        };
+        if now < attempt.until {
+            return;
+        }
+        self.mv.search.failed(now, attempt.target);
+        if let Some(target) = self.mv.unvalidated_target(&self.config) {
+            return self.attempt(silence, target, now);
+        }
+        self.abandon_attempt();
+        self.redirect(match self.config.strategy {
+            Strategy::Proactive => None,
+            _ => Some(self.remote),
+        });
+        self.enter(Phase::Searching(silence));
+    }
+
+    /// Ends a move that has reached its deadline.
+    fn give_up(&mut self, now: Instant) {
+        let (Phase::Searching(silence) | Phase::Arriving(silence, _)) = self.phase else {
+            return;
+        };
+        if now < silence.deadline {
+            return;
+        }
+        // A server that still speaks where it was has not moved, whatever answered elsewhere.
+        let event = match now < self.heard + self.silence(LEAST_SILENCE) {
+            true => Event::Cancelled {
+                sequence: self.mv.sequence,
+            },
+            false => Event::Failed,
+        };
+        self.settle();
+        self.event(event);
+        // Whatever comes of it, the silence until now has had its consequence.
+        self.heard = now;
+    }
+
+    /// `paper`: the interface of a path looks for the new address from now on.
+    fn sacrifice_a_path(&mut self, now: Instant) {
+        if let Some((local, close)) = self.paths.sacrifice() {
+            self.outputs.push_back(close);
+            self.mv.detection = Detection::from(now, local);
+        }
+    }
+
+    fn next_round(&mut self, now: Instant) {
+        let old = self.mv.detection_target();
+        self.mv.detection.next_round(now);
+        self.abandon(old);
+    }
+
+    fn path_open(&mut self, now: Instant, id: u32, local: IpAddr, remote: SocketAddr) {
+        self.paths.opened(id, local, remote);
+        let strategy = self.config.strategy;
+        if self.mv.leads_to(remote, self.phase, strategy) {
+            self.arrive(remote, now);
+        }
+        self.close_stale();
+    }
+
+    /// The server is at `remote`.
+    fn arrive(&mut self, remote: SocketAddr, now: Instant) {
+        let sequence = self.announcements.newest();
+        self.remote = remote;
+        self.knocks_left = MAX_KNOCKS;
+        self.heard = now;
+        let elsewhere = self.paths.openings_elsewhere(self.path_remote());
+        elsewhere.into_iter().for_each(|old| self.abandon(old));
+        self.enter(Phase::Settled);
+        self.event(Event::Moved { sequence, remote });
+    }
+
+    fn probe(&mut self, now: Instant) {
+        let (round, cut_off) = (self.round(), self.paths.is_cut_off());
+        let jitter = jitter(&mut self.rng);
+        self.mv.search.probed(now, round, jitter);
+        let there = cut_off.then_some(self.remote);
+        let targets = self.mv.targets.iter().copied().chain(there).collect();
+        self.outputs.push_back(Output::Probe(targets));
+        if let Phase::Searching(_) = self.phase {
+            self.mv.search.slow_down(self.rtt);
+        }
+    }
+
+    /// When the next round of probes is due.
+    fn probe_at(&self) -> Option<Instant> {
+        let kept = match self.phase {
+            _ if self.config.strategy == Strategy::Paper => return None,
+            // They open the way for the knock through firewalls. Half are kept for the search.
+            Phase::Announced => MAX_PROBES / 2,
+            Phase::Searching(_) => 0,
+            Phase::Settled | Phase::Arriving(..) => return None,
+        };
+        self.mv.search.probe_at(self.round(), kept)
+    }
+
+    /// Probes in a round: from every local address to every target, and to where the server was if
+    /// it could not tell us that it stays.
+    fn round(&self) -> u32 {
+        let targets = self.current().into_iter().flat_map(|mv| &mv.targets);
+        let there = self.paths.is_cut_off().then_some(&self.remote);
+        targets
+            .chain(there)
+            .map(|target| self.paths.facing(*target))
+            .sum()
+    }
+
+    /// What is known of a move that begins, whatever its phase will be.
+    fn begin_move(&mut self, announced: bool, targets: Vec<SocketAddr>, now: Instant) {
+        let sequence = self.announcements.newest();
+        self.mv = Move::new(now, self.rtt, sequence, announced, targets);
+    }
+
+    fn abandon_attempt(&mut self) {
+        if let Some(target) = self.mv.opened_to(self.phase, self.config.strategy) {
+            self.abandon(target);
+        }
+    }
+
+    /// Gives up the openings to `target`.
+    fn abandon(&mut self, target: SocketAddr) {
+        let abandon = self.paths.abandon(target);
+        self.outputs.push_back(abandon);
+    }
+
+    fn redirect(&mut self, to: Option<SocketAddr>) {
+        if self.config.strategy.redirects() && self.redirected != to {
+            self.redirected = to;
+            self.outputs.push_back(Output::Redirect(to));
+        }
+    }
+
+    /// Forgets the move that is under way, if any, and leaves no trace of it.
+    fn settle(&mut self) {
+        self.abandon_attempt();
+        self.redirect(Some(self.remote));
+        self.enter(Phase::Settled);
+    }
+
+    /// All changes of the phase go through here.
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    fn close_stale(&mut self) {
+        let closed = self.paths.close_stale(self.path_remote());
+        self.outputs.extend(closed);
+    }
+
+    fn open_missing(&mut self) {
+        let opened = self.paths.open_missing(self.destination());
+        self.outputs.extend(opened);
+    }
+
+    fn destination(&self) -> Destination {
+        let (phase, strategy) = (self.phase, self.config.strategy);
+        self.mv.destination(phase, strategy, self.path_remote())
+    }
+
+    fn current(&self) -> Option<&Move> {
+        (self.phase != Phase::Settled).then_some(&self.mv)
+    }
+
+    /// How long a server that is expected to send may be silent.
+    fn silence(&self, least: Duration) -> Duration {
+        (self.rtt * SILENCE_RTTS).max(least)
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}

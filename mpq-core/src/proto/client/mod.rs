@@ -1,0 +1,190 @@
+//! The client's machine: keeps a path from every interface to the server, through its moves.
+//!
+//! What is described here is the default [`Strategy`]; the others differ in the points that its
+//! module lists. The old paths carry the download until the server parks, the new address is found
+//! by cheap probes or by the server's knock, and paths are opened there from every interface at
+//! once. A server that falls silent without a word is looked for at the addresses of its pool, and
+//! followed if it knocks from elsewhere.
+//!
+//! Nothing but probes goes to an address before it is validated, and an answer there is only a hint
+//! to try. All addresses must pass [`policy`](crate::proto::policy).
+//!
+//! The machine has parts, which know nothing of it and return what is to be done: its paths, the search
+//! for the server, what the server has said, and what only the strategies of the literature do. It
+//! alone assigns the phase of a move.
+
+mod announcement;
+mod baselines;
+mod machine;
+mod paths;
+mod search;
+mod state;
+mod strategy;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+pub use self::machine::Client;
+pub use self::strategy::{Strategy, UnknownStrategy};
+use super::frame::Frame;
+
+/// What a client may be told to do otherwise.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long the server may be silent in a move before it is given up.
+    pub deadline: Duration,
+    /// How it follows.
+    pub strategy: Strategy,
+    /// Sends the connection's datagrams to an address that nobody has validated, as the papers of
+    /// the redirecting strategies do. For testbeds only.
+    pub allow_unvalidated: bool,
+    /// How long to wait with going to a new address once somebody answers there. Chosen at random
+    /// by whoever drives the machine, so that a herd of clients does not arrive at once.
+    pub hold_back: Duration,
+    /// Capabilities to say HELLO with.
+    pub capabilities: u64,
+    /// Of the times between probes, so that those of different clients do not come together.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(300),
+            strategy: Strategy::default(),
+            allow_unvalidated: false,
+            hold_back: Duration::ZERO,
+            capabilities: Frame::MULTIPATH,
+            seed: 0,
+        }
+    }
+}
+
+/// What happens to the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The server said this.
+    Frame(Frame),
+    /// The local addresses that paths may be opened from, all of them.
+    Locals(Vec<IpAddr>),
+    /// The round-trip time, smoothed.
+    Rtt(Duration),
+    /// Something came from the server over a validated path.
+    Heard,
+    /// Whether a download is running, so that silence means something.
+    Expecting(bool),
+    /// Somebody answers at a target of the announcement. A hint, not a proof.
+    Answer {
+        /// Where it comes from.
+        remote: SocketAddr,
+        /// Whether the server knocked, rather than answered a probe.
+        knock: bool,
+    },
+    /// A path was validated.
+    PathOpen {
+        /// QUIC's path id.
+        path: u32,
+        /// Its local address.
+        local: IpAddr,
+        /// Its remote address.
+        remote: SocketAddr,
+    },
+    /// A path could not be opened; `retry` says that it may work later.
+    PathRefused {
+        /// The local address.
+        local: IpAddr,
+        /// The remote address.
+        remote: SocketAddr,
+        /// Whether to try again.
+        retry: bool,
+    },
+    /// A path is no more.
+    PathGone {
+        /// QUIC's path id.
+        path: u32,
+    },
+}
+
+/// What the machine wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to the server.
+    Send(Frame),
+    /// Send a probe to every one of these addresses from every local address.
+    Probe(Vec<SocketAddr>),
+    /// Send the datagrams of QUIC's paths to this address instead, and take those from there for
+    /// theirs; to nobody, if there is none.
+    Redirect(Option<SocketAddr>),
+    /// Open and validate a path.
+    Open {
+        /// From here.
+        local: IpAddr,
+        /// To there.
+        remote: SocketAddr,
+    },
+    /// Give up the paths to this address that are not validated yet.
+    Abandon(SocketAddr),
+    /// Close a path.
+    Close {
+        /// QUIC's path id.
+        path: u32,
+    },
+    /// For whoever watches.
+    Event(Event),
+}
+
+/// What an onlooker wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The server will move.
+    Announced {
+        /// Of the announcement.
+        sequence: u64,
+        /// Those of the announced addresses that are acceptable.
+        targets: Vec<SocketAddr>,
+        /// Time until it parks.
+        lead: Duration,
+        /// How long it expects to be away.
+        outage: Duration,
+    },
+    /// Where else the server may be found.
+    Addresses {
+        /// Those of its addresses that are acceptable.
+        pool: Vec<SocketAddr>,
+        /// A DNS name that leads to it.
+        name: Option<String>,
+    },
+    /// An announcement was not acceptable.
+    Refused {
+        /// Of the announcement.
+        sequence: u64,
+    },
+    /// The server is about to be frozen.
+    Parked {
+        /// Of the announcement.
+        sequence: u64,
+    },
+    /// The server fell silent without parking, or without any word.
+    Silent,
+    /// Somebody answers at a target.
+    Detected {
+        /// Where.
+        remote: SocketAddr,
+        /// By a knock, rather than by the answer to a probe.
+        knock: bool,
+    },
+    /// The first path to the new address is validated.
+    Moved {
+        /// Of the newest announcement; 0 if there was none.
+        sequence: u64,
+        /// The server's address from now on.
+        remote: SocketAddr,
+    },
+    /// The server stays.
+    Cancelled {
+        /// Of the announcement.
+        sequence: u64,
+    },
+    /// The server was silent for longer than the deadline.
+    Failed,
+}

@@ -1,0 +1,165 @@
+//! How far a move is, and what is known of it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Config;
+use super::baselines::{Detection, Turns};
+use super::paths::Destination;
+use super::search::Search;
+use super::strategy::Strategy;
+
+/// How far a move is. [`Move`] has the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No move is under way.
+    Settled,
+    /// A move is announced; the old paths work.
+    Announced,
+    /// The server is silent: since it parked, or for no known reason.
+    Searching(Silence),
+    /// Somebody answers at a target; it is being found out whether it is the server.
+    Arriving(Silence, Attempt),
+}
+
+/// The server is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Silence {
+    /// When it is given up.
+    pub(super) deadline: Instant,
+    /// It said that it would be.
+    pub(super) parked: bool,
+}
+
+/// It is being found out whether it is the server that answers there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) target: SocketAddr,
+    pub(super) since: Instant,
+    /// When the search goes on.
+    pub(super) until: Instant,
+}
+
+/// What is known of the move that is under way; of no meaning while there is none.
+#[derive(Debug)]
+pub(super) struct Move {
+    /// Of the newest announcement.
+    pub(super) sequence: u64,
+    /// Whether that is what the move is for; else the server went without a word.
+    pub(super) announced: bool,
+    pub(super) targets: Vec<SocketAddr>,
+    /// The announcement names the address, too, at which the server is already.
+    pub(super) here: bool,
+    pub(super) search: Search,
+    /// `proactive`: when the old address is left.
+    pub(super) leave_at: Option<Instant>,
+    pub(super) detection: Detection,
+    /// Which target is gone to unvalidated next.
+    turns: Turns,
+}
+
+impl Move {
+    /// One of which nothing has been done yet.
+    pub(super) fn new(
+        now: Instant,
+        rtt: Duration,
+        sequence: u64,
+        announced: bool,
+        targets: Vec<SocketAddr>,
+    ) -> Self {
+        Self {
+            sequence,
+            announced,
+            targets,
+            here: false,
+            search: Search::new(now, rtt),
+            leave_at: None,
+            detection: Detection::default(),
+            turns: Turns::default(),
+        }
+    }
+
+    /// `paper`: where the detection path is opened to in this round. A move has a target.
+    pub(super) fn detection_target(&self) -> SocketAddr {
+        self.detection.target(&self.targets)
+    }
+
+    /// `paper`: when the detection paths are opened anew.
+    pub(super) fn round_at(&self, phase: Phase) -> Option<Instant> {
+        match phase {
+            Phase::Announced | Phase::Searching(_) => self.detection.round_at(),
+            Phase::Settled | Phase::Arriving(..) => None,
+        }
+    }
+
+    /// The next target, if one may be gone to before anybody has answered there.
+    pub(super) fn unvalidated_target(&mut self, config: &Config) -> Option<SocketAddr> {
+        if !config.allow_unvalidated || !config.strategy.redirects() {
+            return None;
+        }
+        self.turns.next(&self.targets)
+    }
+
+    /// Where a path may be opened to, of which nobody knows yet whether it leads to the server.
+    pub(super) fn opened_to(&self, phase: Phase, strategy: Strategy) -> Option<SocketAddr> {
+        match phase {
+            Phase::Arriving(_, attempt) if !strategy.redirects() => Some(attempt.target),
+            Phase::Announced | Phase::Searching(_) if strategy == Strategy::Paper => {
+                Some(self.detection_target())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the server is at `remote` if a path to there is validated.
+    pub(super) fn leads_to(&self, remote: SocketAddr, phase: Phase, strategy: Strategy) -> bool {
+        match phase {
+            _ if strategy.redirects() => false,
+            Phase::Arriving(_, attempt) => attempt.target == remote,
+            Phase::Announced | Phase::Searching(_) => {
+                strategy == Strategy::Paper && self.targets.contains(&remote)
+            }
+            Phase::Settled => false,
+        }
+    }
+
+    /// Where paths may be opened to, if those that there are lead to `remote`; nowhere while the server
+    /// is parked, since it cannot answer. One that is silent for no known reason may be cut off at our
+    /// end.
+    pub(super) fn destination(
+        &self,
+        phase: Phase,
+        strategy: Strategy,
+        remote: SocketAddr,
+    ) -> Destination {
+        let paper = strategy == Strategy::Paper;
+        let others = match phase {
+            Phase::Searching(_) if paper => Some(self.detection_target()),
+            Phase::Settled | Phase::Announced | Phase::Searching(Silence { parked: false, .. }) => {
+                Some(remote)
+            }
+            // Its datagrams go where all are redirected to.
+            Phase::Arriving(..) if strategy.redirects() => Some(remote),
+            Phase::Arriving(_, attempt) => Some(attempt.target),
+            Phase::Searching(_) => None,
+        };
+        let detecting = self.detection.local.filter(|_| paper);
+        let detection = match phase {
+            Phase::Announced => detecting.map(|local| (local, self.detection_target())),
+            _ => None,
+        };
+        Destination { detection, others }
+    }
+
+    /// The name of a state, for tables and logs.
+    pub(super) fn name(&self, phase: Phase) -> &'static str {
+        match phase {
+            Phase::Settled => "Settled",
+            Phase::Announced => "Announced",
+            Phase::Searching(_) if !self.announced => "Searching (unannounced)",
+            Phase::Searching(silence) if silence.parked => "Searching (parked)",
+            Phase::Searching(_) => "Searching (silent)",
+            Phase::Arriving(..) => "Arriving",
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! All connections of a server, and the machine that they have together.
+//!
+//! A hub knows of no endpoint: each [`Peer`] has the sockets of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::peer::Peer;
+use crate::proto::server::{Elsewhere, Input, Output, Server as Machine};
+use crate::proto::trace;
+
+/// The connections of a server, by the numbers that the machine knows them by.
+#[derive(Debug)]
+pub(super) struct Hub {
+    machine: Mutex<Machine>,
+    peers: Mutex<BTreeMap<u64, Arc<Peer>>>,
+    /// What only a move in progress can do.
+    outputs: mpsc::UnboundedSender<Output>,
+}
+
+impl Hub {
+    /// Without any connection yet; what is for a move goes to `outputs`.
+    pub(super) fn new(elsewhere: Elsewhere, outputs: mpsc::UnboundedSender<Output>) -> Self {
+        Self {
+            machine: Mutex::new(Machine::new(elsewhere)),
+            peers: Mutex::default(),
+            outputs,
+        }
+    }
+
+    /// A connection begins; in the midst of a move, it has to wait.
+    pub(super) fn add(&self, id: u64, peer: Arc<Peer>) {
+        self.peers.lock().unwrap().insert(id, peer.clone());
+        if self.is_parking() {
+            peer.gate.close();
+        }
+    }
+
+    /// A connection is over.
+    pub(super) fn remove(&self, id: u64) {
+        self.peers.lock().unwrap().remove(&id);
+        self.input(Input::Gone(id));
+    }
+
+    /// One of those that there are.
+    pub(super) fn peer(&self, id: u64) -> Option<Arc<Peer>> {
+        self.peers.lock().unwrap().get(&id).cloned()
+    }
+
+    /// All that there are.
+    pub(super) fn peers(&self) -> Vec<(u64, Arc<Peer>)> {
+        let peers = self.peers.lock().unwrap();
+        peers.iter().map(|(id, peer)| (*id, peer.clone())).collect()
+    }
+
+    /// The number of the newest announcement; 0 before the first.
+    pub(super) fn sequence(&self) -> u64 {
+        self.machine.lock().unwrap().sequence()
+    }
+
+    /// Whether it is about to be frozen, or is not all there yet.
+    pub(super) fn is_parking(&self) -> bool {
+        self.machine.lock().unwrap().is_parking()
+    }
+
+    /// Whether no move is under way.
+    pub(super) fn is_serving(&self) -> bool {
+        self.machine.lock().unwrap().is_serving()
+    }
+
+    /// When [`Hub::timeout`] is due.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.machine.lock().unwrap().next_timeout()
+    }
+
+    /// Something happened.
+    pub(super) fn input(&self, input: Input) {
+        let cause = input.clone();
+        self.step(&cause, |machine, now| machine.handle(now, input));
+    }
+
+    /// What is due is done.
+    pub(super) fn timeout(&self) {
+        self.step(&format_args!("time"), |machine, now| {
+            machine.handle_timeout(now)
+        });
+    }
+
+    /// All that changes the machine's state goes through here.
+    fn step(&self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
+        let mut machine = self.machine.lock().unwrap();
+        let before = machine.state();
+        tracing::debug!(state = before, ?cause, "migration");
+        step(&mut machine, Instant::now());
+        trace::transition("server", before, machine.state(), cause);
+        self.perform(&mut machine);
+    }
+
+    /// Does at once what can be done at once; the rest is for a move in progress.
+    fn perform(&self, machine: &mut Machine) {
+        while let Some(output) = machine.poll() {
+            let peers = self.peers.lock().unwrap();
+            match output {
+                Output::Send(client, frame) => {
+                    if let Some(peer) = peers.get(&client) {
+                        peer.tell(frame);
+                    }
+                }
+                Output::OpenGate(client) => {
+                    if let Some(peer) = peers.get(&client) {
+                        peer.release();
+                    }
+                }
+                Output::CloseGates => peers.values().for_each(|peer| peer.gate.close()),
+                later => {
+                    let _ = self.outputs.send(later);
+                }
+            }
+        }
+    }
+}

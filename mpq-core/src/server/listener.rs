@@ -1,0 +1,59 @@
+//! Where connections come in: an endpoint and its sockets.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::error::BindError;
+use crate::net::{Bind, Sockets};
+use crate::runtime::EndpointThread;
+use crate::transport;
+
+/// How often the new address is tried, if it is not there yet.
+const REOPEN_RETRY: Duration = Duration::from_millis(50);
+
+/// An endpoint that accepts connections, with a thread of its own.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) endpoint: noq::Endpoint,
+    pub(super) sockets: Sockets,
+    address: Mutex<SocketAddr>,
+}
+
+impl Listener {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub(super) fn bind(address: SocketAddr, crypto: noq::ServerConfig) -> Result<Self, BindError> {
+        let (sockets, _) = Sockets::open(&[Bind::from(address)])
+            .map_err(|error| BindError::Listen(address, error))?;
+        let address = Mutex::new(sockets.locals()[0]);
+        let endpoint = noq::Endpoint::new_with_abstract_socket(
+            transport::config(),
+            Some(crypto),
+            sockets.for_endpoint(),
+            Arc::new(EndpointThread::default()),
+        )
+        .map_err(BindError::Endpoint)?;
+        Ok(Self {
+            endpoint,
+            sockets,
+            address,
+        })
+    }
+
+    /// Where it listens, or did last.
+    pub(super) fn address(&self) -> SocketAddr {
+        *self.address.lock().unwrap()
+    }
+
+    /// Opens the sockets at `address`, as soon as this host has it.
+    pub(super) async fn reopen(&self, address: SocketAddr) {
+        while let Err(error) = self.sockets.reopen(&[Bind::from(address)]) {
+            tracing::warn!("cannot listen on {address}: {error}; trying again");
+            tokio::time::sleep(REOPEN_RETRY).await;
+        }
+        *self.address.lock().unwrap() = self.sockets.locals()[0];
+    }
+}
