@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mpq_core::proto::frame::MAX_ADDRESSES;
-use mpq_core::proto::server::{Announcement, Elsewhere};
+use mpq_core::proto::server::{AlternativeAddresses, Announcement};
 use mpq_core::server::{BindError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,7 +111,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     });
     let config = ServerConfig {
         congestion: options.congestion,
-        elsewhere: Elsewhere {
+        elsewhere: AlternativeAddresses {
             pool: options.pool.clone(),
             name: options.name.clone(),
         },
@@ -133,7 +133,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
         stop(SignalKind::terminate())?,
         stop(SignalKind::interrupt())?,
     );
-    tracing::info!("listening on {}", server.listen());
+    tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
 
     let running = Arc::new(AtomicUsize::new(0));
@@ -336,7 +336,7 @@ impl Mover {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id() as i32,
             control: self.control.path().to_owned(),
-            listen: self.server.listen(),
+            listen: self.server.local_addr(),
             targets,
             sequence: self.server.sequence(),
             announced,
