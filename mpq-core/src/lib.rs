@@ -28,5 +28,5 @@ mod usage;
 
 pub use congestion::{Congestion, UnknownCongestion};
 pub use server::Gate;
-pub use stats::{Carried, PathTraffic, Traffic};
+pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

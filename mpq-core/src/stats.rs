@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use noq::{PathId, PathStats};
+use noq::PathId;
 
 use crate::proto::liveness::Figures;
 
@@ -18,7 +18,7 @@ pub struct Traffic {
     /// Since the handshake, by the server's own clock, which stands still while it is frozen.
     pub duration: Duration,
     /// Over all paths, those that were never validated among them.
-    pub total: Carried,
+    pub total: PathStats,
     /// Every path that was in use.
     pub paths: Vec<PathTraffic>,
 }
@@ -31,7 +31,7 @@ pub struct PathTraffic {
     /// The client's address.
     pub remote: SocketAddr,
     /// What it carried.
-    pub carried: Carried,
+    pub carried: PathStats,
     /// Round-trip time at its end, smoothed.
     pub rtt: Duration,
     /// Congestion window at its end, bytes.
@@ -42,7 +42,7 @@ pub struct PathTraffic {
 
 /// Bytes and packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Carried {
+pub struct PathStats {
     /// Bytes sent.
     pub sent: u64,
     /// Packets sent.
@@ -62,11 +62,11 @@ impl Traffic {
         closed: &noq::Closed,
         remotes: &BTreeMap<PathId, SocketAddr>,
     ) -> Self {
-        let path = |(id, stats): &(PathId, PathStats)| {
+        let path = |(id, stats): &(PathId, noq::PathStats)| {
             Some(PathTraffic {
                 id: path_number(*id),
                 remote: *remotes.get(id)?,
-                carried: Carried {
+                carried: PathStats {
                     sent: stats.sent_bytes,
                     sent_packets: stats.sent_packets,
                     lost: stats.lost_bytes,
@@ -82,7 +82,7 @@ impl Traffic {
         paths.sort_by_key(|path| path.id);
         Self {
             duration,
-            total: Carried {
+            total: PathStats {
                 sent: closed.stats.sent_bytes,
                 sent_packets: closed.stats.sent_packets,
                 lost: closed.stats.lost_bytes,

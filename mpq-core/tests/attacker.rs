@@ -264,7 +264,7 @@ async fn where_only_an_impostor_is_the_client_gives_up_at_the_deadline() {
             .relocate(announced, std::future::pending(), |_| ());
         let error = tokio::select! {
             moved = moving => panic!("it thawed: {moved:?}"),
-            error = client.failed() => error,
+            error = client.closed() => error,
         };
         assert!(
             matches!(error, ClientError::Migration(_)),
@@ -385,7 +385,7 @@ async fn handshakes_that_nobody_ends_are_forgotten() {
     let attacker = UdpSocket::bind((bench.network.ip(200), 0)).await.unwrap();
     for packet in &first_flights {
         attacker
-            .send_to(packet, bench.server.listen())
+            .send_to(packet, bench.server.local_addr())
             .await
             .unwrap();
     }

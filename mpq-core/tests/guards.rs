@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{Client, Config, Event, Input, Output};
-use mpq_core::proto::server::{self, Announcement, Server};
+use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output};
+use mpq_core::proto::server::{self, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -23,14 +23,14 @@ fn local(host: u8) -> IpAddr {
 /// A client of server 1, with paths from locals 0 and 1, in virtual time.
 struct Rig {
     now: Instant,
-    client: Client,
+    client: ClientMachine,
     outputs: Vec<Output>,
 }
 
 impl Rig {
     fn new(config: Config) -> Self {
         let now = Instant::now();
-        let client = Client::new(now, config, local(0), server(1));
+        let client = ClientMachine::new(now, config, local(0), server(1));
         let outputs = Vec::new();
         let mut rig = Self {
             now,
@@ -225,7 +225,7 @@ fn an_old_announcement_does_not_count_again() {
 #[test]
 fn one_move_at_a_time() {
     let now = Instant::now();
-    let mut machine = Server::default();
+    let mut machine = ServerMachine::default();
     let announcement = |host| Announcement {
         targets: vec![server(host)],
         lead: SECOND,
@@ -522,7 +522,7 @@ fn the_last_path_is_never_closed() {
 #[test]
 fn writers_stop_before_the_clients_are_told_of_the_silence() {
     let now = Instant::now();
-    let mut machine = Server::default();
+    let mut machine = ServerMachine::default();
     machine.handle(now, server::Input::Hello(1));
     machine.handle(
         now,

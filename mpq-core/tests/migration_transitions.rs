@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{self, Client, Config, Event};
-use mpq_core::proto::server::{self, Announcement, Server};
+use mpq_core::proto::client::{self, ClientMachine, Config, Event};
+use mpq_core::proto::server::{self, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -143,13 +143,13 @@ fn path_open(path: u32, local: char, remote: char) -> Step {
 }
 
 /// Brings a client with paths x–A and y–A, which expects data, through `steps`.
-fn drive_client(steps: &[Step]) -> (Client, Instant) {
+fn drive_client(steps: &[Step]) -> (ClientMachine, Instant) {
     drive(Config::default(), steps)
 }
 
-fn drive(config: Config, steps: &[Step]) -> (Client, Instant) {
+fn drive(config: Config, steps: &[Step]) -> (ClientMachine, Instant) {
     let mut now = Instant::now();
-    let mut client = Client::new(now, config, ip('x'), at('A'));
+    let mut client = ClientMachine::new(now, config, ip('x'), at('A'));
     let start = [
         locals("xy"),
         path_open(1, 'y', 'A'),
@@ -163,7 +163,7 @@ fn drive(config: Config, steps: &[Step]) -> (Client, Instant) {
     (client, now)
 }
 
-fn client_step(client: &mut Client, now: &mut Instant, step: &Step) {
+fn client_step(client: &mut ClientMachine, now: &mut Instant, step: &Step) {
     match step {
         In(input) => client.handle(*now, input.clone()),
         After(time) => {
@@ -173,7 +173,7 @@ fn client_step(client: &mut Client, now: &mut Instant, step: &Step) {
     }
 }
 
-fn client_outputs(client: &mut Client) -> String {
+fn client_outputs(client: &mut ClientMachine) -> String {
     let outputs = std::iter::from_fn(|| client.poll()).map(|output| match output {
         client::Output::Send(frame) => format!("send {}", frame_name(&frame)),
         client::Output::Probe(targets) => {
@@ -295,7 +295,7 @@ fn the_clients_table() {
 }
 
 /// Validates every path that the client has asked for to B.
-fn validate(client: &mut Client, now: Instant, opened: &str) {
+fn validate(client: &mut ClientMachine, now: Instant, opened: &str) {
     for (index, way) in opened.split("open ").skip(1).enumerate() {
         let mut ends = way.chars();
         if let (Some(local), Some('–'), Some('B')) = (ends.next(), ends.next(), ends.next()) {
@@ -373,7 +373,7 @@ enum ServerStep {
     After(Duration),
 }
 
-fn server_step(server: &mut Server, now: &mut Instant, step: &ServerStep) {
+fn server_step(server: &mut ServerMachine, now: &mut Instant, step: &ServerStep) {
     match step {
         ServerStep::In(input) => server.handle(*now, input.clone()),
         ServerStep::After(time) => {
@@ -383,7 +383,7 @@ fn server_step(server: &mut Server, now: &mut Instant, step: &ServerStep) {
     }
 }
 
-fn server_outputs(server: &mut Server) -> String {
+fn server_outputs(server: &mut ServerMachine) -> String {
     use server::Output;
     let outputs = std::iter::from_fn(|| server.poll()).map(|output| match output {
         Output::Send(client, frame) => format!("send {} to {client}", frame_name(&frame)),
@@ -442,7 +442,7 @@ fn the_servers_table() {
     };
     let rows_of = |(state, steps, last): (_, usize, Option<Input>)| {
         let rows = inputs().map(|(name, step)| {
-            let (mut server, mut now) = (Server::default(), Instant::now());
+            let (mut server, mut now) = (ServerMachine::default(), Instant::now());
             server.handle(now, Input::Hello(1));
             server.handle(now, Input::Hello(2));
             for step in &way()[..steps] {
@@ -492,7 +492,7 @@ fn a_server_that_speaks_where_it_was_has_not_moved() {
 }
 
 /// Answers each timeout of the client until it has none, or `end`; returns the probes it sent.
-fn run_alone(client: &mut Client, mut now: Instant, end: Instant) -> usize {
+fn run_alone(client: &mut ClientMachine, mut now: Instant, end: Instant) -> usize {
     let mut probes = 0;
     while let Some(due) = client.next_timeout().filter(|due| *due < end) {
         now = now.max(due);

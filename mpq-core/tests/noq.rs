@@ -260,7 +260,7 @@ fn a_key_update_costs_what_is_in_flight_on_a_path_that_is_further_on() {
     );
 }
 
-/// `h3::send_window::HELD`.
+/// `h3::send_window::MAX_IN_FLIGHT_OF_ONE_BODY`.
 #[test]
 fn what_is_in_flight_on_a_path_that_dies_stays_there() {
     let mut world = World::new();

@@ -251,7 +251,7 @@ async fn so_is_the_first_path() {
 
 async fn dies_and_comes_back(local: &str) {
     let server = serve();
-    let network = Network::new(server.listen());
+    let network = Network::new(server.local_addr());
     let client = connect(network.address(), &[FIRST, SECOND]).await;
     let mut events = client.events();
     path_is(&mut events, SECOND, PathState::Validated).await;
@@ -274,7 +274,7 @@ async fn dies_and_comes_back(local: &str) {
 async fn a_server_writes_no_further_ahead_than_its_paths_can_use() {
     let written = Arc::new(AtomicUsize::new(0));
     let server = serve_counting(written.clone());
-    let network = Network::new(server.listen());
+    let network = Network::new(server.local_addr());
     let client = connect(network.address(), &[FIRST]).await;
     // Flow control would let it write all of the send window.
     let most = SEND_WINDOW / u64::from(STREAM_WINDOW);
@@ -310,7 +310,7 @@ async fn keys_are_updated_while_there_is_one_path_only() {
             .count()
     };
     let server = serve();
-    let client = connect(server.listen(), &[FIRST, SECOND]).await;
+    let client = connect(server.local_addr(), &[FIRST, SECOND]).await;
     path_is(&mut client.events(), SECOND, PathState::Validated).await;
     assert_eq!(updates(), 2, "one at each end");
     // Many more packets than noq would update after.
@@ -336,7 +336,7 @@ impl Write for Log {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_path_is_given_up_when_all_are_silent() {
     let server = serve();
-    let network = Network::new(server.listen());
+    let network = Network::new(server.local_addr());
     let client = connect(network.address(), &[FIRST, SECOND]).await;
     let mut events = client.events();
     path_is(&mut events, SECOND, PathState::Validated).await;
@@ -357,7 +357,7 @@ async fn no_path_is_given_up_when_all_are_silent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_download_goes_on_over_the_only_path_when_a_nat_gives_it_another_port() {
     let server = serve();
-    let network = Network::new(server.listen());
+    let network = Network::new(server.local_addr());
     let client = connect(network.address(), &[FIRST]).await;
     download(&client, async || network.rebind(FIRST)).await;
     let paths = client.paths();

@@ -10,10 +10,10 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
 use mpq_core::proto::Strategy;
-use mpq_core::proto::server::{Announcement, Elsewhere};
+use mpq_core::proto::server::{AlternativeAddresses, Announcement};
 use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
-use mpq_core::{Carried, Congestion, Traffic};
+use mpq_core::{Congestion, PathStats, Traffic};
 use sha2::{Digest, Sha256};
 use support::{get, until};
 use tokio::sync::{mpsc, oneshot};
@@ -50,7 +50,7 @@ fn serve_with(
             break places;
         }
     };
-    config.elsewhere = Elsewhere {
+    config.elsewhere = AlternativeAddresses {
         pool: places[..2].to_vec(),
         name: None,
     };
@@ -291,7 +291,7 @@ async fn stays(thaw: fn(SocketAddr) -> Thaw, why: &str) {
     download(&client, vec![sender]).await;
     let error = moves.await.unwrap().unwrap_err();
     assert!(matches!(error, MoveError::Failed(reason) if reason.starts_with(why)));
-    assert_eq!(server.listen(), places[0]);
+    assert_eq!(server.local_addr(), places[0]);
     let mut cancelled = 0;
     while let Ok((_, event)) = events.try_recv() {
         match event {
@@ -403,7 +403,7 @@ async fn a_connection_leaves_its_figures_with_the_paths_of_before_a_move() {
             .map(|ip| ip.parse().unwrap())
             .into()
     );
-    let sum = |of: fn(&Carried) -> u64| paths.iter().map(|path| of(&path.carried)).sum::<u64>();
+    let sum = |of: fn(&PathStats) -> u64| paths.iter().map(|path| of(&path.carried)).sum::<u64>();
     // The total also has what paths carried that never came into use.
     assert!(total.sent - total.lost > SIZE as u64, "{total:?}");
     assert!(

@@ -135,7 +135,7 @@ impl Mover {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id() as i32,
             control: self.control.path().to_owned(),
-            listen: self.server.listen(),
+            listen: self.server.local_addr(),
             targets,
             sequence: self.server.sequence(),
             announced,

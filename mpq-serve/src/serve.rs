@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mpq_core::proto::frame::MAX_ADDRESSES;
-use mpq_core::proto::server::Elsewhere;
+use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +64,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     });
     let config = ServerConfig {
         congestion: options.congestion,
-        elsewhere: Elsewhere {
+        elsewhere: AlternativeAddresses {
             pool: options.pool.clone(),
             name: options.name.clone(),
         },
@@ -86,7 +86,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
         stop(SignalKind::terminate())?,
         stop(SignalKind::interrupt())?,
     );
-    tracing::info!("listening on {}", server.listen());
+    tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
 
     let running = Arc::new(AtomicUsize::new(0));

@@ -14,7 +14,7 @@
 
 use std::net::SocketAddr;
 
-use mpq_core::{Carried, Traffic, Usage};
+use mpq_core::{PathStats, Traffic, Usage};
 
 /// Logs the figures of the connection with the client that was first at `remote`.
 pub fn log(remote: SocketAddr, traffic: &Traffic) {
@@ -47,7 +47,7 @@ fn lines(connection: SocketAddr, traffic: &Traffic, usage: &Usage) -> Vec<String
     std::iter::once(whole).chain(paths).collect()
 }
 
-fn carried(carried: &Carried) -> String {
+fn carried(carried: &PathStats) -> String {
     format!(
         "sent={} sent_packets={} lost={} lost_packets={} received={}",
         carried.sent, carried.sent_packets, carried.lost, carried.lost_packets, carried.received,
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn lines_are_stable() {
-        let carried = Carried {
+        let carried = PathStats {
             sent: 1000,
             sent_packets: 10,
             lost: 100,
@@ -81,7 +81,7 @@ mod tests {
         };
         let traffic = Traffic {
             duration: Duration::from_millis(1500),
-            total: Carried {
+            total: PathStats {
                 sent: 1200,
                 ..carried
             },

@@ -20,18 +20,18 @@ use crate::h3::MigrationStream;
 use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
-use crate::proto::client::{Client as Machine, Config, Event, Input, Output};
+use crate::proto::client::{ClientMachine, Config, Event, Input, Output};
 use crate::proto::liveness::{Figures, Liveness, Verdict};
 use crate::proto::probe::{self, Token};
-use crate::proto::reopen_gate::Doubts;
+use crate::proto::reopen_gate::ReopenGate;
 use crate::proto::{Frame, Strategy, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
 use crate::tls;
 
 /// How often counters are looked at for signs of life: in a move, and else.
-const LOOK: Duration = Duration::from_millis(20);
-const LOOK_SETTLED: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL_SETTLED: Duration = Duration::from_millis(50);
 
 pub(super) struct Driver {
     connection: noq::WeakConnectionHandle,
@@ -41,8 +41,8 @@ pub(super) struct Driver {
     locals: Vec<Local>,
     multipath: bool,
     liveness: Liveness,
-    doubts: Doubts,
-    machine: Machine,
+    reopen_gate: ReopenGate,
+    machine: ClientMachine,
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
     frames: mpsc::UnboundedSender<Frame>,
@@ -91,7 +91,7 @@ impl Driver {
                 _ => 0,
             },
         };
-        let mut machine = Machine::new(now, config, locals[0].ip, remote);
+        let mut machine = ClientMachine::new(now, config, locals[0].ip, remote);
         if multipath {
             machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         }
@@ -104,7 +104,7 @@ impl Driver {
             locals,
             multipath,
             liveness: Liveness::of_client(),
-            doubts: Doubts::default(),
+            reopen_gate: ReopenGate::default(),
             machine,
             table,
             events,
@@ -156,8 +156,8 @@ impl Driver {
             }
             let due = self.machine.next_timeout();
             let look_at = match self.machine.is_settled() {
-                true => looked + LOOK_SETTLED,
-                false => looked + LOOK,
+                true => looked + LOOK_INTERVAL_SETTLED,
+                false => looked + LOOK_INTERVAL,
             };
             tokio::select! {
                 closed = &mut closed => break ClientError::from(&closed.reason),
@@ -199,7 +199,7 @@ impl Driver {
     }
 
     /// All that changes the machine's state goes through here.
-    fn step(&mut self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
+    fn step(&mut self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut ClientMachine, Instant)) {
         let before = self.machine.state();
         step(&mut self.machine, Instant::now());
         trace::transition("client", before, self.machine.state(), cause);
@@ -227,7 +227,7 @@ impl Driver {
             }
             Output::Open { local, remote } => self.open(local, remote),
             Output::Abandon(remote) => {
-                self.doubts.forget(remote);
+                self.reopen_gate.forget(remote);
                 for path in self.table.all() {
                     if path.remote == remote && path.state == PathState::Opening {
                         self.close(path.id);
@@ -278,7 +278,7 @@ impl Driver {
 
     /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
     fn open(&mut self, local: IpAddr, remote: SocketAddr) {
-        if self.doubts.hold(Instant::now(), local, remote) {
+        if self.reopen_gate.hold(Instant::now(), local, remote) {
             return;
         }
         let Some(connection) = self.connection.upgrade() else {
@@ -364,10 +364,10 @@ impl Driver {
                 let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
                 let needed = remote == self.machine.remote() && !self.machine.is_moving();
                 if !validated || by_server && needed {
-                    self.doubts.add(local);
+                    self.reopen_gate.add(local);
                 }
                 if self.table.validated().is_empty() {
-                    for (local, remote) in self.doubts.clear() {
+                    for (local, remote) in self.reopen_gate.clear() {
                         self.open(local, remote);
                     }
                 }
@@ -387,7 +387,7 @@ impl Driver {
     fn answer(&mut self, answer: Answer) {
         let knock = self.knock == answer.token;
         let remote = canonical(answer.remote);
-        if !knock && self.doubts.answered(answer.local, remote) {
+        if !knock && self.reopen_gate.answered(answer.local, remote) {
             self.open(answer.local, remote);
         }
         self.input(Input::Answer { remote, knock });
@@ -416,7 +416,7 @@ impl Driver {
         if let Some(rtt) = figures.iter().map(|path| path.rtt).max() {
             self.quiet_input(Input::Rtt(rtt));
         }
-        for (local, remote) in self.doubts.probes(now) {
+        for (local, remote) in self.reopen_gate.probes(now) {
             self.sockets
                 .send(Some(local), remote, &probe::probe(self.token));
         }
@@ -447,7 +447,7 @@ impl Driver {
                     let paths = self.table.all();
                     if let Some(path) = paths.iter().find(|path| path.id == id) {
                         tracing::info!("path {id} from {} is silent, and closed", path.local);
-                        self.doubts.add(path.local);
+                        self.reopen_gate.add(path.local);
                         self.close(path.id);
                     }
                 }
@@ -476,7 +476,7 @@ impl Driver {
         for (local, is_new) in present {
             if is_new {
                 // It may have gone again.
-                if let Err(error) = self.sockets.reopen(&[local.bind()]) {
+                if let Err(error) = self.sockets.add(&[local.bind()]) {
                     tracing::warn!("cannot use {} at {}: {error}", local.interface, local.ip);
                     continue;
                 }

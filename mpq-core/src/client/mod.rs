@@ -24,10 +24,10 @@ use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
 use crate::{tls, transport};
 
 /// Events that a slow reader may fall behind; a move makes about ten.
-const EVENTS: usize = 1024;
+const EVENT_CAPACITY: usize = 1024;
 
 /// How long a closed connection's peer is waited for.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection to a server.
 pub struct Client {
@@ -88,7 +88,7 @@ impl Client {
             .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
         tokio::spawn(async move { http.wait_idle().await });
 
-        let (sender, events) = broadcast::channel(EVENTS);
+        let (sender, events) = broadcast::channel(EVENT_CAPACITY);
         let (commands, to_driver) = mpsc::unbounded_channel();
         let (failed, failure) = watch::channel(None);
         let paths = PathTable::default();
@@ -148,7 +148,7 @@ impl Client {
     }
 
     /// Resolves when the connection is lost.
-    pub async fn failed(&self) -> ClientError {
+    pub async fn closed(&self) -> ClientError {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
             Ok(failure) => failure.clone().unwrap_or(ClientError::Idle),
@@ -160,6 +160,6 @@ impl Client {
     /// that has vanished gives none.
     pub async fn close(self) {
         self.connection.close(NO_ERROR, b"");
-        let _ = tokio::time::timeout(CLOSING, self.endpoint.wait_all_draining()).await;
+        let _ = tokio::time::timeout(CLOSING_TIMEOUT, self.endpoint.wait_all_draining()).await;
     }
 }

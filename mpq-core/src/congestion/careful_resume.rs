@@ -22,11 +22,11 @@
 use std::time::{Duration, Instant};
 
 /// How long after the move paths are new.
-pub(super) const LIFETIME: Duration = Duration::from_secs(30);
+pub(super) const NEW_PATHS_PERIOD: Duration = Duration::from_secs(30);
 
 /// What may be acknowledged on a path that nobody has told what it goes on for, beyond the window that
 /// it began with, before it is taken for one of a new kind; bytes.
-pub(super) const UNTOLD: u64 = 64 << 10;
+pub(super) const MAX_ACKED_UNTOLD: u64 = 64 << 10;
 
 /// What was known of an old path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) struct Memory {
 impl Memory {
     /// How a path that is made now begins.
     pub(super) fn begin(self, now: Instant) -> Phase {
-        let Some(thaw) = self.thaw.filter(|thaw| now < *thaw + LIFETIME) else {
+        let Some(thaw) = self.thaw.filter(|thaw| now < *thaw + NEW_PATHS_PERIOD) else {
             return Phase::Normal;
         };
         let rtt = now - thaw;

@@ -10,26 +10,26 @@ use noq::PathId;
 use noq::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use noq_proto::RttEstimator;
 
-use super::careful_resume::{Phase, Saved, UNTOLD};
-use super::send_control::{Careful, RECENT, Track};
+use super::careful_resume::{MAX_ACKED_UNTOLD, Phase, Saved};
+use super::send_control::{RECENT_PERIOD, SendControl, Track};
 
 /// What paces nothing, bytes a second.
 const UNPACED: u64 = 1 << 30;
 
 /// What is known of an old path now.
 pub(crate) fn saved(connection: &noq::Connection, path: PathId, now: Instant) -> Option<Saved> {
-    let resuming = Resuming::of(connection, path)?;
+    let resuming = PathController::of(connection, path)?;
     resuming.track.lock().unwrap().saved(now)
 }
 
 /// Tells a new path's controller which old path it goes on for.
 pub(crate) fn tell(connection: &noq::Connection, path: PathId, old: Saved) {
-    if let Some(resuming) = Resuming::of(connection, path) {
+    if let Some(resuming) = PathController::of(connection, path) {
         resuming.track.lock().unwrap().told = Some(old);
     }
 }
 
-impl ControllerFactory for Careful {
+impl ControllerFactory for SendControl {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let track = Arc::new(Mutex::new(Track {
             window: 0,
@@ -43,7 +43,7 @@ impl ControllerFactory for Careful {
         }));
         self.tracks.lock().unwrap().push(Arc::downgrade(&track));
         let phase = self.memory.lock().unwrap().begin(now);
-        let controller = Resuming {
+        let controller = PathController {
             algorithm: self.algorithm.clone().build(now, mtu),
             phase,
             mtu: mtu.into(),
@@ -57,8 +57,8 @@ impl ControllerFactory for Careful {
 
 /// The controller of one path.
 #[derive(Debug)]
-struct Resuming {
-    memory: Arc<Careful>,
+struct PathController {
+    memory: Arc<SendControl>,
     algorithm: Box<dyn Controller>,
     phase: Phase,
     /// Bytes.
@@ -66,7 +66,7 @@ struct Resuming {
     track: Arc<Mutex<Track>>,
 }
 
-impl Resuming {
+impl PathController {
     /// A path's controller, as it is now; it shares its track with noq's.
     fn of(connection: &noq::Connection, path: PathId) -> Option<Box<Self>> {
         let controller = connection.congestion_state(path)?;
@@ -88,8 +88,8 @@ impl Resuming {
         allowed.max(2 * self.mtu).min(self.limit())
     }
 
-    /// Whether nothing may be sent now. The two locks are never held together here: [`Careful::drain`] takes
-    /// them in the other order.
+    /// Whether nothing may be sent now. The two locks are never held together here:
+    /// [`SendControl::drain`] takes them in the other order.
     fn is_held(&self) -> bool {
         if !self.memory.held.load(Ordering::Relaxed) {
             return false;
@@ -108,7 +108,7 @@ impl Resuming {
     }
 }
 
-impl Controller for Resuming {
+impl Controller for PathController {
     fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
         self.algorithm.on_sent(now, bytes, largest_pn);
     }
@@ -118,7 +118,7 @@ impl Controller for Resuming {
         track.lost = false;
         track.sent += 1;
         track.bytes += u64::from(bytes);
-        if track.bytes > track.most.0 || now > track.most.1 + RECENT {
+        if track.bytes > track.most.0 || now > track.most.1 + RECENT_PERIOD {
             track.most = (track.bytes, now);
         }
         drop(track);
@@ -163,7 +163,8 @@ impl Controller for Resuming {
             }
             Phase::Reconnaissance(start, acknowledged) => {
                 *acknowledged += bytes;
-                if start.is_some_and(|start| *acknowledged > start.least.window + UNTOLD) {
+                if start.is_some_and(|start| *acknowledged > start.least.window + MAX_ACKED_UNTOLD)
+                {
                     self.phase = Phase::Normal;
                 }
                 bytes
@@ -278,7 +279,7 @@ mod tests {
     use noq::congestion::NewRenoConfig;
 
     use super::*;
-    use crate::congestion::careful_resume::LIFETIME;
+    use crate::congestion::careful_resume::NEW_PATHS_PERIOD;
     use crate::congestion::olia::tests::estimate;
 
     const MTU: u16 = 1200;
@@ -293,7 +294,7 @@ mod tests {
         now: Instant,
         /// noq alone can make one; what is tested does not look at it.
         estimate: RttEstimator,
-        careful: Arc<Careful>,
+        careful: Arc<SendControl>,
         path: Box<dyn Controller>,
     }
 
@@ -302,7 +303,7 @@ mod tests {
         async fn new(least: Option<Saved>, after: Duration) -> Self {
             let thaw = Instant::now();
             let estimate = estimate().await;
-            let careful = Arc::new(Careful::new(Arc::new(NewRenoConfig::default())));
+            let careful = Arc::new(SendControl::new(Arc::new(NewRenoConfig::default())));
             careful.resume(thaw, least);
             let now = thaw + after;
             let path = careful.clone().build(now, MTU);
@@ -316,7 +317,11 @@ mod tests {
 
         /// As [`tell`] does.
         fn tell(&self, old: Saved) {
-            let clone = self.path.clone_box().into_any().downcast::<Resuming>();
+            let clone = self
+                .path
+                .clone_box()
+                .into_any()
+                .downcast::<PathController>();
             clone.unwrap().track.lock().unwrap().told = Some(old);
         }
 
@@ -423,14 +428,14 @@ mod tests {
         let mut rig = Rig::new(Some(old(RTT, WINDOW)), RTT).await;
         rig.ack(RTT, WINDOW);
         assert_eq!(rig.path.window(), WINDOW);
-        rig.ack(RTT, UNTOLD + 1);
-        let all = rig.path.initial_window() + WINDOW + UNTOLD + 1;
+        rig.ack(RTT, MAX_ACKED_UNTOLD + 1);
+        let all = rig.path.initial_window() + WINDOW + MAX_ACKED_UNTOLD + 1;
         assert_eq!(rig.path.window(), all);
     }
 
     #[tokio::test]
     async fn only_paths_that_are_made_soon_after_the_move_are_resumed() {
-        let mut rig = Rig::new(Some(old(LIFETIME, WINDOW)), LIFETIME).await;
+        let mut rig = Rig::new(Some(old(NEW_PATHS_PERIOD, WINDOW)), NEW_PATHS_PERIOD).await;
         let initial = rig.path.initial_window();
         assert_eq!(rig.path.window(), initial);
         rig.tell(old(RTT, WINDOW));
@@ -535,7 +540,7 @@ mod tests {
     async fn the_most_of_late_in_flight_is_what_counts_as_the_window() {
         let mut rig = Rig::new(None, RTT).await;
         let saved = |rig: &Rig, now| {
-            let clone = rig.path.clone_box().into_any().downcast::<Resuming>();
+            let clone = rig.path.clone_box().into_any().downcast::<PathController>();
             let track = *clone.unwrap().track.lock().unwrap();
             track.saved(now).map(|old| old.window)
         };
@@ -546,9 +551,9 @@ mod tests {
         rig.ack(RTT, 1200);
         rig.path.on_end_acks(rig.now, 0, false, Some(8));
         assert_eq!(saved(&rig, rig.now), Some(9 * 1200));
-        rig.now += RECENT * 3 / 2;
+        rig.now += RECENT_PERIOD * 3 / 2;
         rig.path.on_packet_sent(rig.now, MTU, 9);
         assert_eq!(saved(&rig, rig.now), Some(1200));
-        assert_eq!(saved(&rig, rig.now + 2 * RECENT), None);
+        assert_eq!(saved(&rig, rig.now + 2 * RECENT_PERIOD), None);
     }
 }

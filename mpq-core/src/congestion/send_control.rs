@@ -10,7 +10,7 @@ use super::Factory;
 use super::careful_resume::{Memory, Saved};
 
 /// How long a path is remembered to have had so much in flight.
-pub(super) const RECENT: Duration = Duration::from_secs(1);
+pub(super) const RECENT_PERIOD: Duration = Duration::from_secs(1);
 
 /// In this time what was written is sent, also where nothing is in flight that would tell.
 const LAST_WORDS: Duration = Duration::from_millis(10);
@@ -27,7 +27,7 @@ struct Drain {
 }
 
 /// Makes the controllers of one connection.
-pub(crate) struct Careful {
+pub(crate) struct SendControl {
     pub(super) algorithm: Arc<Factory>,
     pub(super) memory: Mutex<Memory>,
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
@@ -80,7 +80,7 @@ impl Track {
 
     pub(super) fn saved(self, now: Instant) -> Option<Saved> {
         // Something was acknowledged, and not long ago.
-        let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT;
+        let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT_PERIOD;
         is_of_use.then_some(Saved {
             rtt: self.rtt,
             window: self.most.0,
@@ -88,15 +88,15 @@ impl Track {
     }
 }
 
-impl fmt::Debug for Careful {
+impl fmt::Debug for SendControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Careful")
+        f.debug_struct("SendControl")
             .field("memory", &self.memory)
             .finish_non_exhaustive()
     }
 }
 
-impl Careful {
+impl SendControl {
     pub(crate) fn new(algorithm: Arc<Factory>) -> Self {
         Self {
             algorithm,

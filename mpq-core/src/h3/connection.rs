@@ -17,8 +17,8 @@ use super::migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream};
 use super::reassembly::Chunks;
 use super::recv::RecvStream;
 use super::send::SendStream;
-use super::send_window::{Ahead, Body};
-use crate::congestion::send_control::Careful;
+use super::send_window::{Body, SendWindow};
+use crate::congestion::send_control::SendControl;
 use crate::proto::varint::read_varint;
 
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
@@ -43,7 +43,7 @@ pub struct Connection {
     incoming_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     incoming_uni: Pending<Uni>,
     migration: Option<oneshot::Sender<MigrationStream>>,
-    ahead: Option<Arc<Ahead>>,
+    send_window: Option<Arc<SendWindow>>,
 }
 
 impl Connection {
@@ -69,7 +69,7 @@ impl Connection {
             ),
             streams: OpenStreams::new(conn, Order::Noq),
             migration: Some(migration),
-            ahead: None,
+            send_window: None,
         };
         (connection, receiver)
     }
@@ -80,10 +80,10 @@ impl Connection {
     }
 
     /// Has the answers to requests be written no further ahead than the paths can use.
-    pub(crate) fn bound(&mut self, paths: Arc<Careful>) -> Arc<Ahead> {
-        let ahead = Arc::new(Ahead::new(&self.streams.conn, paths));
-        self.ahead = Some(ahead.clone());
-        ahead
+    pub(crate) fn bound(&mut self, paths: Arc<SendControl>) -> Arc<SendWindow> {
+        let send_window = Arc::new(SendWindow::new(&self.streams.conn, paths));
+        self.send_window = Some(send_window.clone());
+        send_window
     }
 }
 
@@ -154,7 +154,7 @@ impl<B: Buf> quic::Connection<B> for Connection {
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
         let accepted = ready!(poll_pending(&mut self.incoming_bi, cx))?;
-        Poll::Ready(Ok(BidiStream::accepted(accepted, self.ahead.clone())))
+        Poll::Ready(Ok(BidiStream::accepted(accepted, self.send_window.clone())))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -259,14 +259,14 @@ pub struct BidiStream<B: Buf> {
 impl<B: Buf> BidiStream<B> {
     fn accepted(
         (send, recv): (noq::SendStream, noq::RecvStream),
-        ahead: Option<Arc<Ahead>>,
+        send_window: Option<Arc<SendWindow>>,
     ) -> Self {
         // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
         // waits for the first. Fails once it is closed, which writing tells.
         let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
         let _ = send.set_priority(-turn);
         Self {
-            send: SendStream::new(send, ahead.map(Body::new)),
+            send: SendStream::new(send, send_window.map(Body::new)),
             recv: Chunks::ordered(recv, Bytes::new()).into(),
         }
     }

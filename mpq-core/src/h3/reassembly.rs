@@ -2,8 +2,9 @@
 //!
 //! What a client has asked for is most often taken as it comes, and put in order here
 //! ([`Chunks::reordered`]). noq's own buffer may not hold more than a thousand gaps, so a stream's window is
-//! small (see [`limits`](crate::limits)), and after a loss it would be full before what was lost can have come again: every
-//! path would stand still. Taken from noq at once, what comes behind a gap does not count there.
+//! small (see [`limits`](crate::limits)), and after a loss it would be full before what was lost can have
+//! come again: every path would stand still. Taken from noq at once, what comes behind a gap does not count
+//! there.
 //!
 //! **Lost by noq.** If noq has to make order among what was not taken yet, it takes all that lies before the
 //! *number* of bytes that were for what it has given already (`Assembler::defragment` of noq-proto 1.4.0,
@@ -33,15 +34,15 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::error::varint;
 
 /// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
-const BATCH: usize = 32;
+const BATCH_CHUNKS: usize = 32;
 /// How many bytes may lie behind a gap here; noq holds a stream's window more.
-const MOST: usize = 8 << 20;
+const MAX_HELD: usize = 8 << 20;
 /// How often a gap that so much lies behind is looked at: noq cannot tell when it is filled.
-const LOOK: Duration = Duration::from_millis(1);
-/// For how many [ticks](TICK) in which the connection received something a gap may stay. What was lost on a
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// For how many [ticks](GAP_TICK) in which the connection received something a gap may stay. What was lost on a
 /// path that died comes sooner.
-const PATIENCE: u32 = 10;
-const TICK: Duration = Duration::from_secs(1);
+const MAX_GAP_TICKS: u32 = 10;
+const GAP_TICK: Duration = Duration::from_secs(1);
 
 /// A stream's bytes, in order.
 pub(super) enum Chunks {
@@ -67,7 +68,7 @@ impl Chunks {
             flows: true,
             look: None,
             connection,
-            watch: Watch::new(TICK),
+            watch: Watch::new(GAP_TICK),
         })
     }
 
@@ -111,7 +112,7 @@ impl Ordered {
             if let Some(next) = self.unread.next() {
                 return Poll::Ready(Ok(Some(std::mem::take(&mut self.batch[next]))));
             }
-            self.batch.resize(BATCH, Bytes::new());
+            self.batch.resize(BATCH_CHUNKS, Bytes::new());
             // The future holds nothing of its own: noq keeps the waker with the stream, and so the
             // future can be made anew for each poll and `stop` finds the stream here.
             match ready!(pin!(self.stream.read_many_chunks(&mut self.batch)).poll(cx))? {
@@ -156,10 +157,12 @@ impl Reordered {
             }
             // noq gives what is first of all that it has. With too much here already, a single byte
             // shows whether that is the next.
-            let most = match self.flows || self.queue.held < MOST {
+            let most = match self.flows || self.queue.held < MAX_HELD {
                 true => usize::MAX,
                 false => {
-                    let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+                    let look = self
+                        .look
+                        .get_or_insert_with(|| Box::pin(sleep(LOOK_INTERVAL)));
                     ready!(look.as_mut().poll(cx));
                     1
                 }
@@ -247,7 +250,7 @@ impl Watch {
             self.gap = gap;
             self.ticks = 0;
         }
-        while self.ticks < PATIENCE {
+        while self.ticks < MAX_GAP_TICKS {
             ready!(self.tick.as_mut().poll(cx));
             self.tick.as_mut().reset(Instant::now() + self.every);
             let received = received();
@@ -269,7 +272,7 @@ mod tests {
     use super::*;
 
     const MOMENT: Duration = Duration::from_micros(1);
-    const TICKS: u64 = PATIENCE as u64;
+    const TICKS: u64 = MAX_GAP_TICKS as u64;
 
     proptest! {
         #[test]

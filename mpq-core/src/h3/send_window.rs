@@ -7,7 +7,7 @@
 //! time that a writer takes to be woken.
 //!
 //! The window is the connection's, and bodies fill it: what must not wait for them has it
-//! [widened](Ahead::widen).
+//! [widened](SendWindow::widen).
 //!
 //! **One body over several paths.** If a path dies, what is in flight there keeps its part of the stream's
 //! flow-control window until the path is given up. noq's receiver announces more only when an eighth of
@@ -18,20 +18,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::congestion::send_control::Careful;
+use crate::congestion::send_control::SendControl;
 use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
 /// What may wait in any case, bytes.
-const LEAST: u64 = 64 << 10;
+const MIN_WAITING: u64 = 64 << 10;
 /// What one of several paths may hold of the only body, bytes: the others have a sixteenth of a window at
 /// least, and as much as was read since the last announcement.
-const HELD: u64 = STREAM_WINDOW as u64 / 16 * 13;
+const MAX_IN_FLIGHT_OF_ONE_BODY: u64 = STREAM_WINDOW as u64 / 16 * 13;
 
 /// The send window of one connection.
 #[derive(Debug)]
-pub(crate) struct Ahead {
+pub(crate) struct SendWindow {
     connection: noq::WeakConnectionHandle,
-    careful: Arc<Careful>,
+    send_control: Arc<SendControl>,
     window: AtomicU64,
     /// Bodies being written.
     bodies: AtomicUsize,
@@ -39,11 +39,11 @@ pub(crate) struct Ahead {
     several: AtomicBool,
 }
 
-impl Ahead {
-    pub(super) fn new(connection: &noq::Connection, careful: Arc<Careful>) -> Self {
+impl SendWindow {
+    pub(super) fn new(connection: &noq::Connection, send_control: Arc<SendControl>) -> Self {
         Self {
             connection: connection.weak_handle(),
-            careful,
+            send_control,
             window: AtomicU64::new(SEND_WINDOW),
             bodies: AtomicUsize::new(0),
             several: AtomicBool::new(false),
@@ -52,16 +52,16 @@ impl Ahead {
 
     /// Small changes are left out, since each takes the connection's lock.
     fn adapt(&self) {
-        let (paths, windows) = self.careful.windows();
+        let (paths, windows) = self.send_control.windows();
         let one_body = !self.several.load(Ordering::Relaxed);
         let most = if paths > 1 && one_body {
-            HELD
+            MAX_IN_FLIGHT_OF_ONE_BODY
         } else {
             u64::MAX
         };
-        self.careful.limit(most);
+        self.send_control.limit(most);
 
-        let window = (LEAST + 2 * windows).min(SEND_WINDOW);
+        let window = (MIN_WAITING + 2 * windows).min(SEND_WINDOW);
         let before = self.window.load(Ordering::Relaxed);
         if window.abs_diff(before) > before / 8 {
             self.set(window);
@@ -82,14 +82,14 @@ impl Ahead {
 }
 
 /// A body that is being written.
-pub(super) struct Body(Arc<Ahead>);
+pub(super) struct Body(Arc<SendWindow>);
 
 impl Body {
-    pub(super) fn new(ahead: Arc<Ahead>) -> Self {
-        if ahead.bodies.fetch_add(1, Ordering::Relaxed) > 0 {
-            ahead.several.store(true, Ordering::Relaxed);
+    pub(super) fn new(window: Arc<SendWindow>) -> Self {
+        if window.bodies.fetch_add(1, Ordering::Relaxed) > 0 {
+            window.several.store(true, Ordering::Relaxed);
         }
-        Self(ahead)
+        Self(window)
     }
 
     /// To be called before a part of it is written.

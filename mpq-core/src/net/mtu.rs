@@ -9,14 +9,14 @@ use nix::sys::socket::sockopt::IpMtu;
 use super::socket::Bind;
 
 /// Without any knowledge: what Ethernet carries of IPv6, less room for a tunnel.
-const DEFAULT: u16 = 1452;
+const DEFAULT_PAYLOAD: u16 = 1452;
 /// The most, bytes. The kernel takes 64 KiB at once, and noq hands it ten datagrams.
-const MOST: u16 = 6550;
+const LARGEST_TRIED: u16 = 6550;
 
 /// The largest UDP payload that is worth trying from one of these to `remote`, bytes.
 pub(crate) fn largest<'a>(binds: impl IntoIterator<Item = &'a Bind>, remote: SocketAddr) -> u16 {
     let payload = binds.into_iter().filter_map(|bind| payload(bind, remote));
-    payload.max().unwrap_or(DEFAULT).min(MOST)
+    payload.max().unwrap_or(DEFAULT_PAYLOAD).min(LARGEST_TRIED)
 }
 
 fn payload(bind: &Bind, remote: SocketAddr) -> Option<u16> {
@@ -43,8 +43,8 @@ mod tests {
         for ip in ["127.0.0.1", "::1"] {
             let address = SocketAddr::new(ip.parse().unwrap(), 9);
             let bind = Bind::from(address);
-            assert!(payload(&bind, address).unwrap() > MOST, "{ip}");
-            assert_eq!(largest([&bind], address), MOST);
+            assert!(payload(&bind, address).unwrap() > LARGEST_TRIED, "{ip}");
+            assert_eq!(largest([&bind], address), LARGEST_TRIED);
         }
     }
 
@@ -52,7 +52,7 @@ mod tests {
     fn without_a_route_it_is_what_anything_carries() {
         let bind = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
         let far = SocketAddr::from(([192, 0, 2, 1], 9));
-        assert_eq!(largest([&bind], far), DEFAULT);
-        assert_eq!(largest([], far), DEFAULT);
+        assert_eq!(largest([&bind], far), DEFAULT_PAYLOAD);
+        assert_eq!(largest([], far), DEFAULT_PAYLOAD);
     }
 }

@@ -16,7 +16,7 @@ use super::socket::Bound;
 use crate::proto::probe::{self, Token};
 
 /// How many senders are noted: anybody can feign more of them.
-pub(super) const SENDERS: usize = 1 << 16;
+pub(super) const MAX_SENDERS: usize = 1 << 16;
 
 /// Somebody answers at `remote`: a Version Negotiation packet, or a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,10 @@ impl SocketSet {
 
     pub(super) fn note_sender(&self, meta: &RecvMeta, buffer: &[u8]) {
         let mut senders = self.senders.lock().unwrap();
-        let Some(senders) = senders.as_mut().filter(|senders| senders.len() < SENDERS) else {
+        let Some(senders) = senders
+            .as_mut()
+            .filter(|senders| senders.len() < MAX_SENDERS)
+        else {
             return;
         };
         let mut packets = buffer[..meta.len].chunks(meta.stride.max(1));

@@ -27,11 +27,11 @@ use tokio::sync::mpsc;
 
 use super::noq_udp::Receiver;
 use super::socket::{Bind, Bound};
-use super::socket_set::{Answer, Redirection, SENDERS, SocketSet};
+use super::socket_set::{Answer, MAX_SENDERS, Redirection, SocketSet};
 use crate::proto::probe::Token;
 
 /// Probe answers waiting to be read; more are dropped, as a network would.
-const ANSWERS: usize = 64;
+const ANSWER_CAPACITY: usize = 64;
 
 /// What happened to datagrams below QUIC, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,9 +52,9 @@ impl Sockets {
     /// # Errors
     /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
     pub fn open(binds: &[Bind]) -> io::Result<(Self, mpsc::Receiver<Answer>)> {
-        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let (answers, receiver) = mpsc::channel(ANSWER_CAPACITY);
         let sockets = Self(Arc::new(SocketSet::new(answers)));
-        sockets.reopen(binds)?;
+        sockets.add(binds)?;
         Ok((sockets, receiver))
     }
 
@@ -67,7 +67,7 @@ impl Sockets {
     ///
     /// # Errors
     /// As [`Sockets::open`]; none is added then.
-    pub fn reopen(&self, binds: &[Bind]) -> io::Result<()> {
+    pub fn add(&self, binds: &[Bind]) -> io::Result<()> {
         let new = binds.iter().map(|b| Bound::open(b).map(Arc::new));
         let new = new.collect::<io::Result<Vec<_>>>()?;
         self.0.bound.write().unwrap().extend(new);
@@ -151,7 +151,8 @@ impl Sockets {
     /// Whether a packet of a connection came from there, so far as senders are noted.
     pub fn has_heard(&self, remote: SocketAddr) -> bool {
         let senders = self.0.senders.lock().unwrap();
-        let heard = |senders: &HashSet<_>| senders.len() >= SENDERS || senders.contains(&remote);
+        let heard =
+            |senders: &HashSet<_>| senders.len() >= MAX_SENDERS || senders.contains(&remote);
         senders.as_ref().is_some_and(heard)
     }
 
@@ -238,7 +239,7 @@ mod tests {
         drop(other);
         b.send(None, a.locals()[0], b"lost");
         assert_eq!(b.counters().unsent, 1);
-        b.reopen(&[address.into()]).unwrap();
+        b.add(&[address.into()]).unwrap();
         a.send(None, address, b"again");
         assert_eq!(receive(&mut socket).await.0, b"again");
     }
@@ -269,7 +270,7 @@ mod tests {
         let mut socket = b.for_endpoint();
         let reader = tokio::spawn(async move { receive(&mut socket).await.0 });
         tokio::task::yield_now().await;
-        b.reopen(&[loopback("127.0.0.2")]).unwrap();
+        b.add(&[loopback("127.0.0.2")]).unwrap();
         a.send(None, b.locals()[0], b"later");
         assert_eq!(reader.await.unwrap(), b"later");
     }

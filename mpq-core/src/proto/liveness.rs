@@ -30,19 +30,19 @@ use std::time::{Duration, Instant};
 
 /// A path that owes an answer for so long, while others are heard, is dead; or so many of its RTT.
 /// Four probe timeouts (RFC 9002 §6.2.1) of a path whose RTT varies by a fourth are eight RTT.
-const LEAST: Duration = Duration::from_secs(1);
-const RTTS: u32 = 8;
+const LEAST_LIMIT: Duration = Duration::from_secs(1);
+const LIMIT_RTTS: u32 = 8;
 /// How long ago a path may have been heard at most to be one that works. Answers to our pings come
 /// more often than that, at whatever delay.
-const LATELY: Duration = Duration::from_millis(500);
+const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// Between two pings of a path that another one is compared with.
-const COMPARED: Duration = Duration::from_millis(100);
+const COMPARED_PING_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two pings of a path that is quiet while others are heard, or in a download.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET_PING_INTERVAL: Duration = Duration::from_millis(500);
 /// Pings of a path from which nothing comes; noq's probe timeouts go on in any case.
-const PINGS: u32 = 20;
+const MAX_PINGS: u32 = 20;
 /// The most that counts between two looks: between longer ones, we were stopped.
-const STEP: Duration = Duration::from_millis(250);
+const MAX_STEP: Duration = Duration::from_millis(250);
 
 /// A validated path at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,13 +110,13 @@ impl Known {
     }
 
     fn is_heard(&self, now: Instant) -> bool {
-        now.duration_since(self.heard) < LATELY
+        now.duration_since(self.heard) < HEARD_LATELY
     }
 
     /// Whether a ping is due that comes so often at the most.
     fn wants_ping(&self, now: Instant, interval: Duration) -> bool {
         let last = self.heard.max(self.pinged);
-        self.pings < PINGS && now.duration_since(last) >= interval
+        self.pings < MAX_PINGS && now.duration_since(last) >= interval
     }
 }
 
@@ -147,7 +147,7 @@ impl Liveness {
         downloading: bool,
     ) -> Vec<Verdict> {
         let step = self.looked.map_or(Duration::ZERO, |at| {
-            now.saturating_duration_since(at).min(STEP)
+            now.saturating_duration_since(at).min(MAX_STEP)
         });
         self.looked = Some(now);
         self.paths
@@ -160,7 +160,7 @@ impl Liveness {
         let mut verdicts = Vec::new();
         let mut suspects = Vec::new();
         for f in figures {
-            let limit = self.patience * LEAST.max(f.rtt * RTTS);
+            let limit = self.patience * LEAST_LIMIT.max(f.rtt * LIMIT_RTTS);
             let another = |(id, known): (&u32, &Known)| *id != f.id && known.is_heard(now);
             let compared = self.paths.iter().any(another);
             let Some((since, counted)) = self.paths.get_mut(&f.id).and_then(|k| k.owing.as_mut())
@@ -181,8 +181,8 @@ impl Liveness {
         for (&id, known) in &mut self.paths {
             let is_compared = suspects.iter().any(|suspect| *suspect != id);
             let is_closed = verdicts.contains(&Verdict::Close(id));
-            let due = is_compared && known.wants_ping(now, COMPARED)
-                || (downloading || is_any_heard) && known.wants_ping(now, QUIET);
+            let due = is_compared && known.wants_ping(now, COMPARED_PING_INTERVAL)
+                || (downloading || is_any_heard) && known.wants_ping(now, QUIET_PING_INTERVAL);
             if due && !is_closed {
                 known.pinged = now;
                 known.pings += 1;
@@ -198,7 +198,7 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    const LOOK: Duration = Duration::from_millis(50);
+    const LOOK_INTERVAL: Duration = Duration::from_millis(50);
     const RTT: Duration = Duration::from_millis(40);
 
     /// Two paths, 0 and 1, looked at often.
@@ -223,7 +223,7 @@ mod tests {
                 figures: [path(0), path(1)],
                 downloading: false,
             };
-            assert_eq!(pair.look(LOOK), []);
+            assert_eq!(pair.look(LOOK_INTERVAL), []);
             pair
         }
 
@@ -246,7 +246,7 @@ mod tests {
             let start = self.now;
             while self.now - start < time {
                 traffic(self);
-                let verdicts = self.look(LOOK);
+                let verdicts = self.look(LOOK_INTERVAL);
                 assert!(!verdicts.contains(&Verdict::Close(0)));
                 if verdicts.contains(&Verdict::Close(1)) {
                     return Some(self.now - start);
@@ -264,7 +264,10 @@ mod tests {
             pair.receive(0);
         });
         let closed = closed.unwrap();
-        assert!(closed >= LEAST && closed <= LEAST + 2 * LOOK, "{closed:?}");
+        assert!(
+            closed >= LEAST_LIMIT && closed <= LEAST_LIMIT + 2 * LOOK_INTERVAL,
+            "{closed:?}"
+        );
     }
 
     #[test]
@@ -277,7 +280,10 @@ mod tests {
         });
         let limit = Duration::from_millis(2400);
         let closed = closed.unwrap();
-        assert!(closed >= limit && closed <= limit + 2 * LOOK, "{closed:?}");
+        assert!(
+            closed >= limit && closed <= limit + 2 * LOOK_INTERVAL,
+            "{closed:?}"
+        );
     }
 
     #[test]
@@ -289,7 +295,7 @@ mod tests {
             pair.receive(0);
         });
         let closed = closed.unwrap();
-        assert!(closed >= 2 * LEAST, "{closed:?}");
+        assert!(closed >= 2 * LEAST_LIMIT, "{closed:?}");
     }
 
     #[test]
@@ -318,9 +324,9 @@ mod tests {
         let mut pings = Vec::new();
         for _ in 0..1000 {
             pair.receive(0);
-            pings.extend(pair.look(LOOK));
+            pings.extend(pair.look(LOOK_INTERVAL));
         }
-        assert_eq!(pings, [Verdict::Ping(1); PINGS as usize]);
+        assert_eq!(pings, [Verdict::Ping(1); MAX_PINGS as usize]);
     }
 
     #[test]
@@ -328,10 +334,10 @@ mod tests {
         let mut pair = Pair::new();
         for _ in 0..10 {
             pair.send(1);
-            let almost = LEAST - 2 * LOOK;
+            let almost = LEAST_LIMIT - 2 * LOOK_INTERVAL;
             assert_eq!(pair.run(almost, |pair| pair.receive(0)), None);
             pair.receive(1);
-            pair.look(LOOK);
+            pair.look(LOOK_INTERVAL);
         }
     }
 
@@ -343,7 +349,7 @@ mod tests {
         for _ in 0..1000 {
             pair.send(0);
             pair.send(1);
-            for verdict in pair.look(LOOK) {
+            for verdict in pair.look(LOOK_INTERVAL) {
                 match verdict {
                     Verdict::Ping(0) => pings[0] += 1,
                     Verdict::Ping(_) => pings[1] += 1,
@@ -351,12 +357,12 @@ mod tests {
                 }
             }
         }
-        assert_eq!(pings, [PINGS; 2]);
+        assert_eq!(pings, [MAX_PINGS; 2]);
         // Both come back, one of them a little later: that is no reason to close it.
         pair.receive(0);
-        assert!(!pair.look(LOOK).contains(&Verdict::Close(1)));
+        assert!(!pair.look(LOOK_INTERVAL).contains(&Verdict::Close(1)));
         pair.receive(1);
-        assert_eq!(pair.run(LEAST, |pair| pair.receive(0)), None);
+        assert_eq!(pair.run(LEAST_LIMIT, |pair| pair.receive(0)), None);
     }
 
     #[test]
@@ -366,7 +372,7 @@ mod tests {
         let mut pinged = 0;
         let mut closed = false;
         for _ in 0..60 {
-            for verdict in pair.look(LOOK) {
+            for verdict in pair.look(LOOK_INTERVAL) {
                 match verdict {
                     // The answer is there before the next look.
                     Verdict::Ping(0) => {
@@ -386,25 +392,28 @@ mod tests {
         let mut pair = Pair::new();
         pair.send(1);
         pair.receive(0);
-        pair.look(LOOK);
+        pair.look(LOOK_INTERVAL);
         pair.receive(0);
         let verdicts = pair.look(Duration::from_secs(3600));
         assert!(!verdicts.contains(&Verdict::Close(1)));
         let rest = pair.run(Duration::from_secs(10), |pair| pair.receive(0));
-        assert!(rest.unwrap() >= LEAST - STEP - 2 * LOOK, "{rest:?}");
+        assert!(
+            rest.unwrap() >= LEAST_LIMIT - MAX_STEP - 2 * LOOK_INTERVAL,
+            "{rest:?}"
+        );
     }
 
     #[test]
     fn a_quiet_path_is_pinged_in_a_download_only() {
         let mut pair = Pair::new();
         let pings = |pair: &mut Pair| {
-            let looks = (0..10).map(|_| pair.look(LOOK).len());
+            let looks = (0..10).map(|_| pair.look(LOOK_INTERVAL).len());
             looks.sum::<usize>()
         };
         assert_eq!(pings(&mut pair), 0);
         pair.receive(0);
         pair.receive(1);
-        pair.look(LOOK);
+        pair.look(LOOK_INTERVAL);
         pair.downloading = true;
         assert_eq!(pings(&mut pair), 2);
     }

@@ -11,12 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Between two probes, at first and in the end.
-const FIRST: Duration = Duration::from_millis(250);
-const LAST: Duration = Duration::from_secs(1);
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+const LAST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The doubtful addresses, with what is to be opened from them.
 #[derive(Debug, Default)]
-pub(crate) struct Doubts(BTreeMap<IpAddr, Option<Opening>>);
+pub(crate) struct ReopenGate(BTreeMap<IpAddr, Option<Opening>>);
 
 #[derive(Debug)]
 struct Opening {
@@ -25,7 +25,7 @@ struct Opening {
     interval: Duration,
 }
 
-impl Doubts {
+impl ReopenGate {
     /// A path from here has failed.
     pub(crate) fn add(&mut self, local: IpAddr) {
         self.0.entry(local).or_default();
@@ -40,7 +40,7 @@ impl Doubts {
             *opening = Some(Opening {
                 remote,
                 probe_at: now,
-                interval: FIRST,
+                interval: FIRST_INTERVAL,
             });
         }
         true
@@ -79,7 +79,7 @@ impl Doubts {
                 && opening.probe_at <= now
             {
                 opening.probe_at = now + opening.interval;
-                opening.interval = (opening.interval * 2).min(LAST);
+                opening.interval = (opening.interval * 2).min(LAST_INTERVAL);
                 probes.push((*local, opening.remote));
             }
         }
@@ -105,7 +105,7 @@ mod tests {
     fn only_where_a_path_has_failed_an_answer_is_waited_for() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut doubts = Doubts::default();
+        let mut doubts = ReopenGate::default();
         assert!(!doubts.hold(now, local, a));
         doubts.add(local);
         assert_eq!(doubts.probes(now), []);
@@ -121,7 +121,7 @@ mod tests {
     fn probes_go_to_the_newest_wish_and_no_more_than_once_a_second() {
         let (local, a, b) = places();
         let start = Instant::now();
-        let mut doubts = Doubts::default();
+        let mut doubts = ReopenGate::default();
         doubts.add(local);
         doubts.hold(start, local, a);
         let mut probes = 0;
@@ -136,9 +136,9 @@ mod tests {
         doubts.hold(now, local, b);
         assert_eq!(doubts.probes(now), [(local, b)]);
         doubts.forget(a);
-        assert_eq!(doubts.probes(now + LAST), [(local, b)]);
+        assert_eq!(doubts.probes(now + LAST_INTERVAL), [(local, b)]);
         doubts.forget(b);
-        assert_eq!(doubts.probes(now + 9 * LAST), []);
+        assert_eq!(doubts.probes(now + 9 * LAST_INTERVAL), []);
         assert!(doubts.hold(now, local, b));
         assert_eq!(doubts.clear(), [(local, b)]);
         assert_eq!(doubts.clear(), []);

@@ -47,7 +47,7 @@ pub struct Announcement {
 
 /// Where else a server may be found; its clients are told with their HELLO.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct AlternativeAddresses {
     /// Alternative addresses.
     pub pool: Vec<SocketAddr>,
     /// A DNS name that leads to it.
@@ -91,8 +91,8 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// The machine of one server.
 #[derive(Debug, Default)]
-pub struct Server {
-    elsewhere: Elsewhere,
+pub struct ServerMachine {
+    elsewhere: AlternativeAddresses,
     state: State,
     /// Clients that speak the protocol, and whether they are on the present address.
     clients: BTreeMap<u64, bool>,
@@ -118,9 +118,9 @@ enum State {
     },
 }
 
-impl Server {
+impl ServerMachine {
     /// A server that may be found elsewhere.
-    pub fn new(elsewhere: Elsewhere) -> Self {
+    pub fn new(elsewhere: AlternativeAddresses) -> Self {
         Self {
             elsewhere,
             ..Self::default()
@@ -132,8 +132,8 @@ impl Server {
         match input {
             Input::Hello(client) => {
                 self.clients.insert(client, true);
-                if self.elsewhere != Elsewhere::default() {
-                    let Elsewhere { pool, name } = self.elsewhere.clone();
+                if self.elsewhere != AlternativeAddresses::default() {
+                    let AlternativeAddresses { pool, name } = self.elsewhere.clone();
                     let frame = Frame::Addresses { pool, name };
                     self.outputs.push_back(Output::Send(client, frame));
                 }
@@ -264,7 +264,7 @@ impl Server {
         self.arrived_if_all(now);
     }
 
-    /// When [`Server::handle_timeout`] is due.
+    /// When [`ServerMachine::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Announced(_, park_at) => Some(*park_at),

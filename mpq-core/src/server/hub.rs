@@ -10,13 +10,13 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::peer::Peer;
-use crate::proto::server::{Elsewhere, Input, Output, Server as Machine};
+use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine};
 use crate::proto::trace;
 
 /// The connections of a server, by the numbers that the machine knows them by.
 #[derive(Debug)]
 pub(super) struct Hub {
-    machine: Mutex<Machine>,
+    machine: Mutex<ServerMachine>,
     peers: Mutex<BTreeMap<u64, Arc<Peer>>>,
     /// What only a move in progress can do.
     outputs: mpsc::UnboundedSender<Output>,
@@ -24,9 +24,12 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Without any connection yet; what is for a move goes to `outputs`.
-    pub(super) fn new(elsewhere: Elsewhere, outputs: mpsc::UnboundedSender<Output>) -> Self {
+    pub(super) fn new(
+        elsewhere: AlternativeAddresses,
+        outputs: mpsc::UnboundedSender<Output>,
+    ) -> Self {
         Self {
-            machine: Mutex::new(Machine::new(elsewhere)),
+            machine: Mutex::new(ServerMachine::new(elsewhere)),
             peers: Mutex::default(),
             outputs,
         }
@@ -91,7 +94,7 @@ impl Hub {
     }
 
     /// All that changes the machine's state goes through here.
-    fn step(&self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut Machine, Instant)) {
+    fn step(&self, cause: &dyn fmt::Debug, step: impl FnOnce(&mut ServerMachine, Instant)) {
         let mut machine = self.machine.lock().unwrap();
         let before = machine.state();
         tracing::debug!(state = before, ?cause, "migration");
@@ -101,7 +104,7 @@ impl Hub {
     }
 
     /// Does at once what can be done at once; the rest is for a move in progress.
-    fn perform(&self, machine: &mut Machine) {
+    fn perform(&self, machine: &mut ServerMachine) {
         while let Some(output) = machine.poll() {
             let peers = self.peers.lock().unwrap();
             match output {

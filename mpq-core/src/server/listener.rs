@@ -50,7 +50,7 @@ impl Listener {
 
     /// Opens the sockets at `address`, as soon as this host has it.
     pub(super) async fn reopen(&self, address: SocketAddr) {
-        while let Err(error) = self.sockets.reopen(&[Bind::from(address)]) {
+        while let Err(error) = self.sockets.add(&[Bind::from(address)]) {
             tracing::warn!("cannot listen on {address}: {error}; trying again");
             tokio::time::sleep(REOPEN_RETRY).await;
         }

@@ -27,12 +27,12 @@ use self::peer::Peer;
 use self::relocate::Relocation;
 pub use self::relocate::Thaw;
 use crate::congestion::Congestion;
-use crate::congestion::send_control::Careful;
+use crate::congestion::send_control::SendControl;
 pub use crate::error::{BindError, MoveError};
 use crate::h3::{Connection, NO_ERROR};
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
-use crate::proto::server::{Announcement, Elsewhere, Output};
+use crate::proto::server::{AlternativeAddresses, Announcement, Output};
 use crate::stats::Traffic;
 use crate::tls::{self, Identity};
 use crate::transport;
@@ -47,7 +47,7 @@ pub struct ServerConfig {
     /// How fast each connection may send.
     pub congestion: Congestion,
     /// Where clients may look for a server that has vanished.
-    pub elsewhere: Elsewhere,
+    pub elsewhere: AlternativeAddresses,
     /// Has the paths after a move begin with slow start, rather than go on carefully where the old
     /// ones were (RFC 9959).
     pub slow_start: bool,
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// Where the server listens.
-    pub fn listen(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.listener.address()
     }
 
@@ -129,10 +129,10 @@ impl Server {
         let incoming = self.listener.endpoint.accept().await?;
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
-        let careful = Arc::new(Careful::new(self.config.congestion.factory()));
-        let listen = Bind::from(self.listen());
+        let send_control = Arc::new(SendControl::new(self.config.congestion.factory()));
+        let listen = Bind::from(self.local_addr());
         let largest = mtu::largest([&listen], canonical(incoming.remote_address()));
-        config.transport_config(transport::server_transport(careful.clone(), largest));
+        config.transport_config(transport::server_transport(send_control.clone(), largest));
         let sockets = self.listener.sockets.clone();
         let hub = self.hub.clone();
         Some(async move {
@@ -143,8 +143,15 @@ impl Server {
             let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (mut quic, stream) = Connection::new(connection.clone());
-            let ahead = quic.bound(careful.clone());
-            let peer = Peer::new(&connection, remote, gate.clone(), sockets, careful, ahead);
+            let send_window = quic.bound(send_control.clone());
+            let peer = Peer::new(
+                &connection,
+                remote,
+                gate.clone(),
+                sockets,
+                send_control,
+                send_window,
+            );
             let traffic = peer_tasks::start(hub, connection, peer, stream);
             let h3 = h3::server::builder()
                 .send_grease(false)

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use super::gate::Gate;
 use crate::congestion::careful_resume::Saved;
 use crate::congestion::controller;
-use crate::congestion::send_control::Careful;
-use crate::h3::send_window::Ahead;
+use crate::congestion::send_control::SendControl;
+use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;
 use crate::proto::Frame;
@@ -35,9 +35,9 @@ pub(super) struct Peer {
     /// It redirects its datagrams when we move, and its paths stay what they are.
     pub(super) redirects: AtomicBool,
     /// The congestion control of its paths.
-    pub(super) careful: Arc<Careful>,
+    pub(super) send_control: Arc<SendControl>,
     /// How far ahead of that bodies are written.
-    pub(super) ahead: Arc<Ahead>,
+    pub(super) send_window: Arc<SendWindow>,
     pub(super) paths: Mutex<Paths>,
 }
 
@@ -62,8 +62,8 @@ impl Peer {
         remote: SocketAddr,
         gate: Gate,
         sockets: Sockets,
-        careful: Arc<Careful>,
-        ahead: Arc<Ahead>,
+        send_control: Arc<SendControl>,
+        send_window: Arc<SendWindow>,
     ) -> (Self, mpsc::UnboundedReceiver<Frame>) {
         let (frames, to_send) = mpsc::unbounded_channel();
         let mut paths = Paths::default();
@@ -78,8 +78,8 @@ impl Peer {
             sockets,
             knock: tls::knock_token(connection),
             redirects: AtomicBool::new(false),
-            careful,
-            ahead,
+            send_control,
+            send_window,
             paths: Mutex::new(paths),
         };
         (peer, to_send)
@@ -98,7 +98,7 @@ impl Peer {
     /// Has all that waits for the client sent. Not before it is known where: noq would send it on
     /// the old paths, which lead nowhere.
     pub(super) fn release(&self) {
-        self.careful.release();
+        self.send_control.release();
         self.gate.open();
     }
 
@@ -148,7 +148,7 @@ impl Peer {
         let mut paths = self.paths.lock().unwrap();
         if is_careful {
             let least = paths.saved.values().min_by_key(|old| old.window).copied();
-            self.careful.resume(Instant::now(), least);
+            self.send_control.resume(Instant::now(), least);
         } else {
             paths.saved.clear();
         }

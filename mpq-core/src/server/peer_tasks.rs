@@ -23,9 +23,9 @@ use crate::stats::{Traffic, figures, path_number};
 
 /// How long a connection may be silent before it is closed, seconds of the server's own clock,
 /// which stands still while it is frozen.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the paths of a connection are compared.
-const COMPARE: Duration = Duration::from_millis(200);
+const COMPARE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Starts the tasks of a connection; what it carried comes when it is over.
 pub(super) fn start(
@@ -110,8 +110,8 @@ async fn speak(
                     if let (Some(frames), Some(connection)) =
                         (to_send.take(), peer.connection.upgrade())
                     {
-                        let (ahead, unsaid) = (peer.ahead.clone(), peer.unsaid.clone());
-                        let widen = move || ahead.widen();
+                        let (send_window, unsaid) = (peer.send_window.clone(), peer.unsaid.clone());
+                        let widen = move || send_window.widen();
                         let said = move || {
                             unsaid.fetch_sub(1, Ordering::Relaxed);
                         };
@@ -142,14 +142,14 @@ async fn speak(
 async fn close_when_idle(hub: &Hub, connection: &noq::WeakConnectionHandle) {
     let mut last = (0, tokio::time::Instant::now());
     loop {
-        tokio::time::sleep(IDLE / 10).await;
+        tokio::time::sleep(IDLE_TIMEOUT / 10).await;
         let Some(connection) = connection.upgrade() else {
             return;
         };
         let received = connection.stats().udp_rx.datagrams;
         if received != last.0 || !hub.is_serving() {
             last = (received, tokio::time::Instant::now());
-        } else if last.1.elapsed() >= IDLE {
+        } else if last.1.elapsed() >= IDLE_TIMEOUT {
             connection.close(NO_ERROR, b"idle");
             return;
         }
@@ -161,7 +161,7 @@ async fn close_when_idle(hub: &Hub, connection: &noq::WeakConnectionHandle) {
 async fn close_silent_paths(hub: &Hub, peer: &Peer) {
     let mut liveness = Liveness::of_server();
     loop {
-        tokio::time::sleep(COMPARE).await;
+        tokio::time::sleep(COMPARE_INTERVAL).await;
         if hub.is_parking() {
             liveness = Liveness::of_server();
             continue;

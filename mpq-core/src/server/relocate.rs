@@ -23,8 +23,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// How many clients are knocked at together, and the time until the next are. Each answers with a
 /// datagram of full size on every path, which at this pace makes about 20 Mbit/s a path.
-const KNOCKS: usize = 16;
-const BETWEEN_KNOCKS: Duration = Duration::from_millis(8);
+const KNOCKS_TOGETHER: usize = 16;
+const KNOCK_INTERVAL: Duration = Duration::from_millis(8);
 
 /// What became of a frozen server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,14 +148,14 @@ impl Relocation<'_> {
         let mut waiting = self.hub.peers();
         loop {
             let now = Instant::now();
-            waiting.retain(|(_, peer)| peer.has_to_be_told() || !peer.careful.drain(now));
+            waiting.retain(|(_, peer)| peer.has_to_be_told() || !peer.send_control.drain(now));
             if waiting.is_empty() || now >= start + DRAIN_LIMIT {
                 break;
             }
             tokio::time::sleep(DRAIN_STEP).await;
         }
         tracing::debug!(waiting = waiting.len(), elapsed = ?start.elapsed(), "drained");
-        self.each_peer(|peer| peer.careful.hold());
+        self.each_peer(|peer| peer.send_control.hold());
     }
 
     /// All clients, before any of them can have spoken.
@@ -214,10 +214,10 @@ impl Missing {
 
 /// Knocks at one client after the other, so that not all of them come at the same moment.
 async fn knock(hub: Arc<Hub>, clients: Vec<u64>) {
-    for some in clients.chunks(KNOCKS) {
+    for some in clients.chunks(KNOCKS_TOGETHER) {
         let peers = some.iter().filter_map(|id| hub.peer(*id));
         peers.for_each(|peer| peer.knock());
-        tokio::time::sleep(BETWEEN_KNOCKS).await;
+        tokio::time::sleep(KNOCK_INTERVAL).await;
     }
 }
 

@@ -35,13 +35,13 @@ async fn connected() -> (Server, Client, [SocketAddr; 2]) {
     let (server, other) = loop {
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(any, &identity, ServerConfig::default()).unwrap();
-        let other = SocketAddr::new("127.0.0.2".parse().unwrap(), server.listen().port());
+        let other = SocketAddr::new("127.0.0.2".parse().unwrap(), server.local_addr().port());
         if std::net::UdpSocket::bind(other).is_ok() {
             break (server, other);
         }
     };
     tokio::spawn(serve(server.clone()));
-    let places = [server.listen(), other];
+    let places = [server.local_addr(), other];
     let client = Client::connect(places[0], root).await;
     (server, client, places)
 }

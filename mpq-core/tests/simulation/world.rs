@@ -17,8 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{self, Client, Config, Event};
-use mpq_core::proto::server::{self, Announcement, Elsewhere, Server};
+use mpq_core::proto::client::{self, ClientMachine, Config, Event};
+use mpq_core::proto::server::{self, AlternativeAddresses, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, Strategy, policy};
 
 use crate::schedule::{Dice, Move, Op, Schedule};
@@ -110,7 +110,7 @@ struct Download {
 
 /// A client and its connection.
 pub(crate) struct Peer {
-    machine: Client,
+    machine: ClientMachine,
     download: Download,
     locals: Vec<u8>,
     to_client: VecDeque<Frame>,
@@ -139,7 +139,7 @@ pub(crate) struct World {
     now: Instant,
     dice: Dice,
     decoy: Option<SocketAddr>,
-    server: Server,
+    server: ServerMachine,
     /// Where its sockets are open.
     listening: Option<SocketAddr>,
     home: SocketAddr,
@@ -183,7 +183,7 @@ impl World {
 
     pub(crate) fn new(schedule: &Schedule) -> Self {
         let now = Instant::now();
-        let elsewhere = Elsewhere {
+        let elsewhere = AlternativeAddresses {
             pool: (0..GOOD as u8).map(host).collect(),
             name: None,
         };
@@ -192,7 +192,7 @@ impl World {
             now,
             dice: Dice::new(schedule.seed),
             decoy: schedule.decoy.then(|| host(DECOY as u8)),
-            server: Server::new(elsewhere),
+            server: ServerMachine::new(elsewhere),
             listening: Some(host(0)),
             home: host(0),
             ghost: None,
@@ -241,7 +241,7 @@ impl World {
             ..Config::default()
         };
         let peer = Peer {
-            machine: Client::new(self.now, config, local(0), remote),
+            machine: ClientMachine::new(self.now, config, local(0), remote),
             download,
             locals: vec![0],
             to_client: VecDeque::new(),

@@ -239,7 +239,7 @@ impl Download<'_> {
             grown = progress.wait_for(|received| *received >= goal) => {
                 grown.expect("the download goes on");
             }
-            error = self.client.failed() => panic!("{error}"),
+            error = self.client.closed() => panic!("{error}"),
         }
     }
 
@@ -248,7 +248,7 @@ impl Download<'_> {
         self.bench.served.length.store(0, Ordering::Relaxed);
         let digest = tokio::select! {
             digest = self.task => digest.unwrap(),
-            error = self.client.failed() => panic!("{error}"),
+            error = self.client.closed() => panic!("{error}"),
         };
         let received = *self.progress.borrow();
         assert!(received > 0);

@@ -204,7 +204,7 @@ mod tests {
         let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
-        let address = server.listen();
+        let address = server.local_addr();
         let [mut site, next] = seeds.map(|seed| {
             Arc::new(Site {
                 random: Random::new(SIZE, seed),

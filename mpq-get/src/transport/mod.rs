@@ -77,7 +77,7 @@ impl Connection for Client {
     }
 
     async fn failed(&self) -> ClientError {
-        Client::failed(self).await
+        Client::closed(self).await
     }
 
     async fn close(self) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use mpq_core::proto::server::Elsewhere;
+use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{Server, ServerConfig};
 use mpq_serve::site::files::Root;
 use mpq_serve::site::random::Random;
@@ -31,7 +31,7 @@ impl Own {
         listen: SocketAddr,
         root: &Path,
         rate: Option<u64>,
-        elsewhere: Elsewhere,
+        elsewhere: AlternativeAddresses,
     ) -> Own {
         let (certificate, key) = (identity.path("ca.pem"), identity.path("key.pem"));
         let identity = mpq_core::tls::Identity::from_pem(&certificate, &key).unwrap();
@@ -90,14 +90,14 @@ fn a_copy_of_the_file_on_another_host_is_gone_on_with() {
     let [first, second] = places();
     let port = first.port();
     let resolve = format!("localhost:{port}:127.0.0.2,127.0.0.1");
-    replaced(first, second, &resolve, Elsewhere::default());
+    replaced(first, second, &resolve, AlternativeAddresses::default());
 }
 
 #[test]
 fn a_server_that_is_lost_is_looked_for_at_its_pool() {
     let [first, second] = places();
     let resolve = format!("localhost:{}:127.0.0.1", first.port());
-    let elsewhere = Elsewhere {
+    let elsewhere = AlternativeAddresses {
         pool: vec![second],
         name: None,
     };
@@ -109,7 +109,7 @@ fn a_server_that_is_lost_is_looked_for_by_the_other_name_that_it_gave() {
     let [first, second] = places();
     let resolve = format!("localhost:{}:127.0.0.1", first.port());
     // It is an address, which needs no DNS to be found.
-    let elsewhere = Elsewhere {
+    let elsewhere = AlternativeAddresses {
         pool: Vec::new(),
         name: Some("127.0.0.2".to_owned()),
     };
@@ -117,7 +117,7 @@ fn a_server_that_is_lost_is_looked_for_by_the_other_name_that_it_gave() {
 }
 
 /// A server dies in the midst of a download, and another takes its place.
-fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: Elsewhere) {
+fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: AlternativeAddresses) {
     let identity = Identity::new();
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     let host = |name: &str| {
@@ -145,7 +145,7 @@ fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: Els
     let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
     let child = spawn(&identity, &line, running);
     first.kill();
-    let second = Own::start(&identity, second, &b, None, Elsewhere::default());
+    let second = Own::start(&identity, second, &b, None, AlternativeAddresses::default());
     finish(child).succeeds();
     assert!(fs::read(identity.path("file")).unwrap() == body());
     let served = second.served.recv().unwrap();

@@ -322,7 +322,7 @@ pub async fn clients(options: ClientOptions) -> Result<()> {
             };
             let result = tokio::select! {
                 result = download(&client, random, count) => result,
-                error = client.failed() => Err(error.into()),
+                error = client.closed() => Err(error.into()),
             };
             client.close().await;
             result

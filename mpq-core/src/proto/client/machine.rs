@@ -29,7 +29,7 @@ const MAX_KNOCKS: u32 = 8;
 
 /// The machine of one connection.
 #[derive(Debug)]
-pub struct Client {
+pub struct ClientMachine {
     config: Config,
     phase: Phase,
     mv: Move,
@@ -51,7 +51,7 @@ pub struct Client {
     outputs: VecDeque<Output>,
 }
 
-impl Client {
+impl ClientMachine {
     /// A machine for a connection to `remote`, whose first path is open from `local`.
     pub fn new(now: Instant, config: Config, local: IpAddr, remote: SocketAddr) -> Self {
         let hello = Frame::Hello {
@@ -159,7 +159,7 @@ impl Client {
         self.open_missing();
     }
 
-    /// When [`Client::handle_timeout`] is due.
+    /// When [`ClientMachine::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let (search, held) = match self.phase {
             Phase::Settled | Phase::Announced => (None, None),

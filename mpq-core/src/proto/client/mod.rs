@@ -24,7 +24,7 @@ mod strategy;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use self::machine::Client;
+pub use self::machine::ClientMachine;
 pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
 

@@ -1,6 +1,6 @@
 //! The ways in which a client can follow a server, from the literature and ours.
 //!
-//! They share one [machine](super::Client), which asks a strategy only the questions answered here:
+//! They share one [machine](super::ClientMachine), which asks a strategy only the questions answered here:
 //!
 //! | strategy | told by | looks for the server with | goes there by | source |
 //! | --- | --- | --- | --- | --- |
