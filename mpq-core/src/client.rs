@@ -268,6 +268,7 @@ impl Client {
         let (failed, failure) = watch::channel(None);
         let paths = PathTable::default();
         let manager = Manager::new(
+            endpoint.clone(),
             &connection,
             sockets,
             locals,

@@ -616,6 +616,15 @@ async fn watch_paths(shared: &Shared, id: u64, client: &Client, mut events: noq:
             Ok(PathEvent::Abandoned { id: path, .. }) => {
                 client.paths.lock().unwrap().open.remove(&path);
             }
+            // What the client wishes (draft-ietf-quic-multipath-21 §3.3); noq leaves it to us.
+            Ok(PathEvent::RemoteStatus {
+                id: path, status, ..
+            }) => {
+                let path = client.connection.upgrade().and_then(|c| c.path(path));
+                if let Some(path) = path {
+                    let _ = path.set_status(status);
+                }
+            }
             Ok(_) | Err(_) => {}
         }
     }
@@ -842,6 +851,8 @@ async fn close_silent_paths(shared: &Shared, client: &Client) {
                 Verdict::Ping(id) => {
                     let _ = paths[&id].ping();
                 }
+                // Only a client does that.
+                Verdict::Evacuate { .. } => {}
                 Verdict::Close(id) => {
                     let remote = paths[&id].remote_address().map(canonical);
                     tracing::info!("path {id} to {remote:?} is silent, and closed");

@@ -108,6 +108,7 @@ fn received<'a>(paths: impl IntoIterator<Item = &'a Figures>) -> BTreeMap<PathId
 }
 
 pub(crate) struct Manager {
+    endpoint: noq::Endpoint,
     connection: noq::WeakConnectionHandle,
     sockets: Sockets,
     /// What the user wants to be used, and what of it is there.
@@ -138,6 +139,7 @@ pub(crate) struct Manager {
 impl Manager {
     #[allow(clippy::too_many_arguments, reason = "made in one place")]
     pub(crate) fn new(
+        endpoint: noq::Endpoint,
         connection: &noq::Connection,
         sockets: Sockets,
         locals: Vec<Local>,
@@ -175,6 +177,7 @@ impl Manager {
         let (frames, to_send) = mpsc::unbounded_channel();
         tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
         let manager = Self {
+            endpoint,
             connection: connection.weak_handle(),
             sockets,
             wanted: wanted.to_vec(),
@@ -233,8 +236,8 @@ impl Manager {
             }
             let due = self.machine.next_timeout();
             let look_at = match self.machine.is_settled() {
-                true => looked + LOOK_SETTLED,
-                false => looked + LOOK,
+                true if !self.expecting => looked + LOOK_SETTLED,
+                _ => looked + LOOK,
             };
             tokio::select! {
                 closed = &mut closed => break ClientError::from(&closed.reason),
@@ -520,6 +523,7 @@ impl Manager {
         for verdict in self.silence.look(now, figures, self.expecting) {
             match verdict {
                 Verdict::Ping(id) => ping(connection, id),
+                Verdict::Evacuate { path, over } => self.evacuate(connection, path, over),
                 Verdict::Close(id) => {
                     let paths = self.table.all();
                     if let Some(path) = paths.iter().find(|path| path.id == number(id)) {
@@ -530,6 +534,22 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// Has the datagrams of a path go over the link of another one, with new connection ids (RFC 9000
+    /// §9.5): the server follows it there, finds out what was lost, and sends it again.
+    fn evacuate(&self, connection: &noq::Connection, id: PathId, over: PathId) {
+        let (Some(path), Some(over)) = (connection.path(id), connection.path(over)) else {
+            return;
+        };
+        let Ok(Some(local)) = over.local_ip() else {
+            return;
+        };
+        tracing::info!("the link of path {id} is silent; it goes over {local}");
+        self.sockets.prefer(local.to_canonical());
+        let _ = path.set_status(PathStatus::Backup);
+        self.endpoint
+            .handle_network_change(Some(Arc::new(Recoverable)));
     }
 
     /// Uses what is there now of what the user wants, and no more what is gone. While there is
@@ -594,6 +614,16 @@ impl Manager {
     fn interface(&self, local: IpAddr) -> String {
         let of_this_address = self.locals.iter().find(|l| l.ip == local);
         of_this_address.map_or_else(|| local.to_string(), |l| l.interface.clone())
+    }
+}
+
+/// All paths go on in place.
+#[derive(Debug)]
+struct Recoverable;
+
+impl noq_proto::NetworkChangeHint for Recoverable {
+    fn is_path_recoverable(&self, _: PathId, _: FourTuple) -> bool {
+        true
     }
 }
 

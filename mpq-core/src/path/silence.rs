@@ -46,6 +46,17 @@ const PINGS: u32 = 20;
 /// The most that counts between two looks: between longer ones, we were stopped.
 const STEP: Duration = Duration::from_millis(250);
 
+/// How many datagrams of late make a stream.
+const STREAM: u64 = 16;
+/// A path that falls silent in the midst of a stream is asked whether it works after a round trip, and after
+/// this at the least.
+const ASK: Duration = Duration::from_millis(50);
+/// By how much round trips vary.
+const SPREAD: Duration = Duration::from_millis(20);
+/// A path that was evacuated has nothing in flight any more after this, or so many of its RTT, and is closed.
+const SETTLED: Duration = Duration::from_millis(300);
+const SETTLED_RTTS: u32 = 4;
+
 /// A validated path at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Figures {
@@ -77,6 +88,14 @@ impl From<&Path> for Figures {
 pub(crate) enum Verdict {
     /// Ask whether it works.
     Ping(PathId),
+    /// Have it go over the link of another one: its own has died under a download, and what is in
+    /// flight on it is sent again only once something sent later is acknowledged.
+    Evacuate {
+        /// The path whose link is dead.
+        path: PathId,
+        /// The path whose link lives.
+        over: PathId,
+    },
     /// Give it up: it does not, and another one does.
     Close(PathId),
 }
@@ -86,6 +105,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Silence {
     /// For how many times as long a path may be silent.
     patience: u32,
+    /// Whether it can have a path go over another link: only a client can.
+    evacuates: bool,
     paths: BTreeMap<PathId, Known>,
     looked: Option<Instant>,
 }
@@ -100,6 +121,12 @@ struct Known {
     owing: Option<(Instant, Duration)>,
     pinged: Instant,
     pings: u32,
+    /// Datagrams received of late, while it was heard: each look halves those before it.
+    busy: u64,
+    /// When it was first asked whether it works, since it was heard.
+    asked: Option<Instant>,
+    /// When its datagrams were sent over another link.
+    evacuated: Option<Instant>,
 }
 
 impl Known {
@@ -112,12 +139,20 @@ impl Known {
             owing: None,
             pinged: now,
             pings: 0,
+            busy: 0,
+            asked: None,
+            evacuated: None,
         }
     }
 
     fn update(&mut self, figures: &Figures, now: Instant) {
         if (self.received, self.rtt) != (figures.received, figures.rtt) {
-            *self = Self::new(figures, now);
+            let came = figures.received.saturating_sub(self.received);
+            *self = Self {
+                busy: self.busy / 2 + came,
+                evacuated: self.evacuated,
+                ..Self::new(figures, now)
+            };
         } else if self.sent != figures.sent {
             self.sent = figures.sent;
             self.owing.get_or_insert((now, Duration::ZERO));
@@ -138,17 +173,18 @@ impl Known {
 impl Silence {
     /// For a client's paths.
     pub(crate) fn of_client() -> Self {
-        Self::new(1)
+        Self::new(1, true)
     }
 
     /// For those of a server's connection.
     pub(crate) fn of_server() -> Self {
-        Self::new(2)
+        Self::new(2, false)
     }
 
-    fn new(patience: u32) -> Self {
+    fn new(patience: u32, evacuates: bool) -> Self {
         Self {
             patience,
+            evacuates,
             paths: BTreeMap::new(),
             looked: None,
         }
@@ -192,6 +228,9 @@ impl Silence {
                 suspects.push(f.id);
             }
         }
+        if self.evacuates && downloading {
+            self.evacuate(now, figures, &mut verdicts);
+        }
         let is_any_heard = self.paths.values().any(|known| known.is_heard(now));
         for (&id, known) in &mut self.paths {
             let is_compared = suspects.iter().any(|suspect| *suspect != id);
@@ -205,6 +244,42 @@ impl Silence {
             }
         }
         verdicts
+    }
+
+    /// Finds the paths that carried the download and whose link has died.
+    ///
+    /// Such a path falls silent in the midst of a stream of datagrams, does not answer a ping for a
+    /// round trip, and another one was heard for longer than a server that stops sending on both
+    /// would explain: all of what was under way then arrives within half a round trip.
+    fn evacuate(&mut self, now: Instant, figures: &[Figures], verdicts: &mut Vec<Verdict>) {
+        let rtt = figures.iter().map(|f| f.rtt).max().unwrap_or_default();
+        let last = self.paths.iter().filter(|(_, k)| k.evacuated.is_none());
+        let last = last.max_by_key(|(_, known)| known.heard);
+        let Some((over, heard)) = last.map(|(id, known)| (*id, known.heard)) else {
+            return;
+        };
+        for (&path, known) in &mut self.paths {
+            if let Some(since) = known.evacuated {
+                if now >= since + SETTLED.max(rtt * SETTLED_RTTS) {
+                    verdicts.push(Verdict::Close(path));
+                }
+                continue;
+            }
+            let quiet = now.duration_since(known.heard);
+            if known.busy < STREAM || quiet < ASK.max(rtt) || path == over {
+                continue;
+            }
+            let Some(asked) = known.asked else {
+                known.asked = Some(now);
+                verdicts.push(Verdict::Ping(path));
+                continue;
+            };
+            let is_outlived = heard >= known.heard + rtt / 2 + SPREAD;
+            if is_outlived && now >= asked + rtt + SPREAD {
+                known.evacuated = Some(now);
+                verdicts.push(Verdict::Evacuate { path, over });
+            }
+        }
     }
 }
 
@@ -252,6 +327,17 @@ mod tests {
 
         fn receive(&mut self, path: usize) {
             self.figures[path].received += 1;
+        }
+
+        /// Looks for so long; when this path was to be closed.
+        fn run_for_close(&mut self, time: Duration, path: PathId) -> Option<Duration> {
+            let start = self.now;
+            while self.now - start < time {
+                if self.look(LOOK).contains(&Verdict::Close(path)) {
+                    return Some(self.now - start);
+                }
+            }
+            None
         }
 
         /// Looks for so long; before each look, `traffic` happens. When path 1 was to be closed.
@@ -360,7 +446,7 @@ mod tests {
                 match verdict {
                     Verdict::Ping(PathId::ZERO) => pings[0] += 1,
                     Verdict::Ping(_) => pings[1] += 1,
-                    Verdict::Close(id) => panic!("{id} is closed"),
+                    other => panic!("{other:?}"),
                 }
             }
         }
@@ -390,7 +476,7 @@ mod tests {
                         pair.receive(0);
                         pinged += 1;
                     }
-                    Verdict::Ping(_) => {}
+                    Verdict::Ping(_) | Verdict::Evacuate { .. } => {}
                     Verdict::Close(id) => closed |= id == PathId::from(1u32),
                 }
             }
@@ -424,5 +510,101 @@ mod tests {
         pair.look(LOOK);
         pair.downloading = true;
         assert_eq!(pings(&mut pair), 2);
+    }
+
+    /// A download streams over both paths, the second a little later than the first.
+    fn streaming() -> Pair {
+        let mut pair = Pair::new();
+        pair.downloading = true;
+        for _ in 0..20 {
+            pair.figures[0].received += 20;
+            pair.figures[1].received += 10;
+            pair.look(STEP_OF_A_STREAM);
+        }
+        pair
+    }
+
+    const STEP_OF_A_STREAM: Duration = Duration::from_millis(10);
+
+    /// Looks for so long while `traffic` happens; when something was evacuated, and what.
+    fn evacuated(
+        pair: &mut Pair,
+        time: Duration,
+        mut traffic: impl FnMut(&mut Pair, Duration),
+    ) -> Option<(Duration, Verdict)> {
+        let start = pair.now;
+        while pair.now - start < time {
+            let elapsed = pair.now - start;
+            traffic(pair, elapsed);
+            let verdicts = pair.look(STEP_OF_A_STREAM);
+            let evacuate = |v: &&Verdict| matches!(v, Verdict::Evacuate { .. });
+            if let Some(verdict) = verdicts.iter().find(evacuate) {
+                return Some((pair.now - start, *verdict));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_path_whose_link_dies_in_a_download_is_evacuated_within_three_round_trips() {
+        let mut pair = streaming();
+        // Its acknowledgements went there, too: the other one falls silent a round trip later.
+        let what = evacuated(&mut pair, Duration::from_secs(1), |pair, elapsed| {
+            if elapsed < RTT {
+                pair.receive(1);
+            }
+        });
+        let (after, verdict) = what.unwrap();
+        assert!(after <= 3 * RTT + SPREAD, "{after:?}");
+        let (path, over) = (PathId::ZERO, PathId::from(1u32));
+        assert_eq!(verdict, Verdict::Evacuate { path, over });
+        // It is closed once what was under way has come, and not evacuated again.
+        let closed = pair.run_for_close(Duration::from_secs(1), path);
+        assert!(
+            closed.is_some_and(|after| after <= SETTLED + LOOK),
+            "{closed:?}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_stops_on_both_paths_has_none_evacuated() {
+        let mut pair = streaming();
+        // What is under way on the longer path comes within half a round trip.
+        let what = evacuated(&mut pair, Duration::from_secs(10), |pair, elapsed| {
+            if elapsed < RTT / 2 {
+                pair.receive(1);
+            }
+        });
+        assert_eq!(what, None);
+    }
+
+    #[test]
+    fn a_path_that_answers_is_not_evacuated_though_nothing_else_comes() {
+        let mut pair = streaming();
+        let mut rtt = RTT;
+        let what = evacuated(&mut pair, Duration::from_secs(10), |pair, elapsed| {
+            pair.receive(1);
+            // The answers to its pings come over the other path: what tells of them is its RTT.
+            if elapsed.as_millis() % 60 == 0 {
+                rtt += Duration::from_micros(1);
+                pair.figures[0].rtt = rtt;
+            }
+        });
+        assert_eq!(what, None);
+    }
+
+    #[test]
+    fn a_path_that_carried_little_is_not_evacuated() {
+        let mut pair = Pair::new();
+        pair.downloading = true;
+        for _ in 0..20 {
+            pair.receive(0);
+            pair.figures[1].received += 20;
+            pair.look(STEP_OF_A_STREAM);
+        }
+        let what = evacuated(&mut pair, Duration::from_millis(900), |pair, _| {
+            pair.receive(1)
+        });
+        assert_eq!(what, None);
     }
 }

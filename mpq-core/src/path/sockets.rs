@@ -90,6 +90,8 @@ struct Shared {
     /// The task that reads; woken when the sockets are replaced.
     reader: Mutex<Option<Waker>>,
     redirection: RwLock<Option<Redirection>>,
+    /// The local address of the socket for what has no source.
+    preferred: RwLock<Option<IpAddr>>,
     listening: Mutex<Vec<Token>>,
     /// Who has sent something since they are noted.
     senders: Mutex<Option<HashSet<SocketAddr>>>,
@@ -129,6 +131,7 @@ impl Sockets {
             bound: RwLock::default(),
             reader: Mutex::default(),
             redirection: RwLock::default(),
+            preferred: RwLock::default(),
             listening: Mutex::default(),
             senders: Mutex::default(),
             answers,
@@ -221,6 +224,11 @@ impl Sockets {
         *self.0.redirection.write().unwrap() = needed;
     }
 
+    /// Has datagrams without a source leave from this address, rather than from the first.
+    pub fn prefer(&self, local: IpAddr) {
+        *self.0.preferred.write().unwrap() = Some(local);
+    }
+
     /// Which tokens make a Version Negotiation packet an [`Answer`]; all others go to noq.
     pub fn listen_for(&self, tokens: &[Token]) {
         *self.0.listening.lock().unwrap() = tokens.to_vec();
@@ -260,6 +268,7 @@ impl Shared {
         let bound = self.bound.read().unwrap();
         let reaches = |b: &&Arc<Bound>| b.reaches(transmit.destination);
         let source = transmit.src_ip.map(|ip| ip.to_canonical());
+        let source = source.or_else(|| *self.preferred.read().unwrap());
         let of_source = bound
             .iter()
             .filter(reaches)
