@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mpq_core::h3::MIGRATION_STREAM_TYPE;
-use mpq_core::proto::{Frame, frame, policy};
 use mpq_core::proto::probe;
+use mpq_core::proto::{Frame, frame, policy};
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
 

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use noq::{FourTuple, PathEvent, PathId, PathStatus};
-use noq_proto::PathAbandonReason;
+use noq_proto::{NetworkChangeHint, PathAbandonReason};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
@@ -21,6 +22,7 @@ use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{ClientMachine, Config, Event, Input, Output};
+use crate::proto::evacuation::{Evacuation, Step};
 use crate::proto::liveness::{Figures, Liveness, Verdict};
 use crate::proto::probe::{self, Token};
 use crate::proto::reopen_gate::ReopenGate;
@@ -29,11 +31,12 @@ use crate::stats::path_number;
 use crate::time::sleep_until;
 use crate::tls;
 
-/// How often counters are looked at for signs of life: in a move, and else.
+/// How often counters are looked at for signs of life: in a move or a download, and else.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LOOK_INTERVAL_SETTLED: Duration = Duration::from_millis(50);
 
 pub(super) struct Driver {
+    endpoint: noq::Endpoint,
     connection: noq::WeakConnectionHandle,
     sockets: Sockets,
     /// What the user wants to be used, and what of it is there.
@@ -41,6 +44,7 @@ pub(super) struct Driver {
     locals: Vec<Local>,
     multipath: bool,
     liveness: Liveness,
+    evacuation: Evacuation,
     reopen_gate: ReopenGate,
     machine: ClientMachine,
     table: PathTable,
@@ -64,6 +68,7 @@ pub(super) struct Driver {
 impl Driver {
     #[allow(clippy::too_many_arguments, reason = "made in one place")]
     pub(super) fn new(
+        endpoint: noq::Endpoint,
         connection: &noq::Connection,
         sockets: Sockets,
         locals: Vec<Local>,
@@ -98,12 +103,14 @@ impl Driver {
         let (frames, to_send) = mpsc::unbounded_channel();
         tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
         let driver = Self {
+            endpoint,
             connection: connection.weak_handle(),
             sockets,
             wanted: wanted.to_vec(),
             locals,
             multipath,
             liveness: Liveness::of_client(),
+            evacuation: Evacuation::default(),
             reopen_gate: ReopenGate::default(),
             machine,
             table,
@@ -156,8 +163,8 @@ impl Driver {
             }
             let due = self.machine.next_timeout();
             let look_at = match self.machine.is_settled() {
-                true => looked + LOOK_INTERVAL_SETTLED,
-                false => looked + LOOK_INTERVAL,
+                true if !self.expecting => looked + LOOK_INTERVAL_SETTLED,
+                _ => looked + LOOK_INTERVAL,
             };
             tokio::select! {
                 closed = &mut closed => break ClientError::from(&closed.reason),
@@ -438,21 +445,55 @@ impl Driver {
     fn judge(&mut self, connection: &noq::Connection, figures: &[Figures], now: Instant) {
         if self.machine.is_moving() {
             self.liveness = Liveness::of_client();
+            self.evacuation = Evacuation::default();
             return;
+        }
+        let steps = match self.expecting {
+            true => self.evacuation.look(now, figures),
+            false => Vec::new(),
+        };
+        for step in steps {
+            match step {
+                Step::Ask(id) => ping(connection, id),
+                Step::Evacuate { path, over } => self.evacuate(connection, path, over),
+                Step::Close(id) => self.give_up(id),
+            }
         }
         for verdict in self.liveness.look(now, figures, self.expecting) {
             match verdict {
                 Verdict::Ping(id) => ping(connection, id),
-                Verdict::Close(id) => {
-                    let paths = self.table.all();
-                    if let Some(path) = paths.iter().find(|path| path.id == id) {
-                        tracing::info!("path {id} from {} is silent, and closed", path.local);
-                        self.reopen_gate.add(path.local);
-                        self.close(path.id);
-                    }
-                }
+                Verdict::Close(id) => self.give_up(id),
             }
         }
+    }
+
+    /// Closes a path whose link is dead.
+    fn give_up(&mut self, id: u32) {
+        let paths = self.table.all();
+        if let Some(path) = paths.iter().find(|path| path.id == id) {
+            tracing::info!("path {id} from {} is silent, and closed", path.local);
+            self.reopen_gate.add(path.local);
+            self.close(path.id);
+        }
+    }
+
+    /// Has a path go over the link of another one: noq sends what has no source by the preferred socket,
+    /// and takes a new connection id for each path.
+    fn evacuate(&self, connection: &noq::Connection, id: u32, over: u32) {
+        let (Some(path), Some(over)) = (
+            connection.path(PathId::from(id)),
+            connection.path(PathId::from(over)),
+        ) else {
+            return;
+        };
+        let Ok(Some(local)) = over.local_ip() else {
+            return;
+        };
+        tracing::info!("the link of path {id} is silent; it goes over {local}");
+        self.sockets.prefer(local.to_canonical());
+        // Nothing new is to be sent on it.
+        let _ = path.set_status(PathStatus::Backup);
+        self.endpoint.handle_network_change(Some(Arc::new(InPlace)));
     }
 
     /// Uses what is there now of what the user wants, and no more what is gone. While there is
@@ -516,6 +557,16 @@ impl Driver {
     fn interface(&self, local: IpAddr) -> String {
         let of_this_address = self.locals.iter().find(|l| l.ip == local);
         of_this_address.map_or_else(|| local.to_string(), |l| l.interface.clone())
+    }
+}
+
+/// After a change of the network all paths go on as they are.
+#[derive(Debug)]
+struct InPlace;
+
+impl NetworkChangeHint for InPlace {
+    fn is_path_recoverable(&self, _: PathId, _: FourTuple) -> bool {
+        true
     }
 }
 

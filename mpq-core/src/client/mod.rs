@@ -93,6 +93,7 @@ impl Client {
         let (failed, failure) = watch::channel(None);
         let paths = PathTable::default();
         let driver = Driver::new(
+            endpoint.clone(),
             &connection,
             sockets,
             locals,

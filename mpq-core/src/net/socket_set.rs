@@ -35,6 +35,8 @@ pub(super) struct SocketSet {
     /// The task that reads; woken when the sockets are replaced.
     pub(super) reader: Mutex<Option<Waker>>,
     pub(super) redirection: RwLock<Option<Redirection>>,
+    /// The local address of the socket for what has no source.
+    pub(super) preferred: RwLock<Option<IpAddr>>,
     pub(super) listening: Mutex<Vec<Token>>,
     /// Who has sent something since they are noted.
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
@@ -57,6 +59,7 @@ impl SocketSet {
             bound: RwLock::default(),
             reader: Mutex::default(),
             redirection: RwLock::default(),
+            preferred: RwLock::default(),
             listening: Mutex::default(),
             senders: Mutex::default(),
             answers,
@@ -70,6 +73,7 @@ impl SocketSet {
         let bound = self.bound.read().unwrap();
         let reaches = |b: &&Arc<Bound>| b.reaches(transmit.destination);
         let source = transmit.src_ip.map(|ip| ip.to_canonical());
+        let source = source.or_else(|| *self.preferred.read().unwrap());
         let of_source = bound
             .iter()
             .filter(reaches)

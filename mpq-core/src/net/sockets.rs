@@ -137,6 +137,11 @@ impl Sockets {
         *self.0.redirection.write().unwrap() = needed;
     }
 
+    /// Has datagrams without a source leave from this address, rather than from the first.
+    pub fn prefer(&self, local: IpAddr) {
+        *self.0.preferred.write().unwrap() = Some(local);
+    }
+
     /// Which tokens make a Version Negotiation packet an [`Answer`]; all others go to noq.
     pub fn listen_for(&self, tokens: &[Token]) {
         *self.0.listening.lock().unwrap() = tokens.to_vec();

@@ -48,6 +48,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod client;
+pub(crate) mod evacuation;
 pub mod frame;
 pub(crate) mod liveness;
 pub mod policy;

@@ -88,6 +88,15 @@ async fn watch_paths(hub: &Hub, id: u64, peer: &Peer, mut events: noq::PathEvent
             Ok(PathEvent::Abandoned { id: path, .. }) => {
                 peer.paths.lock().unwrap().open.remove(&path);
             }
+            // What the client wishes (draft-ietf-quic-multipath-21 §3.3); noq leaves it to us.
+            Ok(PathEvent::RemoteStatus {
+                id: path, status, ..
+            }) => {
+                let path = peer.connection.upgrade().and_then(|c| c.path(path));
+                if let Some(path) = path {
+                    let _ = path.set_status(status);
+                }
+            }
             Ok(_) | Err(_) => {}
         }
     }

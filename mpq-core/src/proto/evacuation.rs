@@ -1,0 +1,273 @@
+//! Tells which path's link has died under a download, long before [liveness](super::liveness) gives the
+//! path up.
+//!
+//! Two things make such a death expensive. A client acknowledges what it receives on every path over
+//! the first one that there is; if that one's link dies, the server hears nothing of any path and stops
+//! sending on all. And a sender sends what was in flight on a path again only once something that it
+//! sent there later is acknowledged, or three probe timeouts after the path was given up; those grow
+//! with the acknowledgements that come late.
+//!
+//! So the client has the path go over the link of another one for a moment, as a client may at any
+//! time (RFC 9000 §9), with new connection ids (RFC 9000 §9.5).
+//! The server follows it there and challenges it; the answer acknowledges a newer packet, and all that
+//! was in flight is lost and sent again at once. The path is then closed, with nothing in flight.
+//!
+//! A link is dead if all of this is true:
+//!
+//! - The path falls silent in the midst of a stream of datagrams.
+//! - Another one is heard for longer than what was under way on both would explain. A server that
+//!   stops, or is frozen, falls silent on all paths within half a round trip.
+//! - The path is asked, and does not answer for a round trip.
+//!
+//! A path that is evacuated though its link lives costs a slow start, so short pauses, as radio links
+//! have them, should not have it evacuated: it takes two to three round trips.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::liveness::Figures;
+
+/// How many datagrams of late make a stream.
+const STREAM_DATAGRAMS: u64 = 16;
+/// A path that falls silent in a stream is asked whether it works after a round trip, and after this
+/// at the least.
+const MIN_QUIET: Duration = Duration::from_millis(50);
+/// By how much round trips vary.
+const RTT_SPREAD: Duration = Duration::from_millis(20);
+/// A path that was evacuated has nothing in flight any more after this, or so many of its round trips,
+/// and is closed.
+const MIN_SETTLING: Duration = Duration::from_millis(300);
+const SETTLING_RTTS: u32 = 4;
+
+/// What to do with a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask whether it works.
+    Ask(u32),
+    /// Have it go over the link of another one.
+    Evacuate {
+        /// The path whose link is dead.
+        path: u32,
+        /// The path whose link lives.
+        over: u32,
+    },
+    /// Close it: it was evacuated, and nothing is in flight on it.
+    Close(u32),
+}
+
+/// The paths of a client's connection during a download.
+#[derive(Debug, Default)]
+pub(crate) struct Evacuation(BTreeMap<u32, Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    received: u64,
+    rtt: Duration,
+    heard: Instant,
+    /// Datagrams received of late, while it was heard: each look halves those before it.
+    busy: u64,
+    /// When it was asked, since it was heard.
+    asked: Option<Instant>,
+    evacuated: Option<Instant>,
+}
+
+impl Watched {
+    fn new(figures: &Figures, now: Instant) -> Self {
+        Self {
+            received: figures.received,
+            rtt: figures.rtt,
+            heard: now,
+            busy: 0,
+            asked: None,
+            evacuated: None,
+        }
+    }
+
+    /// The answer to a ping may come over another path: then the round-trip time tells of it.
+    fn update(&mut self, figures: &Figures, now: Instant) {
+        let came = figures.received.saturating_sub(self.received);
+        if came > 0 || self.rtt != figures.rtt {
+            self.received = figures.received;
+            self.rtt = figures.rtt;
+            self.heard = now;
+            self.busy = self.busy / 2 + came;
+            self.asked = None;
+        }
+    }
+}
+
+impl Evacuation {
+    /// Looks at all validated paths of a download, several times in a round trip.
+    pub(crate) fn look(&mut self, now: Instant, figures: &[Figures]) -> Vec<Step> {
+        self.0.retain(|id, _| figures.iter().any(|f| f.id == *id));
+        for f in figures {
+            let watched = self.0.entry(f.id).or_insert(Watched::new(f, now));
+            watched.update(f, now);
+        }
+        let rtt = figures.iter().map(|f| f.rtt).max().unwrap_or_default();
+        let at_home = self.0.iter().filter(|(_, w)| w.evacuated.is_none());
+        let Some((over, heard)) = at_home
+            .map(|(id, w)| (*id, w.heard))
+            .max_by_key(|(_, h)| *h)
+        else {
+            return Vec::new();
+        };
+
+        let mut steps = Vec::new();
+        for (&path, watched) in &mut self.0 {
+            if let Some(since) = watched.evacuated {
+                if now >= since + MIN_SETTLING.max(rtt * SETTLING_RTTS) {
+                    steps.push(Step::Close(path));
+                }
+                continue;
+            }
+            let quiet = now.duration_since(watched.heard);
+            if path == over || watched.busy < STREAM_DATAGRAMS || quiet < MIN_QUIET.max(rtt) {
+                continue;
+            }
+            let Some(asked) = watched.asked else {
+                watched.asked = Some(now);
+                steps.push(Step::Ask(path));
+                continue;
+            };
+            let is_outlived = heard >= watched.heard + rtt / 2 + RTT_SPREAD;
+            if is_outlived && now >= asked + rtt + RTT_SPREAD {
+                watched.evacuated = Some(now);
+                steps.push(Step::Evacuate { path, over });
+            }
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_millis(10);
+    const RTT: Duration = Duration::from_millis(54);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Two paths over which a download streams.
+    struct Pair {
+        evacuation: Evacuation,
+        now: Instant,
+        figures: [Figures; 2],
+    }
+
+    impl Pair {
+        fn streaming() -> Self {
+            Self::receiving([20, 10])
+        }
+
+        /// So many datagrams a look have come on each of them.
+        fn receiving(datagrams: [u64; 2]) -> Self {
+            let path = |id| Figures {
+                id,
+                rtt: RTT,
+                sent: 0,
+                received: 0,
+            };
+            let mut pair = Self {
+                evacuation: Evacuation::default(),
+                now: Instant::now(),
+                figures: [path(0), path(1)],
+            };
+            for _ in 0..20 {
+                for (figures, came) in pair.figures.iter_mut().zip(datagrams) {
+                    figures.received += came;
+                }
+                assert_eq!(pair.look(), []);
+            }
+            pair
+        }
+
+        fn look(&mut self) -> Vec<Step> {
+            self.now += LOOK;
+            self.evacuation.look(self.now, &self.figures)
+        }
+
+        /// Looks for so long while `traffic` happens; the first step that is more than to ask, and when.
+        fn run(
+            &mut self,
+            time: Duration,
+            mut traffic: impl FnMut(&mut [Figures; 2], Duration),
+        ) -> Option<(Duration, Step)> {
+            let start = self.now;
+            while self.now - start < time {
+                traffic(&mut self.figures, self.now - start);
+                let steps = self.look();
+                if let Some(step) = steps.iter().find(|s| !matches!(s, Step::Ask(_))) {
+                    return Some((self.now - start, *step));
+                }
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn a_path_whose_link_dies_is_evacuated_within_three_round_trips_and_then_closed() {
+        for dead in [0, 1] {
+            let living = 1 - dead;
+            let mut pair = Pair::streaming();
+            // Its acknowledgements went over the dead link, too: it falls silent a round trip later.
+            let (after, step) = pair
+                .run(SECOND, |figures, elapsed| {
+                    figures[living].received += u64::from(elapsed < RTT);
+                })
+                .unwrap();
+            assert!(after <= 3 * RTT + LOOK, "{after:?}");
+            let (path, over) = (dead as u32, living as u32);
+            assert_eq!(step, Step::Evacuate { path, over });
+            // It works again over the other link, and is closed all the same.
+            let (after, step) = pair
+                .run(SECOND, |figures, _| {
+                    figures.iter_mut().for_each(|f| f.received += 1);
+                })
+                .unwrap();
+            assert_eq!(step, Step::Close(path));
+            assert!(after <= MIN_SETTLING + LOOK, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_stops_on_both_paths_has_none_evacuated() {
+        let mut pair = Pair::streaming();
+        // What is under way on the longer path comes within half a round trip.
+        let step = pair.run(10 * SECOND, |figures, elapsed| {
+            figures[1].received += u64::from(elapsed < RTT / 2);
+        });
+        assert_eq!(step, None);
+    }
+
+    #[test]
+    fn a_path_that_answers_stays_where_it_is_though_nothing_else_comes() {
+        let mut pair = Pair::streaming();
+        let step = pair.run(10 * SECOND, |figures, elapsed| {
+            figures[1].received += 1;
+            if elapsed.as_millis() % 60 == 0 {
+                figures[0].rtt += Duration::from_micros(1);
+            }
+        });
+        assert_eq!(step, None);
+    }
+
+    #[test]
+    fn a_path_that_carried_little_stays_where_it_is() {
+        let mut pair = Pair::receiving([20, 1]);
+        let step = pair.run(10 * SECOND, |figures, _| figures[0].received += 20);
+        assert_eq!(step, None);
+    }
+
+    #[test]
+    fn the_last_path_stays_where_it_is() {
+        let mut pair = Pair::streaming();
+        pair.figures[1].id = 0;
+        let only = [pair.figures[0]];
+        for _ in 0..100 {
+            pair.now += LOOK;
+            assert_eq!(pair.evacuation.look(pair.now, &only), []);
+        }
+    }
+}
