@@ -15,9 +15,14 @@
 //! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
+//!
+//! **Empty frames.** h3 takes an empty DATA frame for the end of a body. A [`BidiStream`] hides those from it;
+//! [`WholeBodies`] does so for other implementations of QUIC.
 
 pub(crate) mod ahead;
 mod chunks;
+mod data_frames;
+mod whole_bodies;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,6 +38,7 @@ use tokio::sync::oneshot;
 
 use self::ahead::{Ahead, Body};
 use self::chunks::Chunks;
+pub use self::whole_bodies::{RequestStream, WholeBodies, WholeBody};
 use crate::congestion::careful::Careful;
 
 /// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
@@ -208,8 +214,8 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
-        let accepted = ready!(poll_pending(&mut self.incoming_bi, cx))?;
-        Poll::Ready(Ok(BidiStream::accepted(accepted, self.ahead.clone())))
+        let stream = ready!(poll_pending(&mut self.incoming_bi, cx))?;
+        Poll::Ready(Ok(accepted(stream, self.ahead.clone())))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -285,10 +291,8 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
             Order::Noq => Chunks::ordered(recv, Bytes::new()),
             Order::Ours => Chunks::reordered(recv, self.conn.weak_handle()),
         };
-        Poll::Ready(Ok(BidiStream {
-            send: SendStream::new(send, None),
-            recv: chunks.into(),
-        }))
+        let send = SendStream::new(send, None);
+        Poll::Ready(Ok(RequestStream::new(send, chunks.into())))
     }
 
     fn poll_open_send(
@@ -306,75 +310,19 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
 }
 
 /// A request stream: both directions, which can be split.
-pub struct BidiStream<B: Buf> {
-    send: SendStream<B>,
-    recv: RecvStream,
-}
+pub type BidiStream<B> = RequestStream<SendStream<B>, RecvStream>;
 
-impl<B: Buf> BidiStream<B> {
-    fn accepted(
-        (send, recv): (noq::SendStream, noq::RecvStream),
-        ahead: Option<Arc<Ahead>>,
-    ) -> Self {
-        // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
-        // waits for the first. Fails once it is closed, which writing tells.
-        let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
-        let _ = send.set_priority(-turn);
-        Self {
-            send: SendStream::new(send, ahead.map(Body::new)),
-            recv: Chunks::ordered(recv, Bytes::new()).into(),
-        }
-    }
-}
-
-impl<B: Buf> quic::BidiStream<B> for BidiStream<B> {
-    type SendStream = SendStream<B>;
-    type RecvStream = RecvStream;
-
-    fn split(self) -> (SendStream<B>, RecvStream) {
-        (self.send, self.recv)
-    }
-}
-
-impl<B: Buf> quic::SendStream<B> for BidiStream<B> {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_ready(cx)
-    }
-
-    fn send_data<T: Into<WriteBuf<B>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        self.send.send_data(data)
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_finish(cx)
-    }
-
-    fn reset(&mut self, reset_code: u64) {
-        self.send.reset(reset_code);
-    }
-
-    fn send_id(&self) -> StreamId {
-        self.send.send_id()
-    }
-}
-
-impl<B: Buf> quic::RecvStream for BidiStream<B> {
-    type Buf = Bytes;
-
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.recv.poll_data(cx)
-    }
-
-    fn stop_sending(&mut self, error_code: u64) {
-        self.recv.stop_sending(error_code);
-    }
-
-    fn recv_id(&self) -> StreamId {
-        self.recv.recv_id()
-    }
+/// A request stream of the peer's.
+fn accepted<B: Buf>(
+    (send, recv): (noq::SendStream, noq::RecvStream),
+    ahead: Option<Arc<Ahead>>,
+) -> BidiStream<B> {
+    // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
+    // waits for the first. Fails once it is closed, which writing tells.
+    let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
+    let _ = send.set_priority(-turn);
+    let send = SendStream::new(send, ahead.map(Body::new));
+    RequestStream::new(send, Chunks::ordered(recv, Bytes::new()).into())
 }
 
 /// The sending half of a stream. Dropped before it is finished, it is reset.

@@ -257,6 +257,9 @@ mod tests {
     use crate::connection::Connection;
     use crate::quic::Quic;
 
+    /// By quinn.
+    type Streams = <Quic as Connection>::Streams;
+
     const RTT: Duration = Duration::from_millis(20);
     /// What a window is in a round trip, bytes in a second.
     const FULL: u64 = 50 * WINDOW;
@@ -428,9 +431,7 @@ mod tests {
     }
 
     /// Asks for everything, and looks once for the answer, which cannot be there yet.
-    async fn wait(
-        requests: &mut Requests<'_, h3_quinn::OpenStreams>,
-    ) -> Asked<h3_quinn::OpenStreams> {
+    async fn wait(requests: &mut Requests<'_, Streams>) -> Asked<Streams> {
         let mut asked = requests.send(None).await.unwrap();
         tokio::select! {
             biased;
@@ -445,7 +446,7 @@ mod tests {
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut first = requests.send(None).await.unwrap();
-        let head = answer::<h3_quinn::OpenStreams>(&mut first).await.unwrap();
+        let head = answer::<Streams>(&mut first).await.unwrap();
         let held = Held::start(head.headers());
 
         let mut body = Body::new(wait(&mut requests).await, Some(SIZE), held, 2);

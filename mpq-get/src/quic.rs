@@ -18,6 +18,7 @@ use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState, refused,
 };
 use mpq_core::endpoint::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
+use mpq_core::h3_noq::WholeBodies;
 use mpq_core::path::interfaces::{Local, usable};
 use mpq_core::path::sockets::Bind;
 use mpq_core::tls;
@@ -39,7 +40,7 @@ const CLOSE_GRACE: Duration = Duration::from_millis(50);
 pub(crate) struct Quic {
     connection: quinn::Connection,
     endpoint: Endpoint,
-    requests: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    requests: SendRequest<WholeBodies<h3_quinn::OpenStreams>, Bytes>,
     local: Local,
     events: broadcast::Sender<(Instant, ClientEvent)>,
 }
@@ -69,7 +70,7 @@ pub fn transport(
 }
 
 impl Connection for Quic {
-    type Streams = h3_quinn::OpenStreams;
+    type Streams = WholeBodies<h3_quinn::OpenStreams>;
 
     async fn connect(
         config: ClientConfig,
@@ -103,7 +104,9 @@ impl Connection for Quic {
 
         let (mut driver, requests) = h3::client::builder()
             .send_grease(false)
-            .build(h3_quinn::Connection::new(connection.clone()))
+            .build(WholeBodies::new(h3_quinn::Connection::new(
+                connection.clone(),
+            )))
             .await
             .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
         tokio::spawn(async move { driver.wait_idle().await });
