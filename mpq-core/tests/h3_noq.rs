@@ -11,7 +11,10 @@ use h3::client::SendRequest;
 use h3::error::{Code, StreamError};
 use h3::quic::{self, OpenStreams, RecvStream as _, StreamErrorIncoming};
 use http::{Method, Request, Response};
-use mpq_core::h3::{BidiStream, Connection, MigrationStream, RecvStream, open_migration_stream};
+use mpq_core::h3::{
+    BidiStream, Connection, MigrationStream, RecvStream, WholeBodies, WholeBody,
+    open_migration_stream,
+};
 use mpq_core::tls::{self, Identity, Trust};
 use noq::VarInt;
 
@@ -225,7 +228,7 @@ async fn a_dropped_body_is_reset() {
 }
 
 /// The receiving half of a stream below h3, and the server's sending half.
-async fn raw_stream(pair: &Pair) -> (RecvStream, noq::SendStream) {
+async fn raw_stream(pair: &Pair) -> (WholeBody<RecvStream>, noq::SendStream) {
     let (mut client, _migration) = Connection::new(pair.client.clone());
     let stream: BidiStream<Bytes> = poll_fn(|cx| client.poll_open_bidi(cx)).await.unwrap();
     // Dropping the sending half resets it, and that tells the server of the stream.
@@ -234,7 +237,7 @@ async fn raw_stream(pair: &Pair) -> (RecvStream, noq::SendStream) {
     (recv, server)
 }
 
-async fn next(stream: &mut RecvStream) -> Result<Option<Bytes>, StreamErrorIncoming> {
+async fn next(stream: &mut WholeBody<RecvStream>) -> Result<Option<Bytes>, StreamErrorIncoming> {
     poll_fn(|cx| stream.poll_data(cx)).await
 }
 
@@ -243,8 +246,8 @@ async fn a_reset_stream_never_looks_complete() {
     let pair = pair().await;
     in_time(async {
         let (mut recv, mut send) = raw_stream(&pair).await;
-        send.write_all(b"half").await.unwrap();
-        assert_eq!(next(&mut recv).await.unwrap().unwrap(), "half");
+        send.write_all(b"\x00\x08half").await.unwrap();
+        assert_eq!(next(&mut recv).await.unwrap().unwrap(), "\x00\x08half");
         send.reset(7_u32.into()).unwrap();
         for _ in 0..3 {
             let error = next(&mut recv).await.unwrap_err();
@@ -452,4 +455,123 @@ async fn a_quinn_server_serves_and_ignores_migration_streams() {
         assert_eq!(get(&mut requests, "1000").await.unwrap(), body(1000));
     })
     .await;
+}
+
+/// Of a body.
+const HALF: &[u8] = b"half";
+/// A frame with it, and one that is empty.
+const WHOLE_FRAME: &[u8] = b"\x00\x04half";
+const EMPTY_AND_ANOTHER: &[u8] = b"\x00\x00\x00\x04rest";
+/// Less than the frame has.
+const CUT_FRAME: &[u8] = b"\x00\x08half";
+
+/// What h3 makes of a body of which `second` comes once it has read all of `first`, and then the end of the
+/// stream.
+async fn answered<C: quic::Connection<Bytes>>(
+    wrap: impl FnOnce(h3_quinn::Connection) -> C,
+    first: &[u8],
+    second: &[u8],
+) -> Result<Bytes, StreamError> {
+    let identity = identity();
+    let (server, client) = (plain::server(&identity), plain::client(&identity));
+    let connecting = client
+        .connect(server.local_addr().unwrap(), "localhost")
+        .unwrap();
+    let accepting = async { server.accept().await.unwrap().await.unwrap() };
+    let (connected, accepted) = tokio::join!(connecting, accepting);
+
+    let client = wrap(h3_quinn::Connection::new(connected.unwrap()));
+    let (mut driver, mut requests) = h3::client::builder()
+        .send_grease(false)
+        .build(client)
+        .await
+        .unwrap();
+    let read = async {
+        let request = Request::get("https://localhost/").body(()).unwrap();
+        let mut stream = requests.send_request(request).await?;
+        stream.finish().await?;
+        let (mut answer, _) = accepted.accept_bi().await.unwrap();
+        // HEADERS: status 200, from QPACK's static table.
+        answer.write_all(&[1, 3, 0, 0, 0xd9]).await.unwrap();
+        answer.write_all(first).await.unwrap();
+        stream.recv_response().await?;
+        let mut whole = BytesMut::new();
+        while whole.len() < HALF.len() {
+            let data = stream.recv_data().await?.unwrap();
+            whole.extend_from_slice(data.chunk());
+        }
+        answer.write_all(second).await.unwrap();
+        answer.finish().unwrap();
+        while let Some(data) = stream.recv_data().await? {
+            whole.extend_from_slice(data.chunk());
+        }
+        Ok(whole.freeze())
+    };
+    let driven = async {
+        driver.wait_idle().await;
+        // The reader is told, too.
+        std::future::pending().await
+    };
+    in_time(async {
+        tokio::select! {
+            read = read => read,
+            () = driven => unreachable!(),
+        }
+    })
+    .await
+}
+
+/// Once this fails, h3 is mended, and [`WholeBodies`] can go with all that it is made of.
+#[tokio::test]
+async fn h3_still_ends_bodies_too_early() {
+    let body = answered(|conn| conn, WHOLE_FRAME, EMPTY_AND_ANOTHER).await;
+    assert_eq!(body.unwrap(), HALF, "all that is before an empty frame");
+    let body = answered(|conn| conn, CUT_FRAME, b"").await;
+    assert_eq!(body.unwrap(), HALF, "as if that were all of the frame");
+}
+
+#[tokio::test]
+async fn a_body_is_over_when_its_stream_is_over() {
+    let body = answered(WholeBodies::new, WHOLE_FRAME, EMPTY_AND_ANOTHER).await;
+    assert_eq!(body.unwrap(), "halfrest".as_bytes());
+    let error = answered(WholeBodies::new, CUT_FRAME, b"")
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StreamError::ConnectionError { .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("within a DATA frame"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_reads_a_body_to_its_end() {
+    let pair = pair().await;
+    let (server, _migration) = Connection::new(pair.server.clone());
+    let client = async {
+        let (mut send, mut recv) = pair.client.open_bi().await.unwrap();
+        // HEADERS: POST https://localhost/, from QPACK's static table but for the host.
+        let head = [&[1, 16, 0, 0, 0xd4, 0xd7, 0xc1, 0x50, 9], &b"localhost"[..]].concat();
+        let empty = &[0, 0][..];
+        let request = [
+            &head[..],
+            empty,
+            WHOLE_FRAME,
+            empty,
+            EMPTY_AND_ANOTHER,
+            empty,
+        ]
+        .concat();
+        send.write_all(&request).await.unwrap();
+        send.finish().unwrap();
+        recv.read_to_end(1000).await.unwrap()
+    };
+    let answer = in_time(async {
+        tokio::select! {
+            answer = client => answer,
+            () = serve(server) => panic!("the server ended"),
+        }
+    })
+    .await;
+    assert!(answer.ends_with(b"\x00\x04half\x00\x04rest"), "{answer:?}");
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt, future, stream};
 use h3::error::Code;
-use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
+use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming};
 use noq::ConnectionError;
 use tokio::sync::oneshot;
 
@@ -18,6 +18,7 @@ use super::reassembly::Chunks;
 use super::recv::RecvStream;
 use super::send::SendStream;
 use super::send_window::{Body, SendWindow};
+use super::whole_bodies::RequestStream;
 use crate::congestion::send_control::SendControl;
 use crate::proto::varint::read_varint;
 
@@ -153,8 +154,8 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
-        let accepted = ready!(poll_pending(&mut self.incoming_bi, cx))?;
-        Poll::Ready(Ok(BidiStream::accepted(accepted, self.send_window.clone())))
+        let stream = ready!(poll_pending(&mut self.incoming_bi, cx))?;
+        Poll::Ready(Ok(accepted(stream, self.send_window.clone())))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -230,10 +231,8 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
             Order::Noq => Chunks::ordered(recv, Bytes::new()),
             Order::Ours => Chunks::reordered(recv, self.conn.weak_handle()),
         };
-        Poll::Ready(Ok(BidiStream {
-            send: SendStream::new(send, None),
-            recv: chunks.into(),
-        }))
+        let send = SendStream::new(send, None);
+        Poll::Ready(Ok(RequestStream::new(send, chunks.into())))
     }
 
     fn poll_open_send(
@@ -251,73 +250,17 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
 }
 
 /// A request stream: both directions, which can be split.
-pub struct BidiStream<B: Buf> {
-    send: SendStream<B>,
-    recv: RecvStream,
-}
+pub type BidiStream<B> = RequestStream<SendStream<B>, RecvStream>;
 
-impl<B: Buf> BidiStream<B> {
-    fn accepted(
-        (send, recv): (noq::SendStream, noq::RecvStream),
-        send_window: Option<Arc<SendWindow>>,
-    ) -> Self {
-        // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
-        // waits for the first. Fails once it is closed, which writing tells.
-        let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
-        let _ = send.set_priority(-turn);
-        Self {
-            send: SendStream::new(send, send_window.map(Body::new)),
-            recv: Chunks::ordered(recv, Bytes::new()).into(),
-        }
-    }
-}
-
-impl<B: Buf> quic::BidiStream<B> for BidiStream<B> {
-    type SendStream = SendStream<B>;
-    type RecvStream = RecvStream;
-
-    fn split(self) -> (SendStream<B>, RecvStream) {
-        (self.send, self.recv)
-    }
-}
-
-impl<B: Buf> quic::SendStream<B> for BidiStream<B> {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_ready(cx)
-    }
-
-    fn send_data<T: Into<WriteBuf<B>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        self.send.send_data(data)
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_finish(cx)
-    }
-
-    fn reset(&mut self, reset_code: u64) {
-        self.send.reset(reset_code);
-    }
-
-    fn send_id(&self) -> StreamId {
-        self.send.send_id()
-    }
-}
-
-impl<B: Buf> quic::RecvStream for BidiStream<B> {
-    type Buf = Bytes;
-
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.recv.poll_data(cx)
-    }
-
-    fn stop_sending(&mut self, error_code: u64) {
-        self.recv.stop_sending(error_code);
-    }
-
-    fn recv_id(&self) -> StreamId {
-        self.recv.recv_id()
-    }
+/// A request stream of the peer's.
+fn accepted<B: Buf>(
+    (send, recv): (noq::SendStream, noq::RecvStream),
+    send_window: Option<Arc<SendWindow>>,
+) -> BidiStream<B> {
+    // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
+    // waits for the first. Fails once it is closed, which writing tells.
+    let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
+    let _ = send.set_priority(-turn);
+    let send = SendStream::new(send, send_window.map(Body::new));
+    RequestStream::new(send, Chunks::ordered(recv, Bytes::new()).into())
 }

@@ -15,20 +15,26 @@
 //! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
+//!
+//! **Empty frames.** h3 takes an empty DATA frame for the end of a body. A [`BidiStream`] hides those from it;
+//! [`WholeBodies`] does so for other implementations of QUIC.
 
 mod connection;
+mod data_frames;
 mod error;
 mod migration_stream;
 mod reassembly;
 mod recv;
 mod send;
 pub(crate) mod send_window;
+mod whole_bodies;
 
 pub(crate) use connection::Order;
 pub use connection::{BidiStream, Connection, OpenStreams};
 pub use migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream, open_migration_stream};
 pub use recv::RecvStream;
 pub use send::SendStream;
+pub use whole_bodies::{RequestStream, WholeBodies, WholeBody};
 
 /// H3_NO_ERROR (RFC 9114 §8.1): a connection is closed, and nothing went wrong.
 pub(crate) const NO_ERROR: noq::VarInt = noq::VarInt::from_u32(0x100);

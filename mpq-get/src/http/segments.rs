@@ -196,6 +196,9 @@ mod tests {
     use crate::transport::Connection;
     use crate::transport::plain_quic::PlainQuic;
 
+    /// By quinn.
+    type Streams = <PlainQuic as Connection>::Streams;
+
     /// Some parts and a bit.
     const SIZE: u64 = 5 * PART_LENGTH + 12_345;
 
@@ -291,9 +294,7 @@ mod tests {
     }
 
     /// Asks for everything, and looks once for the answer, which cannot be there yet.
-    async fn wait(
-        requests: &mut Requests<'_, h3_quinn::OpenStreams>,
-    ) -> Asked<h3_quinn::OpenStreams> {
+    async fn wait(requests: &mut Requests<'_, Streams>) -> Asked<Streams> {
         let mut asked = requests.send(None).await.unwrap();
         tokio::select! {
             biased;
@@ -308,7 +309,7 @@ mod tests {
         let count = Cell::new(0);
         let mut requests = Requests::new(client.requests(), &url, &count);
         let mut first = requests.send(None).await.unwrap();
-        let head = answer::<h3_quinn::OpenStreams>(&mut first).await.unwrap();
+        let head = answer::<Streams>(&mut first).await.unwrap();
         let partial = Partial::start(head.headers());
 
         let mut body = SegmentedBody::new(wait(&mut requests).await, Some(SIZE), partial, 2);

@@ -16,6 +16,7 @@ use h3::client::SendRequest;
 use h3::error::Code;
 use mpq_core::Congestion;
 use mpq_core::client::{ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState};
+use mpq_core::h3::WholeBodies;
 use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::{Bind, Local, refused, usable};
 use mpq_core::tls;
@@ -40,7 +41,7 @@ const NO_ERROR: VarInt = VarInt::from_u32(Code::H3_NO_ERROR.value() as u32);
 pub(crate) struct PlainQuic {
     connection: quinn::Connection,
     endpoint: Endpoint,
-    requests: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    requests: SendRequest<WholeBodies<h3_quinn::OpenStreams>, Bytes>,
     local: Local,
     events: broadcast::Sender<(Instant, ClientEvent)>,
 }
@@ -70,7 +71,7 @@ pub fn transport(
 }
 
 impl Connection for PlainQuic {
-    type Streams = h3_quinn::OpenStreams;
+    type Streams = WholeBodies<h3_quinn::OpenStreams>;
 
     async fn connect(
         config: ClientConfig,
@@ -104,7 +105,9 @@ impl Connection for PlainQuic {
 
         let (mut driver, requests) = h3::client::builder()
             .send_grease(false)
-            .build(h3_quinn::Connection::new(connection.clone()))
+            .build(WholeBodies::new(h3_quinn::Connection::new(
+                connection.clone(),
+            )))
             .await
             .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
         tokio::spawn(async move { driver.wait_idle().await });

@@ -1,6 +1,7 @@
 //! The program itself against servers of an independent stack: quinn and h3-quinn, which know
 //! nothing of multipath or moves.
 
+mod frames;
 mod own;
 mod resume;
 mod server;

@@ -151,6 +151,8 @@ enum Site {
     Paths,
     /// One after the other.
     Script(Mutex<VecDeque<Answer>>),
+    /// Each by these bytes, whatever they are in HTTP/3, and the end of the stream.
+    Raw(Bytes),
 }
 
 impl Server {
@@ -167,6 +169,12 @@ impl Server {
     pub(crate) fn script(answers: impl IntoIterator<Item = Answer>) -> Server {
         let anywhere = "127.0.0.1:0".parse().unwrap();
         Server::script_at(&Identity::new(), anywhere, answers)
+    }
+
+    /// Answers each request with these bytes of HTTP/3.
+    pub(crate) fn raw(answer: Bytes) -> Server {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Server::bind(Identity::new(), anywhere, b"h3", Site::Raw(answer))
     }
 
     pub(crate) fn script_at(
@@ -206,7 +214,10 @@ impl Server {
                 let (log, site) = (log.clone(), site.clone());
                 tokio::spawn(async move {
                     if let Ok(connection) = incoming.await {
-                        serve(connection, &log, &site).await;
+                        match &*site {
+                            Site::Raw(answer) => serve_raw(connection, answer).await,
+                            _ => serve(connection, &log, &site).await,
+                        }
                     }
                 });
             }
@@ -275,8 +286,24 @@ async fn serve(
                     let answer = script.lock().unwrap().pop_front();
                     by_script(answer.expect("an answer"), &request, stream, connection).await
                 }
+                Site::Raw(_) => unreachable!("it is served without h3"),
             };
         });
+    }
+}
+
+/// Answers in turn, whatever is asked for.
+async fn serve_raw(connection: quinn::Connection, answer: &Bytes) {
+    // The control stream, with the settings: none.
+    let mut control = connection.open_uni().await.unwrap();
+    control.write_all(&[0, 4, 0]).await.unwrap();
+    while let Ok((mut stream, mut request)) = connection.accept_bi().await {
+        // A client that goes away in the middle is part of some tests.
+        if request.read_to_end(1 << 16).await.is_ok()
+            && stream.write_chunk(answer.clone()).await.is_ok()
+        {
+            let _ = stream.finish();
+        }
     }
 }
 
