@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Error, Result};
 use clap::{Parser, Subcommand};
 use mpq_lab::arms::quinn_server;
-use mpq_lab::bench::{self, load};
+use mpq_lab::bench::{self, linkfail, load};
 use mpq_lab::experiment::reproduce;
 use mpq_lab::experiment::scenario::Scenario;
 use mpq_lab::network::calibrate::calibrate;
@@ -57,6 +57,11 @@ enum Command {
     Herd {
         #[command(flatten)]
         options: load::Options,
+    },
+    /// Let links die under a download, for a moment and for good, beside Multipath TCP
+    Linkfail {
+        #[command(flatten)]
+        options: linkfail::Options,
     },
     /// Make the network and leave it up; its hosts are the namespaces mpq-lab-client, mpq-lab-router,
     /// mpq-lab-server-a and mpq-lab-server-b
@@ -178,6 +183,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench { options } => bench::bench(&options).await?,
         Command::Herd { options } => load::load(&options).await?,
+        Command::Linkfail { options } => linkfail::linkfail(&options).await?,
         Command::HerdClients { options } => load::clients(options).await?,
         Command::QuinnServer { options } => quinn_server::serve(options).await?,
         Command::Up { links } => up::up(&links)?,

@@ -13,6 +13,7 @@
 //! `cargo lab herd` too.
 
 pub mod compare;
+pub mod linkfail;
 pub mod load;
 pub mod ratios;
 pub mod targets;

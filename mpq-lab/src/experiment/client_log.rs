@@ -73,6 +73,31 @@ pub(super) fn gap(entries: &[Entry]) -> Option<f64> {
     })
 }
 
+/// The longest time in which the body did not grow, in seconds: from the first byte on, also from one
+/// client to the next.
+pub(super) fn standstill<'a>(clients: impl IntoIterator<Item = &'a Vec<Entry>>) -> Option<f64> {
+    let mut longest: Option<f64> = None;
+    let mut last: Option<f64> = None;
+    for entries in clients {
+        let start = started_at(entries).ok()?;
+        let mut most = 0;
+        for entry in entries {
+            let bytes = match &entry.event {
+                Event::Progress { bytes } => *bytes,
+                Event::Done(done) => done.bytes,
+                _ => continue,
+            };
+            if bytes > most {
+                let now = start + entry.t;
+                let since = last.map_or(0.0, |last| now - last);
+                longest = Some(longest.map_or(since, |longest| longest.max(since)));
+                (most, last) = (bytes, Some(now));
+            }
+        }
+    }
+    longest
+}
+
 /// The first's part of what both received until the first of them was done.
 pub(super) fn share(first: &[Entry], second: &[Entry]) -> Result<f64> {
     let end =
@@ -115,6 +140,25 @@ mod tests {
             .chain(events)
             .map(|(t, event)| Entry { t, event })
             .collect()
+    }
+
+    #[test]
+    fn a_standstill_is_a_time_in_which_the_body_does_not_grow() {
+        let progress = |bytes| Event::Progress { bytes };
+        let first = entries(
+            100.0,
+            vec![
+                (1.0, progress(0)),
+                (2.0, progress(10)),
+                (2.5, progress(20)),
+                (3.0, progress(20)),
+                (3.5, progress(30)),
+            ],
+        );
+        assert_eq!(standstill([&first]), Some(1.0));
+        let second = entries(104.0, vec![(2.0, progress(40))]);
+        assert_eq!(standstill([&first, &second]), Some(2.5));
+        assert_eq!(standstill([]), None);
     }
 
     #[test]

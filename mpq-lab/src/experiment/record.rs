@@ -48,6 +48,9 @@ pub struct Run {
     /// the client tells.
     #[serde(default)]
     pub gap: Option<f64>,
+    /// The longest time in which the body did not grow, in seconds, as the client tells.
+    #[serde(default)]
+    pub standstill: Option<f64>,
     /// Packets that the servers sent again: as their QUIC stack says, or as TCP's RetransSegs.
     pub sent_again: u64,
     /// Packets that a link has dropped or lost.
@@ -172,6 +175,7 @@ pub(crate) mod examples {
             payload: None,
             share: None,
             gap: None,
+            standstill: None,
             sent_again: 7,
             dropped: 5,
             body: Some(3),

@@ -91,6 +91,7 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
         payload: outcome.payload,
         share: outcome.share,
         gap: outcome.gap,
+        standstill: outcome.standstill,
         sent_again: outcome.sent_again,
         dropped: emulation.dropped + emulation.lost,
         body: outcome.body,

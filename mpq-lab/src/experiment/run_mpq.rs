@@ -60,6 +60,7 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
     outcome.handshakes = done.handshakes;
     outcome.requests = done.requests;
     outcome.payload = client_log::payload(entries);
+    outcome.standstill = client_log::standstill(&programs);
     outcome.gap = client_log::gap(entries);
     if let Some(rival) = rival {
         outcome.share = Some(client_log::share(entries, &rival)?);

@@ -34,6 +34,7 @@ pub(super) struct Outcome {
     pub(super) payload: Option<f64>,
     pub(super) share: Option<f64>,
     pub(super) gap: Option<f64>,
+    pub(super) standstill: Option<f64>,
     pub(super) sent_again: u64,
     pub(super) body: Option<u64>,
 }
