@@ -36,8 +36,8 @@ const MIN_QUIET: Duration = Duration::from_millis(50);
 const RTT_SPREAD: Duration = Duration::from_millis(20);
 /// A path that was evacuated has nothing in flight any more after this, or so many of its round trips,
 /// and is closed.
-const MIN_SETTLING: Duration = Duration::from_millis(300);
-const SETTLING_RTTS: u32 = 4;
+const MIN_SETTLING: Duration = Duration::from_millis(150);
+const SETTLING_RTTS: u32 = 3;
 
 /// What to do with a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +227,7 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!(step, Step::Close(path));
-            assert!(after <= MIN_SETTLING + LOOK, "{after:?}");
+            assert!(after <= MIN_SETTLING.max(RTT * SETTLING_RTTS) + LOOK, "{after:?}");
         }
     }
 
