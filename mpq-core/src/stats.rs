@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use noq::PathId;
 
-use crate::proto::liveness::Figures;
+use crate::proto::PathFigures;
 
 /// A connection that is over, in figures.
 ///
@@ -95,9 +95,9 @@ impl Traffic {
 }
 
 /// A path at one look.
-pub(crate) fn figures(path: &noq::Path) -> Figures {
+pub(crate) fn figures(path: &noq::Path) -> PathFigures {
     let stats = path.stats();
-    Figures {
+    PathFigures {
         id: path_number(path.id()),
         rtt: stats.rtt,
         // noq leaves packets out that only acknowledge.

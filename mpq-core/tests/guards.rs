@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output};
 use mpq_core::proto::server::{self, Announcement, ServerMachine};
-use mpq_core::proto::{Frame, Strategy};
+use mpq_core::proto::{Frame, PathFigures, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ struct Rig {
     now: Instant,
     client: ClientMachine,
     outputs: Vec<Output>,
+    /// Datagrams received on each of its first two paths.
+    received: [u64; 2],
 }
 
 impl Rig {
@@ -36,8 +38,9 @@ impl Rig {
             now,
             client,
             outputs,
+            received: [0; 2],
         };
-        rig.input(Input::Rtt(40 * MILLISECOND));
+        rig.hear();
         rig.input(Input::Expecting(true));
         rig.input(Input::Locals(vec![local(0), local(1)]));
         rig.path(1, 1, 1);
@@ -56,6 +59,24 @@ impl Rig {
         self.client.handle(self.now, input);
         self.outputs
             .extend(std::iter::from_fn(|| self.client.poll()));
+    }
+
+    /// Looks at its paths, on which so much has come by now.
+    fn look(&mut self) {
+        let path = |(id, received): (usize, &u64)| PathFigures {
+            id: id as u32,
+            rtt: 40 * MILLISECOND,
+            sent: 0,
+            received: *received,
+        };
+        let figures = self.received.iter().enumerate().map(path).collect();
+        self.input(Input::Figures(figures));
+    }
+
+    /// Something came on both.
+    fn hear(&mut self) {
+        self.received.iter_mut().for_each(|received| *received += 1);
+        self.look();
     }
 
     fn frame(&mut self, frame: Frame) {
@@ -86,8 +107,11 @@ impl Rig {
     }
 
     fn answer(&mut self, host: u8, knock: bool) {
-        let remote = server(host);
-        self.input(Input::Answer { remote, knock });
+        self.input(Input::Answer {
+            local: local(0),
+            remote: server(host),
+            knock,
+        });
     }
 
     fn pass(&mut self, time: Duration) {
@@ -156,6 +180,7 @@ fn addresses_that_are_no_place_for_a_server_are_refused() {
         rig.pass(DEADLINE);
         let remote = bad.parse().unwrap();
         rig.input(Input::Answer {
+            local: local(0),
             remote,
             knock: true,
         });
@@ -217,7 +242,7 @@ fn an_old_announcement_does_not_count_again() {
     for sequence in [7, 6, 0] {
         rig.announce(sequence, vec![server(3)]);
         rig.pass(SECOND / 4);
-        rig.input(Input::Heard);
+        rig.hear();
         assert_eq!((rig.client.state(), rig.goes_to(3)), ("Settled", 0));
     }
 }
@@ -297,7 +322,7 @@ fn the_first_address_that_is_validated_wins() {
     rig.answer(2, false);
     rig.answer(2, true);
     rig.path(3, 1, 3);
-    rig.input(Input::Heard);
+    rig.hear();
     rig.pass(SECOND / 2);
     assert_eq!((rig.client.remote(), rig.goes_to(2)), (server(3), 0));
 }
@@ -338,7 +363,7 @@ fn a_knock_that_is_repeated_reaches_only_so_many() {
     for host in 2..100 {
         rig.pass(SECOND);
         rig.answer(host, true);
-        rig.input(Input::Heard);
+        rig.hear();
     }
     assert_eq!(rig.probes(2), 8 * 2);
 }
@@ -346,7 +371,7 @@ fn a_knock_that_is_repeated_reaches_only_so_many() {
 #[test]
 fn a_server_that_speaks_has_not_moved() {
     let mut rig = Rig::by(Strategy::Multipath);
-    rig.input(Input::Heard);
+    rig.hear();
     rig.answer(2, true);
     assert_eq!((rig.client.state(), rig.goes_to(2)), ("Settled", 0));
 }
@@ -403,7 +428,7 @@ fn a_cancelled_move_leaves_no_trace_in_any_state() {
             }
             assert_eq!((redirected, openings), (server(1), 0), "{context}");
             for _ in 0..10 {
-                rig.input(Input::Heard);
+                rig.hear();
                 rig.answer(2, false);
                 rig.pass(SECOND / 4);
             }
@@ -422,7 +447,7 @@ fn a_server_that_woke_where_it_was_is_found_from_other_interfaces() {
     rig.answer(1, false);
     assert_eq!(rig.count(opens_to(1)), 1);
     rig.path(2, 2, 1);
-    rig.input(Input::Heard);
+    rig.hear();
     rig.frame(Frame::Cancelled { sequence: 1 });
     assert_eq!(
         (rig.client.state(), rig.client.remote()),
@@ -496,9 +521,15 @@ fn a_confirmation_of_an_attempt_that_was_given_up_leads_nowhere() {
 #[test]
 fn who_has_no_path_left_opens_another_at_once() {
     let mut rig = Rig::by(Strategy::Multipath);
-    rig.input(Input::PathGone { path: 1 });
+    rig.input(Input::PathGone {
+        path: 1,
+        by_server: true,
+    });
     assert_eq!(rig.goes_to(1), 0);
-    rig.input(Input::PathGone { path: 0 });
+    rig.input(Input::PathGone {
+        path: 0,
+        by_server: true,
+    });
     rig.pass(Duration::ZERO);
     assert_eq!(rig.goes_to(1), 2);
 }

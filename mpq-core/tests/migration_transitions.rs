@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{self, ClientMachine, Config, Event};
+use mpq_core::proto::client::{self, ClientMachine, Config, Event, Refusal};
 use mpq_core::proto::server::{self, Announcement, ServerMachine};
-use mpq_core::proto::{Frame, Strategy};
+use mpq_core::proto::{Frame, PathFigures, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,6 +129,7 @@ fn locals(names: &str) -> Step {
 
 fn answer(remote: char, knock: bool) -> Step {
     In(client::Input::Answer {
+        local: ip('x'),
         remote: at(remote),
         knock,
     })
@@ -142,6 +143,18 @@ fn path_open(path: u32, local: char, remote: char) -> Step {
     })
 }
 
+/// A look at the first two paths, on each of which so many datagrams have come by now.
+fn look(received: [u64; 2]) -> Step {
+    let path = |(id, received)| PathFigures {
+        id,
+        rtt: 50 * MILLISECOND,
+        sent: 0,
+        received,
+    };
+    let figures = (0..).zip(received).map(path).collect();
+    In(client::Input::Figures(figures))
+}
+
 /// Brings a client with paths x–A and y–A, which expects data, through `steps`.
 fn drive_client(steps: &[Step]) -> (ClientMachine, Instant) {
     drive(Config::default(), steps)
@@ -153,7 +166,7 @@ fn drive(config: Config, steps: &[Step]) -> (ClientMachine, Instant) {
     let start = [
         locals("xy"),
         path_open(1, 'y', 'A'),
-        In(client::Input::Rtt(50 * MILLISECOND)),
+        look([1, 1]),
         In(client::Input::Expecting(true)),
     ];
     for step in start.iter().chain(steps) {
@@ -180,12 +193,18 @@ fn client_outputs(client: &mut ClientMachine) -> String {
             let targets: String = targets.iter().map(|t| letter(t.ip())).collect();
             format!("probe {targets}")
         }
+        client::Output::ProbeFrom { local, target } => {
+            format!("probe {} from {}", letter(target.ip()), letter(local))
+        }
         client::Output::Redirect(Some(to)) => format!("redirect to {}", letter(to.ip())),
         client::Output::Redirect(None) => "redirect to nobody".into(),
         client::Output::Open { local, remote } => {
             format!("open {}–{}", letter(local), letter(remote.ip()))
         }
         client::Output::Abandon(remote) => format!("abandon openings to {}", letter(remote.ip())),
+        client::Output::AbandonFrom(local) => format!("abandon openings from {}", letter(local)),
+        client::Output::Ping { path } => format!("ping path {path}"),
+        client::Output::Evacuate { path, over } => format!("evacuate path {path} over {over}"),
         client::Output::Close { path } => format!("close path {path}"),
         client::Output::Event(event) => {
             let name = match event {
@@ -196,8 +215,11 @@ fn client_outputs(client: &mut ClientMachine) -> String {
                 Event::Silent => "Silent",
                 Event::Detected { .. } => "Detected",
                 Event::Moved { .. } => "Moved",
+                Event::Settled { .. } => "Settled",
+                Event::Dead { .. } => "Dead",
                 Event::Cancelled { .. } => "Cancelled",
                 Event::Failed => "Failed",
+                Event::Idle => "Idle",
             };
             format!("*{name}*")
         }
@@ -230,13 +252,14 @@ fn the_clients_table() {
             vec![announced.clone(), parked.clone(), answer('B', false)],
         ),
     ];
-    let refused = |remote, retry| {
+    let refused = |remote, refusal| {
         In(Input::PathRefused {
             local: ip('x'),
             remote: at(remote),
-            retry,
+            refusal,
         })
     };
+    let gone = |by_server| In(Input::PathGone { path: 1, by_server });
     let inputs = [
         ("MIGRATION to B, newer", migration(8, vec![at('B')])),
         ("MIGRATION to B, not newer", migration(0, vec![at('B')])),
@@ -259,7 +282,8 @@ fn the_clients_table() {
         ("local z comes", locals("xyz")),
         ("local y goes", locals("x")),
         ("all locals go", locals("")),
-        ("heard", In(Input::Heard)),
+        ("something came on both paths", look([2, 2])),
+        ("something came on path 1", look([1, 2])),
         ("B answers a probe", answer('B', false)),
         ("B knocks", answer('B', true)),
         (
@@ -268,9 +292,10 @@ fn the_clients_table() {
         ),
         ("C knocks, which was not announced", answer('C', true)),
         ("path x–B is validated", path_open(2, 'x', 'B')),
-        ("path y–A is gone", In(Input::PathGone { path: 1 })),
-        ("x–B is refused for now", refused('B', true)),
-        ("x–B is refused", refused('B', false)),
+        ("path y–A is gone", gone(false)),
+        ("the server closes path y–A", gone(true)),
+        ("there is no path id for x–B", refused('B', Refusal::NoId)),
+        ("x–B is not validated", refused('B', Refusal::NoAnswer)),
         ("1 s passes", After(SECOND)),
         ("3 s pass", After(3 * SECOND)),
         ("300 s pass", After(300 * SECOND)),
@@ -321,7 +346,7 @@ fn the_same_move_by_each_strategy() {
         ("B answers a probe", Some(answer('B', false))),
         ("paths to B are validated", None),
         ("50 ms pass", Some(After(50 * MILLISECOND))),
-        ("something comes", Some(In(client::Input::Heard))),
+        ("something comes", Some(look([2, 2]))),
     ];
     let mut text = String::new();
     let safe = Strategy::ALL.map(|strategy| (strategy, false));
@@ -350,6 +375,9 @@ fn the_same_move_by_each_strategy() {
                 None => validate(&mut client, now, &opened),
             }
             let outputs = client_outputs(&mut client);
+            if outputs.contains("redirect") {
+                client_step(&mut client, &mut now, &look([1, 1]));
+            }
             writeln!(text, "| {input} | {} | {outputs} |", client.state()).unwrap();
             opened += &outputs;
         }
@@ -467,7 +495,11 @@ fn the_servers_table() {
 
 #[test]
 fn a_path_that_goes_is_opened_again_but_not_at_once() {
-    let (mut client, mut now) = drive_client(&[In(client::Input::PathGone { path: 1 })]);
+    let gone = client::Input::PathGone {
+        path: 1,
+        by_server: false,
+    };
+    let (mut client, mut now) = drive_client(&[In(gone)]);
     client_step(&mut client, &mut now, &After(999 * MILLISECOND));
     assert_eq!(client_outputs(&mut client), "");
     client_step(&mut client, &mut now, &After(MILLISECOND));
@@ -479,8 +511,8 @@ fn a_server_that_speaks_where_it_was_has_not_moved() {
     // PARKED never came, and somebody answers at B who is not the server.
     let way = [migration(7, vec![at('B')]), answer('B', true)];
     let (mut client, mut now) = drive_client(&way);
-    for _ in 0..3_000 {
-        client_step(&mut client, &mut now, &In(client::Input::Heard));
+    for received in 2..3_002 {
+        client_step(&mut client, &mut now, &look([received; 2]));
         client_step(&mut client, &mut now, &After(100 * MILLISECOND));
         client_step(&mut client, &mut now, &answer('B', false));
     }

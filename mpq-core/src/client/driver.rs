@@ -1,7 +1,6 @@
 //! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
 //! the sockets report becomes its inputs.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,26 +13,19 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
 use super::event::ClientEvent;
-use super::paths::{PathInfo, PathState, PathTable, received};
+use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
 use crate::frame_io::{FrameReader, write_frames};
 use crate::h3::MigrationStream;
 use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
-use crate::proto::client::{ClientMachine, Config, Event, Input, Output};
-use crate::proto::evacuation::{Evacuation, Step};
-use crate::proto::liveness::{Figures, Liveness, Verdict};
+use crate::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
 use crate::proto::probe::{self, Token};
-use crate::proto::reopen_gate::ReopenGate;
 use crate::proto::{Frame, Strategy, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
 use crate::tls;
-
-/// How often counters are looked at for signs of life: in a move or a download, and else.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-const LOOK_INTERVAL_SETTLED: Duration = Duration::from_millis(50);
 
 pub(super) struct Driver {
     endpoint: noq::Endpoint,
@@ -42,10 +34,6 @@ pub(super) struct Driver {
     /// What the user wants to be used, and what of it is there.
     wanted: Vec<String>,
     locals: Vec<Local>,
-    multipath: bool,
-    liveness: Liveness,
-    evacuation: Evacuation,
-    reopen_gate: ReopenGate,
     machine: ClientMachine,
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
@@ -55,13 +43,6 @@ pub(super) struct Driver {
     /// What our probes carry, and the server's knocks.
     token: Token,
     knock: Token,
-    idle_timeout: Duration,
-    expecting: bool,
-    /// Datagrams received on each validated path, and when the last one came. What the server sends
-    /// to others, which were given up here, says nothing about where it is.
-    received: (BTreeMap<u32, u64>, Instant),
-    /// A move whose paths are not all open yet.
-    settling: bool,
     failure: Option<ClientError>,
 }
 
@@ -81,9 +62,11 @@ impl Driver {
         let multipath = connection.is_multipath_enabled();
         let (token, knock) = (tls::probe_token(connection), tls::knock_token(connection));
         sockets.listen_for(&[token, knock]);
-        let (wanted, idle_timeout) = (&config.interfaces, config.idle_timeout);
+        let wanted = config.interfaces.clone();
         let config = Config {
             deadline: config.migration_timeout,
+            idle_timeout: config.idle_timeout,
+            multipath,
             strategy: config.strategy,
             allow_unvalidated: config.allow_unvalidated,
             hold_back: config.hold_back.mul_f64(fraction(token)),
@@ -97,21 +80,15 @@ impl Driver {
             },
         };
         let mut machine = ClientMachine::new(now, config, locals[0].ip, remote);
-        if multipath {
-            machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
-        }
+        machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         let (frames, to_send) = mpsc::unbounded_channel();
         tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
         let driver = Self {
             endpoint,
             connection: connection.weak_handle(),
             sockets,
-            wanted: wanted.to_vec(),
+            wanted,
             locals,
-            multipath,
-            liveness: Liveness::of_client(),
-            evacuation: Evacuation::default(),
-            reopen_gate: ReopenGate::default(),
             machine,
             table,
             events,
@@ -119,10 +96,6 @@ impl Driver {
             origin: remote,
             token,
             knock,
-            idle_timeout,
-            expecting: false,
-            received: (BTreeMap::new(), now),
-            settling: false,
             failure: None,
         };
         let local = driver.locals[0].ip;
@@ -162,10 +135,7 @@ impl Driver {
                 break failure;
             }
             let due = self.machine.next_timeout();
-            let look_at = match self.machine.is_settled() {
-                true if !self.expecting => looked + LOOK_INTERVAL_SETTLED,
-                _ => looked + LOOK_INTERVAL,
-            };
+            let look_at = looked + self.machine.look_interval();
             tokio::select! {
                 closed = &mut closed => break ClientError::from(&closed.reason),
                 Some(frame) = frames.recv() => self.input(Input::Frame(frame)),
@@ -175,11 +145,7 @@ impl Driver {
                         self.path_event(event);
                     }
                 }
-                Some(expecting) = commands.recv() => {
-                    self.expecting = expecting;
-                    self.received.1 = Instant::now();
-                    self.input(Input::Expecting(expecting));
-                }
+                Some(expecting) = commands.recv() => self.input(Input::Expecting(expecting)),
                 Some(()) = changes.recv() => self.interfaces_changed(),
                 () = sleep_until(Some(look_at)) => {
                     looked = Instant::now();
@@ -232,15 +198,15 @@ impl Driver {
                         .for_each(|l| self.sockets.send(Some(l.ip), target, &probe));
                 }
             }
-            Output::Open { local, remote } => self.open(local, remote),
-            Output::Abandon(remote) => {
-                self.reopen_gate.forget(remote);
-                for path in self.table.all() {
-                    if path.remote == remote && path.state == PathState::Opening {
-                        self.close(path.id);
-                    }
-                }
+            Output::ProbeFrom { local, target } => {
+                self.sockets
+                    .send(Some(local), target, &probe::probe(self.token));
             }
+            Output::Open { local, remote } => self.open(local, remote),
+            Output::Abandon(remote) => self.abandon(|path| path.remote == remote),
+            Output::AbandonFrom(local) => self.abandon(|path| path.local == local),
+            Output::Ping { path } => self.ping(path),
+            Output::Evacuate { path, over } => self.evacuate(path, over),
             Output::Close { path } => self.close(path),
             Output::Event(event) => self.announce(event),
         }
@@ -269,15 +235,18 @@ impl Driver {
                 remote,
                 by: if knock { "knock" } else { "probe" },
             },
-            Event::Moved { sequence, remote } => {
-                self.settling = true;
-                ClientEvent::Moved { sequence, remote }
-            }
+            Event::Moved { sequence, remote } => ClientEvent::Moved { sequence, remote },
+            Event::Settled { remote } => ClientEvent::Settled { remote },
+            Event::Dead { path } => return tracing::info!("path {path} is silent, and closed"),
             Event::Cancelled { sequence } => ClientEvent::Cancelled { sequence },
             Event::Failed => {
                 let reason = "no answer at the new address before the deadline".to_owned();
                 self.failure = Some(ClientError::Migration(reason.clone()));
                 ClientEvent::Failed { reason }
+            }
+            Event::Idle => {
+                self.failure = Some(ClientError::Idle);
+                return;
             }
         };
         self.event(event);
@@ -285,9 +254,6 @@ impl Driver {
 
     /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
     fn open(&mut self, local: IpAddr, remote: SocketAddr) {
-        if self.reopen_gate.hold(Instant::now(), local, remote) {
-            return;
-        }
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
@@ -297,21 +263,23 @@ impl Driver {
             None => self.input(Input::PathRefused {
                 local,
                 remote,
-                retry: true,
+                refusal: Refusal::NoId,
             }),
+        }
+    }
+
+    /// Closes those paths that are not validated yet.
+    fn abandon(&mut self, is_meant: impl Fn(&PathInfo) -> bool) {
+        for path in self.table.all() {
+            if path.state == PathState::Opening && is_meant(&path) {
+                self.close(path.id);
+            }
         }
     }
 
     fn redirect(&mut self, to: Option<SocketAddr>) {
         self.sockets.redirect(self.origin, to);
-        let Some(connection) = self.connection.upgrade() else {
-            return;
-        };
-        self.received.0 = received(self.table.figures().iter().map(|(_, path)| path));
-        // Whoever is there learns from it that we are.
-        for id in self.table.validated() {
-            ping(&connection, id);
-        }
+        self.look();
     }
 
     fn opening(&self, id: PathId, local: IpAddr, remote: SocketAddr) {
@@ -361,29 +329,23 @@ impl Driver {
             }
             PathEvent::Abandoned { id, reason, .. } => {
                 let id = path_number(id);
-                let validated = self.table.validated().contains(&id);
+                let was_validated = self.table.is_validated(id);
                 let Some(info) = self.table.set(id, PathState::Closed) else {
                     return;
                 };
                 let (local, remote) = (info.local, info.remote);
                 self.event(ClientEvent::PathClosed(info));
-                // The server gives up what is silent at its end; or what it has moved away from.
                 let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
-                let needed = remote == self.machine.remote() && !self.machine.is_moving();
-                if !validated || by_server && needed {
-                    self.reopen_gate.add(local);
-                }
-                if self.table.validated().is_empty() {
-                    for (local, remote) in self.reopen_gate.clear() {
-                        self.open(local, remote);
-                    }
-                }
-                self.input(match validated {
-                    true => Input::PathGone { path: id },
+                let refusal = Refusal::NoAnswer;
+                self.input(match was_validated {
+                    true => Input::PathGone {
+                        path: id,
+                        by_server,
+                    },
                     false => Input::PathRefused {
                         local,
                         remote,
-                        retry: true,
+                        refusal,
                     },
                 });
             }
@@ -392,94 +354,31 @@ impl Driver {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let knock = self.knock == answer.token;
-        let remote = canonical(answer.remote);
-        if !knock && self.reopen_gate.answered(answer.local, remote) {
-            self.open(answer.local, remote);
-        }
-        self.input(Input::Answer { remote, knock });
+        self.input(Input::Answer {
+            local: answer.local,
+            remote: canonical(answer.remote),
+            knock: self.knock == answer.token,
+        });
     }
 
-    /// Looks for signs of life, and for their absence.
+    /// Has the machine look at what the paths have carried.
     fn look(&mut self) {
-        let (remotes, figures): (Vec<_>, Vec<_>) = self.table.figures().into_iter().unzip();
-        let Some(connection) = self.connection.upgrade() else {
-            return;
-        };
-        let received = received(&figures);
-        let now = Instant::now();
-        let has_more = |(id, count)| self.received.0.get(id) != Some(count);
-        let heard = received.iter().any(has_more);
-        self.received.0 = received;
-        if heard {
-            self.received.1 = now;
-            self.quiet_input(Input::Heard);
-        } else if self.expecting
-            && !self.machine.is_moving()
-            && now.duration_since(self.received.1) >= self.idle_timeout
-        {
-            self.failure = Some(ClientError::Idle);
-        }
-        if let Some(rtt) = figures.iter().map(|path| path.rtt).max() {
-            self.quiet_input(Input::Rtt(rtt));
-        }
-        for (local, remote) in self.reopen_gate.probes(now) {
-            self.sockets
-                .send(Some(local), remote, &probe::probe(self.token));
-        }
-        self.judge(&connection, &figures, now);
-        let remote = self.machine.path_remote();
-        let there = remotes.iter().filter(|r| **r == remote).count();
-        let all = match self.multipath {
-            true => self.facing(remote).count(),
-            false => 1,
-        };
-        if self.settling && there == remotes.len() && there == all {
-            self.settling = false;
-            let remote = self.machine.remote();
-            self.event(ClientEvent::Settled { remote });
-        }
+        self.quiet_input(Input::Figures(self.table.figures()));
     }
 
-    /// Gives up the paths that have died silently. In a move the server is silent on all of them.
-    fn judge(&mut self, connection: &noq::Connection, figures: &[Figures], now: Instant) {
-        if self.machine.is_moving() {
-            self.liveness = Liveness::of_client();
-            self.evacuation = Evacuation::default();
-            return;
-        }
-        let steps = match self.expecting {
-            true => self.evacuation.look(now, figures),
-            false => Vec::new(),
-        };
-        for step in steps {
-            match step {
-                Step::Ask(id) => ping(connection, id),
-                Step::Evacuate { path, over } => self.evacuate(connection, path, over),
-                Step::Close(id) => self.give_up(id),
-            }
-        }
-        for verdict in self.liveness.look(now, figures, self.expecting) {
-            match verdict {
-                Verdict::Ping(id) => ping(connection, id),
-                Verdict::Close(id) => self.give_up(id),
-            }
-        }
-    }
-
-    /// Closes a path whose link is dead.
-    fn give_up(&mut self, id: u32) {
-        let paths = self.table.all();
-        if let Some(path) = paths.iter().find(|path| path.id == id) {
-            tracing::info!("path {id} from {} is silent, and closed", path.local);
-            self.reopen_gate.add(path.local);
-            self.close(path.id);
+    fn ping(&self, id: u32) {
+        let connection = self.connection.upgrade();
+        if let Some(path) = connection.and_then(|c| c.path(PathId::from(id))) {
+            let _ = path.ping();
         }
     }
 
     /// Has a path go over the link of another one: noq sends what has no source by the preferred socket,
     /// and takes a new connection id for each path.
-    fn evacuate(&self, connection: &noq::Connection, id: u32, over: u32) {
+    fn evacuate(&self, id: u32, over: u32) {
+        let Some(connection) = self.connection.upgrade() else {
+            return;
+        };
         let (Some(path), Some(over)) = (
             connection.path(PathId::from(id)),
             connection.path(PathId::from(over)),
@@ -496,8 +395,7 @@ impl Driver {
         self.endpoint.handle_network_change(Some(Arc::new(InPlace)));
     }
 
-    /// Uses what is there now of what the user wants, and no more what is gone. While there is
-    /// nothing, the machine keeps what it knows: its paths go on when something comes back.
+    /// Uses what is there now of what the user wants, and no more what is gone.
     fn interfaces_changed(&mut self) {
         let server = self.machine.remote().ip();
         let change = interfaces::changed(server, &self.wanted, &self.locals);
@@ -529,21 +427,9 @@ impl Driver {
             news |= is_new;
             self.locals.push(local);
         }
-        for path in self.table.all() {
-            let is_gone = gone.iter().any(|l| l.ip == path.local);
-            if is_gone && path.state == PathState::Opening {
-                self.close(path.id);
-            }
-        }
-        if self.multipath && !self.locals.is_empty() && (news || !gone.is_empty()) {
+        if news || !gone.is_empty() {
             let locals = self.locals.iter().map(|l| l.ip).collect();
             self.input(Input::Locals(locals));
-        }
-        // The server answers to where it last heard of a path.
-        if news && let Some(connection) = self.connection.upgrade() {
-            for (_, path) in self.table.figures() {
-                ping(&connection, path.id);
-            }
         }
     }
 
@@ -567,12 +453,6 @@ struct InPlace;
 impl NetworkChangeHint for InPlace {
     fn is_path_recoverable(&self, _: PathId, _: FourTuple) -> bool {
         true
-    }
-}
-
-fn ping(connection: &noq::Connection, id: u32) {
-    if let Some(path) = connection.path(PathId::from(id)) {
-        let _ = path.ping();
     }
 }
 

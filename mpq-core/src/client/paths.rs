@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use noq::WeakPathHandle;
 
-use crate::proto::liveness::Figures;
+use crate::proto::PathFigures;
 use crate::stats::figures;
 
 /// A path, now or as it was when it was closed.
@@ -63,24 +63,22 @@ impl PathTable {
             .collect()
     }
 
-    /// The numbers of the validated paths.
-    pub(super) fn validated(&self) -> Vec<u32> {
+    /// Whether a path is validated.
+    pub(super) fn is_validated(&self, id: u32) -> bool {
         let entries = self.0.lock().unwrap();
-        let validated = entries
-            .values()
-            .filter(|entry| entry.info.state == PathState::Validated);
-        validated.map(|entry| entry.info.id).collect()
+        let entry = entries.get(&id);
+        entry.is_some_and(|entry| entry.info.state == PathState::Validated)
     }
 
-    /// The validated paths: where they lead to, and their counters.
-    pub(super) fn figures(&self) -> Vec<(SocketAddr, Figures)> {
+    /// The counters of the validated paths.
+    pub(super) fn figures(&self) -> Vec<PathFigures> {
         let entries = self.0.lock().unwrap();
         let validated = entries
             .values()
             .filter(|entry| entry.info.state == PathState::Validated);
         let figures = validated.filter_map(|entry| {
             let path = entry.handle.as_ref()?.upgrade()?;
-            Some((entry.info.remote, figures(&path)))
+            Some(figures(&path))
         });
         figures.collect()
     }
@@ -115,10 +113,4 @@ impl Entry {
         }
         &self.info
     }
-}
-
-/// Datagrams received on each of these paths.
-pub(super) fn received<'a>(paths: impl IntoIterator<Item = &'a Figures>) -> BTreeMap<u32, u64> {
-    let paths = paths.into_iter();
-    paths.map(|path| (path.id, path.received)).collect()
 }

@@ -25,7 +25,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::liveness::Figures;
+use super::liveness::PathFigures;
 
 /// How many datagrams of late make a stream.
 const STREAM_DATAGRAMS: u64 = 16;
@@ -72,7 +72,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(figures: &Figures, now: Instant) -> Self {
+    fn new(figures: &PathFigures, now: Instant) -> Self {
         Self {
             received: figures.received,
             rtt: figures.rtt,
@@ -84,7 +84,7 @@ impl Watched {
     }
 
     /// The answer to a ping may come over another path: then the round-trip time tells of it.
-    fn update(&mut self, figures: &Figures, now: Instant) {
+    fn update(&mut self, figures: &PathFigures, now: Instant) {
         let came = figures.received.saturating_sub(self.received);
         if came > 0 || self.rtt != figures.rtt {
             self.received = figures.received;
@@ -98,7 +98,7 @@ impl Watched {
 
 impl Evacuation {
     /// Looks at all validated paths of a download, several times in a round trip.
-    pub(crate) fn look(&mut self, now: Instant, figures: &[Figures]) -> Vec<Step> {
+    pub(crate) fn look(&mut self, now: Instant, figures: &[PathFigures]) -> Vec<Step> {
         self.0.retain(|id, _| figures.iter().any(|f| f.id == *id));
         for f in figures {
             let watched = self.0.entry(f.id).or_insert(Watched::new(f, now));
@@ -153,7 +153,7 @@ mod tests {
     struct Pair {
         evacuation: Evacuation,
         now: Instant,
-        figures: [Figures; 2],
+        figures: [PathFigures; 2],
     }
 
     impl Pair {
@@ -163,7 +163,7 @@ mod tests {
 
         /// So many datagrams a look have come on each of them.
         fn receiving(datagrams: [u64; 2]) -> Self {
-            let path = |id| Figures {
+            let path = |id| PathFigures {
                 id,
                 rtt: RTT,
                 sent: 0,
@@ -192,7 +192,7 @@ mod tests {
         fn run(
             &mut self,
             time: Duration,
-            mut traffic: impl FnMut(&mut [Figures; 2], Duration),
+            mut traffic: impl FnMut(&mut [PathFigures; 2], Duration),
         ) -> Option<(Duration, Step)> {
             let start = self.now;
             while self.now - start < time {

@@ -44,17 +44,17 @@ const MAX_PINGS: u32 = 20;
 /// The most that counts between two looks: between longer ones, we were stopped.
 const MAX_STEP: Duration = Duration::from_millis(250);
 
-/// A validated path at one look.
+/// The counters of a validated path at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Figures {
-    /// Its id.
-    pub(crate) id: u32,
+pub struct PathFigures {
+    /// QUIC's path id.
+    pub id: u32,
     /// Its round-trip time, smoothed.
-    pub(crate) rtt: Duration,
+    pub rtt: Duration,
     /// Bytes sent in packets that are not mere acknowledgements.
-    pub(crate) sent: u64,
+    pub sent: u64,
     /// Datagrams received.
-    pub(crate) received: u64,
+    pub received: u64,
 }
 
 /// What to do with a path.
@@ -88,7 +88,7 @@ struct Known {
 }
 
 impl Known {
-    fn new(figures: &Figures, now: Instant) -> Self {
+    fn new(figures: &PathFigures, now: Instant) -> Self {
         Self {
             sent: figures.sent,
             received: figures.received,
@@ -100,7 +100,7 @@ impl Known {
         }
     }
 
-    fn update(&mut self, figures: &Figures, now: Instant) {
+    fn update(&mut self, figures: &PathFigures, now: Instant) {
         if (self.received, self.rtt) != (figures.received, figures.rtt) {
             *self = Self::new(figures, now);
         } else if self.sent != figures.sent {
@@ -143,7 +143,7 @@ impl Liveness {
     pub(crate) fn look(
         &mut self,
         now: Instant,
-        figures: &[Figures],
+        figures: &[PathFigures],
         downloading: bool,
     ) -> Vec<Verdict> {
         let step = self.looked.map_or(Duration::ZERO, |at| {
@@ -205,13 +205,13 @@ mod tests {
     struct Pair {
         liveness: Liveness,
         now: Instant,
-        figures: [Figures; 2],
+        figures: [PathFigures; 2],
         downloading: bool,
     }
 
     impl Pair {
         fn new() -> Self {
-            let path = |id: u32| Figures {
+            let path = |id: u32| PathFigures {
                 id,
                 rtt: RTT,
                 sent: 0,

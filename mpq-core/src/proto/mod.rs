@@ -60,3 +60,4 @@ pub(crate) mod varint;
 
 pub use client::{Strategy, UnknownStrategy};
 pub use frame::Frame;
+pub use liveness::PathFigures;

@@ -6,7 +6,7 @@
 //! the server has answered a [probe](super::probe) there. Such probes go to where a path is wanted,
 //! once a second at the most, and cost nothing that could run out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The doubtful addresses, with what is to be opened from them.
+/// The doubtful addresses, and the paths that wait for an answer there.
 #[derive(Debug, Default)]
-pub(crate) struct ReopenGate(BTreeMap<IpAddr, Option<Opening>>);
+pub(crate) struct ReopenGate {
+    doubtful: BTreeSet<IpAddr>,
+    waiting: BTreeMap<(IpAddr, SocketAddr), Waiting>,
+}
 
 #[derive(Debug)]
-struct Opening {
-    remote: SocketAddr,
+struct Waiting {
     probe_at: Instant,
     interval: Duration,
 }
@@ -28,30 +30,26 @@ struct Opening {
 impl ReopenGate {
     /// A path from here has failed.
     pub(crate) fn add(&mut self, local: IpAddr) {
-        self.0.entry(local).or_default();
+        self.doubtful.insert(local);
     }
 
     /// Whether a path that is wanted now has to wait for an answer.
     pub(crate) fn hold(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
-        let Some(opening) = self.0.get_mut(&local) else {
+        if !self.doubtful.contains(&local) {
             return false;
-        };
-        if opening.as_ref().is_none_or(|o| o.remote != remote) {
-            *opening = Some(Opening {
-                remote,
-                probe_at: now,
-                interval: FIRST_INTERVAL,
-            });
         }
+        self.waiting.entry((local, remote)).or_insert(Waiting {
+            probe_at: now,
+            interval: FIRST_INTERVAL,
+        });
         true
     }
 
     /// A probe was answered; whether a path was waiting for that.
     pub(crate) fn answered(&mut self, local: IpAddr, remote: SocketAddr) -> bool {
-        let waiting = |opening: &Option<Opening>| opening.as_ref().map(|o| o.remote);
-        let waits = self.0.get(&local).and_then(waiting) == Some(remote);
+        let waits = self.waiting.remove(&(local, remote)).is_some();
         if waits {
-            self.0.remove(&local);
+            self.doubtful.remove(&local);
         }
         waits
     }
@@ -59,28 +57,35 @@ impl ReopenGate {
     /// Ends all doubts; returns what was waiting for an answer. For when no path is left: an id that is
     /// lost matters less than the time until the peer gives the connection up.
     pub(crate) fn clear(&mut self) -> Vec<(IpAddr, SocketAddr)> {
-        let all = std::mem::take(&mut self.0).into_iter();
-        all.filter_map(|(local, opening)| Some((local, opening?.remote)))
-            .collect()
+        self.doubtful.clear();
+        std::mem::take(&mut self.waiting).into_keys().collect()
     }
 
-    /// No path to there is wanted any more.
-    pub(crate) fn forget(&mut self, remote: SocketAddr) {
-        for opening in self.0.values_mut() {
-            opening.take_if(|o| o.remote == remote);
-        }
+    /// Only these paths are wanted still.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(IpAddr, SocketAddr) -> bool) {
+        self.waiting
+            .retain(|(local, remote), _| wanted(*local, *remote));
     }
 
-    /// The probes that are due: from where, to where.
-    pub(crate) fn probes(&mut self, now: Instant) -> Vec<(IpAddr, SocketAddr)> {
+    /// When the next probe is due, of those that are `wanted` now.
+    pub(crate) fn probe_at(&self, wanted: impl Fn(IpAddr, SocketAddr) -> bool) -> Option<Instant> {
+        let waiting = self.waiting.iter();
+        let wanted = waiting.filter(|((local, remote), _)| wanted(*local, *remote));
+        wanted.map(|(_, waiting)| waiting.probe_at).min()
+    }
+
+    /// The probes that are due, of those that are `wanted` now: from where, to where.
+    pub(crate) fn probes(
+        &mut self,
+        now: Instant,
+        wanted: impl Fn(IpAddr, SocketAddr) -> bool,
+    ) -> Vec<(IpAddr, SocketAddr)> {
         let mut probes = Vec::new();
-        for (local, opening) in &mut self.0 {
-            if let Some(opening) = opening
-                && opening.probe_at <= now
-            {
-                opening.probe_at = now + opening.interval;
-                opening.interval = (opening.interval * 2).min(LAST_INTERVAL);
-                probes.push((*local, opening.remote));
+        for ((local, remote), waiting) in &mut self.waiting {
+            if waiting.probe_at <= now && wanted(*local, *remote) {
+                waiting.probe_at = now + waiting.interval;
+                waiting.interval = (waiting.interval * 2).min(LAST_INTERVAL);
+                probes.push((*local, *remote));
             }
         }
         probes
@@ -101,47 +106,68 @@ mod tests {
         )
     }
 
+    fn any(_: IpAddr, _: SocketAddr) -> bool {
+        true
+    }
+
     #[test]
     fn only_where_a_path_has_failed_an_answer_is_waited_for() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut doubts = ReopenGate::default();
-        assert!(!doubts.hold(now, local, a));
-        doubts.add(local);
-        assert_eq!(doubts.probes(now), []);
-        assert!(!doubts.answered(local, a));
-        assert!(doubts.hold(now, local, a));
-        assert_eq!(doubts.probes(now), [(local, a)]);
-        assert!(!doubts.answered(local, b));
-        assert!(doubts.answered(local, a));
-        assert!(!doubts.hold(now, local, a));
+        let mut gate = ReopenGate::default();
+        assert!(!gate.hold(now, local, a));
+        gate.add(local);
+        assert_eq!(gate.probes(now, any), []);
+        assert!(!gate.answered(local, a));
+        assert!(gate.hold(now, local, a));
+        assert_eq!(gate.probes(now, any), [(local, a)]);
+        assert!(!gate.answered(local, b));
+        assert!(gate.answered(local, a));
+        assert!(!gate.hold(now, local, a));
     }
 
     #[test]
-    fn probes_go_to_the_newest_wish_and_no_more_than_once_a_second() {
-        let (local, a, b) = places();
+    fn probes_come_no_more_than_once_a_second() {
+        let (local, a, _) = places();
         let start = Instant::now();
-        let mut doubts = ReopenGate::default();
-        doubts.add(local);
-        doubts.hold(start, local, a);
+        let mut gate = ReopenGate::default();
+        gate.add(local);
+        gate.hold(start, local, a);
         let mut probes = 0;
         for step in 0..1000 {
             let now = start + Duration::from_millis(10) * step;
             // To want it again hurries nothing.
-            doubts.hold(now, local, a);
-            probes += doubts.probes(now).len();
+            gate.hold(now, local, a);
+            probes += gate.probes(now, any).len();
         }
         assert!((10..=12).contains(&probes), "{probes}");
-        let now = start + Duration::from_secs(10);
-        doubts.hold(now, local, b);
-        assert_eq!(doubts.probes(now), [(local, b)]);
-        doubts.forget(a);
-        assert_eq!(doubts.probes(now + LAST_INTERVAL), [(local, b)]);
-        doubts.forget(b);
-        assert_eq!(doubts.probes(now + 9 * LAST_INTERVAL), []);
-        assert!(doubts.hold(now, local, b));
-        assert_eq!(doubts.clear(), [(local, b)]);
-        assert_eq!(doubts.clear(), []);
-        assert!(!doubts.hold(now, local, b));
+    }
+
+    #[test]
+    fn probes_go_only_to_where_a_path_is_wanted_now() {
+        let (local, a, b) = places();
+        let now = Instant::now();
+        let mut gate = ReopenGate::default();
+        gate.add(local);
+        assert!(gate.hold(now, local, a) && gate.hold(now, local, b));
+        let to = |wanted| move |_: IpAddr, remote: SocketAddr| remote == wanted;
+        assert_eq!(gate.probes(now, to(b)), [(local, b)]);
+        assert_eq!(gate.probe_at(to(b)), Some(now + FIRST_INTERVAL));
+        assert_eq!(gate.probe_at(to(a)), Some(now));
+        gate.retain(to(b));
+        assert_eq!(gate.probes(now, to(a)), []);
+        assert_eq!(gate.probe_at(to(a)), None);
+    }
+
+    #[test]
+    fn all_doubts_end_at_once() {
+        let (local, a, _) = places();
+        let now = Instant::now();
+        let mut gate = ReopenGate::default();
+        gate.add(local);
+        gate.hold(now, local, a);
+        assert_eq!(gate.clear(), [(local, a)]);
+        assert_eq!(gate.clear(), []);
+        assert!(!gate.hold(now, local, a));
     }
 }

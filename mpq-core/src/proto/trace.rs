@@ -28,7 +28,7 @@ mod tests {
     fn a_cause_is_named_but_not_shown() {
         let parked = client::Input::Frame(Frame::Parked { sequence: 7 });
         assert_eq!(name(&parked), "Frame Parked");
-        assert_eq!(name(&client::Input::Heard), "Heard");
+        assert_eq!(name(&client::Input::Figures(vec![])), "Figures");
         assert_eq!(name(&client::Input::Locals(vec![])), "Locals");
         let thawed = server::Input::Thawed("127.0.0.1:443".parse().unwrap());
         assert_eq!(name(&thawed), "Thawed");

@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{self, ClientMachine, Config, Event};
+use mpq_core::proto::client::{self, ClientMachine, Config, Event, Refusal};
 use mpq_core::proto::server::{self, AlternativeAddresses, Announcement, ServerMachine};
-use mpq_core::proto::{Frame, Strategy, policy};
+use mpq_core::proto::{Frame, PathFigures, Strategy, policy};
 
 use crate::schedule::{Dice, Move, Op, Schedule};
 
@@ -76,6 +76,7 @@ enum Arrival {
     },
     Answer {
         client: u64,
+        local: IpAddr,
         remote: SocketAddr,
         knock: bool,
     },
@@ -130,6 +131,7 @@ pub(crate) struct Peer {
     rounds: (u64, u32),
     announcements: Vec<Frame>,
     heard: Instant,
+    heard_parts: u64,
     /// Why its connection may be lost.
     excuse: Option<&'static str>,
 }
@@ -258,6 +260,7 @@ impl World {
             rounds: (0, 0),
             announcements: Vec::new(),
             heard: self.now,
+            heard_parts: 0,
             excuse: match strategy {
                 Strategy::Paper => Some("its detection path goes by a timetable"),
                 Strategy::Proactive => Some("it has left a server that stays"),
@@ -266,7 +269,7 @@ impl World {
             },
         };
         self.peers.insert(id, peer);
-        self.client(id, client::Input::Rtt(RTT));
+        self.look(id);
         self.client(id, client::Input::Expecting(true));
         self.locals(id, vec![0, 1]);
     }
@@ -277,6 +280,20 @@ impl World {
             peer.locals = locals;
             self.client(id, client::Input::Locals(ips));
         }
+    }
+
+    fn look(&mut self, id: u64) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let figures = peer.open.keys().map(|path| PathFigures {
+            id: *path,
+            rtt: RTT,
+            sent: 0,
+            received: peer.heard_parts,
+        });
+        let figures = figures.collect();
+        self.client(id, client::Input::Figures(figures));
     }
 
     fn later(&mut self, after: Duration, arrival: Arrival) {
@@ -332,7 +349,7 @@ impl World {
 
     fn client(&mut self, id: u64, input: client::Input) {
         let cancelled = matches!(&input, client::Input::Frame(Frame::Cancelled { .. }));
-        if input != client::Input::Heard
+        if !matches!(input, client::Input::Figures(_))
             && let Some(peer) = self.peers.get(&id)
         {
             self.tell(|| format!("client {id} ({}): {input:?}", peer.machine.state()));
@@ -407,24 +424,33 @@ impl World {
                     }
                 }
             }
+            client::Output::ProbeFrom { local, target } => {
+                assert!(peer.allowed.contains(&target), "probes {target}");
+                self.send(|| Arrival::Probe {
+                    client: id,
+                    from: local,
+                    target,
+                });
+            }
             client::Output::Redirect(to) => {
                 assert!(peer.download.strategy.redirects(), "redirects");
                 if let Some(to) = to {
                     assert!(peer.answered.contains(&to), "redirects to {to}");
                 }
                 peer.redirected = to;
+                self.look(id);
             }
             client::Output::Open { local, remote } => {
                 assert!(peer.allowed.contains(&remote), "opens a path to {remote}");
                 // The server has not granted the id yet.
                 if self.dice.below(10) == 0 {
-                    let retry = true;
+                    let refusal = Refusal::NoId;
                     return self.client(
                         id,
                         client::Input::PathRefused {
                             local,
                             remote,
-                            retry,
+                            refusal,
                         },
                     );
                 }
@@ -443,13 +469,15 @@ impl World {
                 );
             }
             client::Output::Abandon(remote) => peer.opening.retain(|_, (_, r)| *r != remote),
+            client::Output::AbandonFrom(local) => peer.opening.retain(|_, (l, _)| *l != local),
+            client::Output::Ping { .. } | client::Output::Evacuate { .. } => {}
             client::Output::Close { path } => {
                 assert!(peer.open.len() > 1, "closes the last path");
                 peer.open.remove(&path);
                 let delay = self.delay();
                 self.later(delay, Arrival::Gone { client: id, path });
             }
-            client::Output::Event(Event::Failed) => self.lose(id),
+            client::Output::Event(Event::Failed | Event::Idle) => self.lose(id),
             client::Output::Event(Event::Announced { .. }) => peer.probes = 0,
             client::Output::Event(Event::Silent) if !peer.machine.is_moving() => peer.probes = 0,
             client::Output::Event(_) => {}
@@ -543,8 +571,10 @@ impl World {
         };
         let lets_in = |sent: &BTreeSet<_>| sent.contains(&remote);
         if peer.firewall.as_ref().is_none_or(lets_in) {
+            let local = local(self.peers[&client].locals[0]);
             self.send(|| Arrival::Answer {
                 client,
+                local,
                 remote,
                 knock,
             });
@@ -617,6 +647,7 @@ impl World {
                 if somebody && !self.parted(from, target) {
                     self.send(|| Arrival::Answer {
                         client,
+                        local: from,
                         remote: target,
                         knock: false,
                     });
@@ -624,6 +655,7 @@ impl World {
             }
             Arrival::Answer {
                 client,
+                local,
                 remote,
                 knock,
             } => {
@@ -635,7 +667,14 @@ impl World {
                         true => {}
                         false => drop(peer.answered.insert(remote)),
                     }
-                    self.client(client, client::Input::Answer { remote, knock });
+                    self.client(
+                        client,
+                        client::Input::Answer {
+                            local,
+                            remote,
+                            knock,
+                        },
+                    );
                 }
             }
             Arrival::Challenge {
@@ -643,7 +682,13 @@ impl World {
                 path,
                 after,
             } => self.challenge(client, path, after),
-            Arrival::Gone { client, path } => self.client(client, client::Input::PathGone { path }),
+            Arrival::Gone { client, path } => self.client(
+                client,
+                client::Input::PathGone {
+                    path,
+                    by_server: false,
+                },
+            ),
             // The connection is no more.
             Arrival::ToClient(_) | Arrival::ToServer(_) => {}
         }
@@ -686,6 +731,7 @@ impl World {
         }
         let peer = self.peers.get_mut(&client).unwrap();
         peer.heard = now;
+        peer.heard_parts += 1;
         if number == peer.download.received {
             peer.download.received += 1;
         }
@@ -693,7 +739,7 @@ impl World {
             self.finished += 1;
             return self.remove(client);
         }
-        self.client(client, client::Input::Heard);
+        self.look(client);
     }
 
     /// A client gets the next frame of its stream.
@@ -730,11 +776,11 @@ impl World {
         };
         if !peer.locals.iter().any(|i| local(*i) == from) {
             peer.opening.remove(&path);
-            let (local, retry) = (from, true);
+            let (local, refusal) = (from, Refusal::NoAnswer);
             let refused = client::Input::PathRefused {
                 local,
                 remote,
-                retry,
+                refusal,
             };
             return self.client(client, refused);
         }
@@ -847,6 +893,7 @@ impl World {
                     self.peers.get_mut(&client).unwrap().excuse = Some("it was misled");
                     self.arrive(Arrival::Answer {
                         client,
+                        local: local(0),
                         remote,
                         knock,
                     });

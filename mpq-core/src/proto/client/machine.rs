@@ -6,22 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::announcement::{Announcements, acceptable};
 use super::baselines::{Detection, LEAVING};
+use super::health::Health;
 use super::paths::{Destination, Paths};
 use super::search::{MAX_PROBES, jitter};
-use super::state::{Attempt, Move, Phase, Silence};
+use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Config, Event, Input, Output};
-use crate::proto::frame::{Frame, MAX_ADDRESSES};
+use crate::proto::frame::Frame;
 
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
 const LEAST_SILENCE: Duration = Duration::from_millis(300);
 /// The same for one that has not said that it would go.
 const LEAST_UNANNOUNCED: Duration = Duration::from_secs(1);
-/// How long whoever answers may take to become a path, in RTT and at the least, before the search
-/// goes on.
-const ATTEMPT_RTTS: u32 = 8;
-const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
 /// How often knocks are followed up until the next move, since each time may cost path ids, as with
 /// answers of probes, or send a datagram to whoever is named by a knock that somebody repeats. A knock is
 /// more likely the server's own.
@@ -30,25 +27,28 @@ const MAX_KNOCKS: u32 = 8;
 /// The machine of one connection.
 #[derive(Debug)]
 pub struct ClientMachine {
-    config: Config,
-    phase: Phase,
-    mv: Move,
+    pub(super) config: Config,
+    pub(super) phase: Phase,
+    pub(super) mv: Move,
     /// The server's first address, which QUIC's paths keep if datagrams are redirected.
     origin: SocketAddr,
     /// The server's present address.
-    remote: SocketAddr,
+    pub(super) remote: SocketAddr,
     /// Where redirected datagrams go.
-    redirected: Option<SocketAddr>,
+    pub(super) redirected: Option<SocketAddr>,
     announcements: Announcements,
-    paths: Paths,
+    pub(super) paths: Paths,
+    pub(super) health: Health,
     /// How many knocks are still followed up, until the server is at another address or says that
     /// it will be.
-    knocks_left: u32,
-    rtt: Duration,
-    heard: Instant,
-    expecting: bool,
+    pub(super) knocks_left: u32,
+    pub(super) rtt: Duration,
+    pub(super) heard: Instant,
+    pub(super) expecting: bool,
+    /// The server is at another address, and not all paths are there yet.
+    settling: bool,
     rng: fastrand::Rng,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 impl ClientMachine {
@@ -68,10 +68,12 @@ impl ClientMachine {
             redirected: Some(remote),
             announcements: Announcements::new(remote),
             paths: Paths::new(local, remote),
+            health: Health::new(),
             knocks_left: MAX_KNOCKS,
             rtt,
             heard: now,
             expecting: false,
+            settling: false,
             outputs: VecDeque::from([Output::Send(hello)]),
         }
     }
@@ -109,17 +111,17 @@ impl ClientMachine {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Frame(frame) => self.frame(now, frame),
-            Input::Locals(locals) => {
-                self.paths.set_locals(locals);
-                self.close_stale();
-            }
-            Input::Rtt(rtt) => self.rtt = rtt,
-            Input::Heard => self.heard(now),
+            Input::Locals(locals) => self.set_locals(locals),
+            Input::Figures(figures) => self.look(now, &figures),
             Input::Expecting(expecting) => {
                 self.expecting = expecting;
                 self.heard = now;
             }
-            Input::Answer { remote, knock } => self.answer(remote, knock, now),
+            Input::Answer {
+                local,
+                remote,
+                knock,
+            } => self.answer(local, remote, knock, now),
             Input::PathOpen {
                 path,
                 local,
@@ -128,11 +130,15 @@ impl ClientMachine {
             Input::PathRefused {
                 local,
                 remote,
-                retry,
-            } => self.paths.refused(now, local, remote, retry),
-            Input::PathGone { path } => self.paths.gone(now, path),
+                refusal,
+            } => self.paths.refused(now, local, remote, refusal),
+            Input::PathGone { path, by_server } => {
+                let settled_at = (!self.is_moving()).then_some(self.path_remote());
+                self.paths.gone(now, path, by_server, settled_at);
+            }
         }
-        self.open_missing();
+        self.open_paths(now);
+        self.end_settling();
     }
 
     /// What is due at `now` is done.
@@ -154,9 +160,8 @@ impl ClientMachine {
         if self.probe_at().is_some_and(|at| now >= at) {
             self.probe(now);
         }
-        let retried = self.paths.retry(now, self.destination());
-        self.outputs.extend(retried);
-        self.open_missing();
+        self.open_paths(now);
+        self.end_settling();
     }
 
     /// When [`ClientMachine::handle_timeout`] is due.
@@ -184,6 +189,20 @@ impl ClientMachine {
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// Paths are opened from what is there now. Where nothing is, the machine keeps what it knows.
+    fn set_locals(&mut self, locals: Vec<IpAddr>) {
+        if locals.is_empty() {
+            return;
+        }
+        if self.config.multipath {
+            let abandoned = self.paths.set_locals(locals);
+            self.outputs.extend(abandoned);
+            self.close_stale();
+        }
+        // The server answers to where it last heard of a path.
+        self.ping_all();
     }
 
     fn frame(&mut self, now: Instant, frame: Frame) {
@@ -283,7 +302,8 @@ impl ClientMachine {
         self.event(event);
     }
 
-    fn heard(&mut self, now: Instant) {
+    /// Something came from the server.
+    pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
         match self.phase {
             Phase::Searching(Silence { parked: false, .. }) => {
@@ -338,7 +358,7 @@ impl ClientMachine {
         }
     }
 
-    fn search(&mut self, parked: bool, now: Instant) {
+    pub(super) fn search(&mut self, parked: bool, now: Instant) {
         let jitter = jitter(&mut self.rng);
         self.mv.search.begin(now, self.rtt, jitter);
         self.mv.leave_at = None;
@@ -353,138 +373,6 @@ impl ClientMachine {
         if self.config.strategy == Strategy::Proactive {
             self.redirect(None);
         }
-        self.enter(Phase::Searching(silence));
-    }
-
-    fn answer(&mut self, remote: SocketAddr, knock: bool, now: Instant) {
-        let strategy = self.config.strategy;
-        if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
-            return;
-        }
-        if remote == self.remote {
-            // It woke where it was; the paths to there are opened again.
-            if let Phase::Searching(silence) = self.phase {
-                let parked = false;
-                self.enter(Phase::Searching(Silence { parked, ..silence }));
-            }
-            return;
-        }
-        let known = self
-            .current()
-            .is_some_and(|mv| mv.targets.contains(&remote));
-        if knock && (!known || strategy.redirects()) {
-            return self.knock_from_elsewhere(remote, now);
-        }
-        let silence = match self.phase {
-            Phase::Searching(silence) => silence,
-            // Another one's answer led us astray.
-            Phase::Arriving(silence, attempt) if knock && attempt.target != remote => silence,
-            // PARKED may have been lost with the old paths; the knock says the same.
-            Phase::Announced if knock => {
-                let deadline = now + self.config.deadline;
-                let parked = true;
-                Silence { deadline, parked }
-            }
-            _ => return,
-        };
-        let search = &mut self.mv.search;
-        let others_first = !knock && search.prefers_others(now, remote);
-        if !known || others_first || search.held.is_some() {
-            return;
-        }
-        let left = match knock {
-            true => &mut self.knocks_left,
-            false => &mut search.attempts_left,
-        };
-        // To redirect costs nothing that could run out.
-        if !strategy.redirects() {
-            let Some(fewer) = left.checked_sub(1) else {
-                return;
-            };
-            *left = fewer;
-        }
-        self.event(Event::Detected { remote, knock });
-        if self.config.hold_back.is_zero() {
-            return self.attempt(silence, remote, now);
-        }
-        self.abandon_attempt();
-        self.mv.search.held = Some((now + self.config.hold_back, remote));
-        self.enter(Phase::Searching(silence));
-    }
-
-    /// The server says that it is where nobody said it would be: it is asked there first.
-    fn knock_from_elsewhere(&mut self, remote: SocketAddr, now: Instant) {
-        // One that still speaks where it was has not moved.
-        if now < self.heard + self.rtt || acceptable(self.remote, vec![remote]).is_empty() {
-            return;
-        }
-        let silence = match self.phase {
-            Phase::Settled => {
-                self.begin_move(false, vec![], now);
-                let deadline = now + self.config.deadline;
-                let parked = false;
-                Silence { deadline, parked }
-            }
-            Phase::Searching(silence) => silence,
-            Phase::Announced | Phase::Arriving(..) => return,
-        };
-        let probes = self.paths.facing(remote);
-        if self.knocks_left == 0 || !self.mv.search.can_probe(probes) {
-            return;
-        }
-        let targets = &mut self.mv.targets;
-        if !targets.contains(&remote) {
-            if targets.len() >= MAX_ADDRESSES {
-                return;
-            }
-            targets.push(remote);
-        }
-        self.knocks_left -= 1;
-        match self.mv.unvalidated_target(&self.config) {
-            Some(_) => self.attempt(silence, remote, now),
-            None => {
-                self.mv.search.probed_beside(probes);
-                self.outputs.push_back(Output::Probe(vec![remote]));
-                self.enter(Phase::Searching(silence));
-            }
-        }
-    }
-
-    /// Finds out whether it is the server that answers at `target`.
-    fn attempt(&mut self, silence: Silence, target: SocketAddr, now: Instant) {
-        self.abandon_attempt();
-        self.mv.search.held = None;
-        let attempt = Attempt {
-            target,
-            since: now,
-            until: now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS),
-        };
-        self.enter(Phase::Arriving(silence, attempt));
-        if self.config.strategy.redirects() {
-            self.redirect(Some(target));
-            // What is being opened is to try its luck there now, and not when it would next.
-            if self.paths.has_openings() {
-                self.abandon(self.path_remote());
-            }
-        }
-    }
-
-    fn end_attempt(&mut self, now: Instant) {
-        let Phase::Arriving(silence, attempt) = self.phase else {
-            return;
-        };
-        if now < attempt.until {
-            return;
-        }
-        self.mv.search.failed(now, attempt.target);
-        if let Some(target) = self.mv.unvalidated_target(&self.config) {
-            return self.attempt(silence, target, now);
-        }
-        self.abandon_attempt();
-        self.redirect(match self.config.strategy {
-            Strategy::Proactive => None,
-            _ => Some(self.remote),
-        });
         self.enter(Phase::Searching(silence));
     }
 
@@ -541,7 +429,17 @@ impl ClientMachine {
         let elsewhere = self.paths.openings_elsewhere(self.path_remote());
         elsewhere.into_iter().for_each(|old| self.abandon(old));
         self.enter(Phase::Settled);
+        self.settling = true;
         self.event(Event::Moved { sequence, remote });
+    }
+
+    /// Tells once all paths are where the server is.
+    fn end_settling(&mut self) {
+        if self.settling && self.paths.are_all_at(self.path_remote()) {
+            self.settling = false;
+            let remote = self.remote;
+            self.event(Event::Settled { remote });
+        }
     }
 
     fn probe(&mut self, now: Instant) {
@@ -580,27 +478,32 @@ impl ClientMachine {
     }
 
     /// What is known of a move that begins, whatever its phase will be.
-    fn begin_move(&mut self, announced: bool, targets: Vec<SocketAddr>, now: Instant) {
+    pub(super) fn begin_move(&mut self, announced: bool, targets: Vec<SocketAddr>, now: Instant) {
         let sequence = self.announcements.newest();
         self.mv = Move::new(now, self.rtt, sequence, announced, targets);
     }
 
-    fn abandon_attempt(&mut self) {
+    pub(super) fn abandon_attempt(&mut self) {
         if let Some(target) = self.mv.opened_to(self.phase, self.config.strategy) {
             self.abandon(target);
         }
     }
 
     /// Gives up the openings to `target`.
-    fn abandon(&mut self, target: SocketAddr) {
+    pub(super) fn abandon(&mut self, target: SocketAddr) {
         let abandon = self.paths.abandon(target);
         self.outputs.push_back(abandon);
     }
 
-    fn redirect(&mut self, to: Option<SocketAddr>) {
+    pub(super) fn redirect(&mut self, to: Option<SocketAddr>) {
         if self.config.strategy.redirects() && self.redirected != to {
             self.redirected = to;
+            self.health.forget_received();
             self.outputs.push_back(Output::Redirect(to));
+            // Whoever is there learns from it that we are.
+            if to.is_some() {
+                self.ping_all();
+            }
         }
     }
 
@@ -612,7 +515,7 @@ impl ClientMachine {
     }
 
     /// All changes of the phase go through here.
-    fn enter(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
     }
 
@@ -621,17 +524,34 @@ impl ClientMachine {
         self.outputs.extend(closed);
     }
 
-    fn open_missing(&mut self) {
-        let opened = self.paths.open_missing(self.destination());
+    /// Opens the paths that are missing; where one has failed, asks first.
+    fn open_paths(&mut self, now: Instant) {
+        let destination = self.destination();
+        let retried = self.paths.retry(now, destination);
+        self.outputs.extend(retried);
+        let opened = self.paths.open_missing(now, destination);
         self.outputs.extend(opened);
+        for (local, remote) in self.paths.probes(now, destination) {
+            let target = match self.config.strategy.redirects() {
+                true => self.redirected,
+                false => Some(remote),
+            };
+            let probe = target.map(|target| Output::ProbeFrom { local, target });
+            self.outputs.extend(probe);
+        }
     }
 
-    fn destination(&self) -> Destination {
+    fn ping_all(&mut self) {
+        let pings = self.paths.in_use().map(|path| Output::Ping { path });
+        self.outputs.extend(pings);
+    }
+
+    pub(super) fn destination(&self) -> Destination {
         let (phase, strategy) = (self.phase, self.config.strategy);
         self.mv.destination(phase, strategy, self.path_remote())
     }
 
-    fn current(&self) -> Option<&Move> {
+    pub(super) fn current(&self) -> Option<&Move> {
         (self.phase != Phase::Settled).then_some(&self.mv)
     }
 
@@ -640,7 +560,7 @@ impl ClientMachine {
         (self.rtt * SILENCE_RTTS).max(least)
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 }

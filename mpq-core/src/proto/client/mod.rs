@@ -9,12 +9,19 @@
 //! Nothing but probes goes to an address before it is validated, and an answer there is only a hint
 //! to try. All addresses must pass [`policy`](crate::proto::policy).
 //!
-//! The machine has parts, which know nothing of it and return what is to be done: its paths, the search
-//! for the server, what the server has said, and what only the strategies of the literature do. It
-//! alone assigns the phase of a move.
+//! The machine has parts, which know nothing of it and return what is to be done: its paths with the gate
+//! before they are opened again, their health, the search for the server, what the server has said, and
+//! what only the strategies of the literature do. It alone assigns the phase of a move, in one place.
+//!
+//! Whoever drives it translates: what happens becomes an [`Input`], and an [`Output`] a call. It looks
+//! at the counters of the paths every [`ClientMachine::look_interval`], and gives them as
+//! [`Input::Figures`].
 
 mod announcement;
+mod attempts;
 mod baselines;
+mod health;
+mod look;
 mod machine;
 mod paths;
 mod search;
@@ -27,14 +34,20 @@ use std::time::Duration;
 pub use self::machine::ClientMachine;
 pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
+use super::liveness::PathFigures;
 
 /// What a client may be told to do otherwise.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// How long the server may be silent in a move before it is given up.
     pub deadline: Duration,
+    /// How long a server that is expected to send may be silent otherwise, before the connection is
+    /// given up.
+    pub idle_timeout: Duration,
     /// How it follows.
     pub strategy: Strategy,
+    /// Whether there may be more paths than the first.
+    pub multipath: bool,
     /// Sends the connection's datagrams to an address that nobody has validated, as the papers of
     /// the redirecting strategies do. For testbeds only.
     pub allow_unvalidated: bool,
@@ -51,7 +64,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(300),
+            idle_timeout: Duration::from_secs(30),
             strategy: Strategy::default(),
+            multipath: true,
             allow_unvalidated: false,
             hold_back: Duration::ZERO,
             capabilities: Frame::MULTIPATH,
@@ -65,16 +80,18 @@ impl Default for Config {
 pub enum Input {
     /// The server said this.
     Frame(Frame),
-    /// The local addresses that paths may be opened from, all of them.
+    /// The local addresses that paths may be opened from, all of them, after a change of any interface.
+    /// While there is none, paths stay as they are: they go on when something comes back.
     Locals(Vec<IpAddr>),
-    /// The round-trip time, smoothed.
-    Rtt(Duration),
-    /// Something came from the server over a validated path.
-    Heard,
+    /// The counters of all validated paths, several times in a round trip and at once after a
+    /// redirection.
+    Figures(Vec<PathFigures>),
     /// Whether a download is running, so that silence means something.
     Expecting(bool),
     /// Somebody answers at a target of the announcement. A hint, not a proof.
     Answer {
+        /// Where it arrives.
+        local: IpAddr,
         /// Where it comes from.
         remote: SocketAddr,
         /// Whether the server knocked, rather than answered a probe.
@@ -89,20 +106,31 @@ pub enum Input {
         /// Its remote address.
         remote: SocketAddr,
     },
-    /// A path could not be opened; `retry` says that it may work later.
+    /// A path could not be opened. That may work later.
     PathRefused {
         /// The local address.
         local: IpAddr,
         /// The remote address.
         remote: SocketAddr,
-        /// Whether to try again.
-        retry: bool,
+        /// Why.
+        refusal: Refusal,
     },
-    /// A path is no more.
+    /// A validated path is no more.
     PathGone {
         /// QUIC's path id.
         path: u32,
+        /// Whether the server closed it.
+        by_server: bool,
     },
+}
+
+/// Why a path could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no path id for it; the server may grant one yet.
+    NoId,
+    /// It was not validated in time, or was given up before. Its id may be lost for good.
+    NoAnswer,
 }
 
 /// What the machine wants done.
@@ -112,8 +140,16 @@ pub enum Output {
     Send(Frame),
     /// Send a probe to every one of these addresses from every local address.
     Probe(Vec<SocketAddr>),
+    /// Send a probe from where a path has failed: an answer says that one may be opened again.
+    ProbeFrom {
+        /// From this local address.
+        local: IpAddr,
+        /// To there.
+        target: SocketAddr,
+    },
     /// Send the datagrams of QUIC's paths to this address instead, and take those from there for
-    /// theirs; to nobody, if there is none.
+    /// theirs; to nobody, if there is none. What came before does not count: [`Input::Figures`] is
+    /// to follow at once.
     Redirect(Option<SocketAddr>),
     /// Open and validate a path.
     Open {
@@ -124,6 +160,20 @@ pub enum Output {
     },
     /// Give up the paths to this address that are not validated yet.
     Abandon(SocketAddr),
+    /// The same for those from this local address, which is no more.
+    AbandonFrom(IpAddr),
+    /// Send something on a path that must be acknowledged.
+    Ping {
+        /// QUIC's path id.
+        path: u32,
+    },
+    /// Have a path, whose link is dead, go over the link of another one.
+    Evacuate {
+        /// Its QUIC path id.
+        path: u32,
+        /// That of the other one.
+        over: u32,
+    },
     /// Close a path.
     Close {
         /// QUIC's path id.
@@ -180,11 +230,23 @@ pub enum Event {
         /// The server's address from now on.
         remote: SocketAddr,
     },
+    /// All paths are on the new address.
+    Settled {
+        /// The server's address.
+        remote: SocketAddr,
+    },
+    /// A path's link is dead while another one works; the path is closed.
+    Dead {
+        /// QUIC's path id.
+        path: u32,
+    },
     /// The server stays.
     Cancelled {
         /// Of the announcement.
         sequence: u64,
     },
-    /// The server was silent for longer than the deadline.
+    /// The server was silent for longer than the deadline. The connection is lost.
     Failed,
+    /// The server was silent for longer than the idle timeout. The connection is lost.
+    Idle,
 }

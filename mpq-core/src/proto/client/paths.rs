@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::Output;
+use super::{Output, Refusal};
+use crate::proto::reopen_gate::ReopenGate;
 
 /// Before an opening is tried again: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
@@ -16,6 +17,7 @@ pub(super) struct Paths {
     locals: Vec<IpAddr>,
     open: Vec<Path>,
     openings: Vec<Opening>,
+    gate: ReopenGate,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,11 @@ impl Destination {
         };
         destination.filter(|remote| remote.is_ipv4() == local.is_ipv4())
     }
+
+    /// Whether a path may be opened from here to there.
+    fn is(self, local: IpAddr, remote: SocketAddr) -> bool {
+        self.of(local) == Some(remote)
+    }
 }
 
 impl Paths {
@@ -68,13 +75,36 @@ impl Paths {
                 closing: false,
             }],
             openings: Vec::new(),
+            gate: ReopenGate::default(),
         }
     }
 
-    /// These are the local addresses from now on.
-    pub(super) fn set_locals(&mut self, locals: Vec<IpAddr>) {
-        self.openings.retain(|o| locals.contains(&o.local));
+    /// These are the local addresses from now on. What is being opened from others is given up.
+    pub(super) fn set_locals(&mut self, locals: Vec<IpAddr>) -> Vec<Output> {
+        let gone = self.locals.iter().filter(|l| !locals.contains(l));
+        let outputs = gone.map(|local| Output::AbandonFrom(*local)).collect();
+        self.retain_openings(|o| locals.contains(&o.local));
         self.locals = locals;
+        outputs
+    }
+
+    fn retain_openings(&mut self, wanted: impl Fn(&Opening) -> bool) {
+        self.openings.retain(wanted);
+        let openings = &self.openings;
+        let is_opening = |l, r| openings.iter().any(|o| (o.local, o.remote) == (l, r));
+        self.gate.retain(is_opening);
+    }
+
+    /// The numbers of the paths that are in use.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = u32> {
+        let in_use = self.open.iter().filter(|p| !p.closing);
+        in_use.map(|path| path.id)
+    }
+
+    /// Whether there is a path from every local address to `remote`, and none to anywhere else.
+    pub(super) fn are_all_at(&self, remote: SocketAddr) -> bool {
+        let there = self.open.iter().filter(|p| p.remote == remote).count();
+        there == self.open.len() && there == self.facing(remote) as usize
     }
 
     /// How many local addresses are of the family of a remote one.
@@ -91,8 +121,7 @@ impl Paths {
 
     /// A path is validated.
     pub(super) fn opened(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
-        self.openings
-            .retain(|o| (o.local, o.remote) != (local, remote));
+        self.retain_openings(|o| (o.local, o.remote) != (local, remote));
         self.open.retain(|p| p.id != id);
         self.open.push(Path {
             id,
@@ -102,37 +131,89 @@ impl Paths {
         });
     }
 
-    /// A path could not be opened. Without a time to try again it stays on the list, and is not opened
-    /// again.
-    pub(super) fn refused(&mut self, now: Instant, local: IpAddr, remote: SocketAddr, retry: bool) {
+    /// A path could not be opened, and is tried again later.
+    pub(super) fn refused(
+        &mut self,
+        now: Instant,
+        local: IpAddr,
+        remote: SocketAddr,
+        refusal: Refusal,
+    ) {
         let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
         if let Some(opening) = self.openings.iter_mut().find(same) {
-            opening.retry_at = retry.then(|| now + opening.backoff);
+            opening.retry_at = Some(now + opening.backoff);
             opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
+        }
+        if refusal == Refusal::NoAnswer {
+            self.gate.add(local);
+            self.end_doubts_if_none_is_left(now);
         }
     }
 
-    /// A path is no more.
-    pub(super) fn gone(&mut self, now: Instant, id: u32) {
+    /// A path is no more. The server closes what is silent at its end, which puts our address in doubt,
+    /// or what it has moved away from: all that does not lead to where it is, `settled_at`.
+    pub(super) fn gone(
+        &mut self,
+        now: Instant,
+        id: u32,
+        by_server: bool,
+        settled_at: Option<SocketAddr>,
+    ) {
         let Some(index) = self.open.iter().position(|p| p.id == id) else {
             return;
         };
         let path = self.open.remove(index);
         // Whoever took it away may do so again: no haste.
-        if !path.closing && self.locals.contains(&path.local) {
-            self.openings.push(Opening {
-                local: path.local,
-                remote: path.remote,
-                retry_at: Some(now + LAST_RETRY),
-                backoff: LAST_RETRY,
-            });
+        if !path.closing {
+            self.open_later(now, path.local, path.remote);
         }
-        // The last one: the peer waits for another one only for a short time (draft-ietf-quic-multipath
-        // §3.4).
+        if by_server && settled_at == Some(path.remote) {
+            self.gate.add(path.local);
+        }
+        self.end_doubts_if_none_is_left(now);
+        // The last one: the peer waits for another one only for a short time
+        // (draft-ietf-quic-multipath §3.4).
         if self.open.is_empty() {
             let waiting = self.openings.iter_mut().filter_map(|o| o.retry_at.as_mut());
             waiting.for_each(|at| *at = now);
         }
+    }
+
+    /// Without any path, no opening waits for the answer of a probe.
+    fn end_doubts_if_none_is_left(&mut self, now: Instant) {
+        if !self.open.is_empty() {
+            return;
+        }
+        let held = self.gate.clear();
+        let was_held = |o: &&mut Opening| held.contains(&(o.local, o.remote));
+        let openings = self.openings.iter_mut().filter(was_held);
+        openings.for_each(|opening| opening.retry_at = Some(now));
+    }
+
+    fn open_later(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
+        let is_known = |o: &Opening| (o.local, o.remote) == (local, remote);
+        if self.locals.contains(&local) && !self.openings.iter().any(is_known) {
+            self.openings.push(Opening {
+                local,
+                remote,
+                retry_at: Some(now + LAST_RETRY),
+                backoff: LAST_RETRY,
+            });
+        }
+    }
+
+    /// Closes a path whose link is dead, unless it is the last one.
+    pub(super) fn close_dead(&mut self, now: Instant, id: u32) -> Option<Output> {
+        let is_other = |p: &Path| p.id != id && !p.closing;
+        if !self.open.iter().any(is_other) {
+            return None;
+        }
+        let path = self.open.iter_mut().find(|p| p.id == id && !p.closing)?;
+        path.closing = true;
+        let (path, local, remote) = (path.id, path.local, path.remote);
+        self.gate.add(local);
+        self.open_later(now, local, remote);
+        Some(Output::Close { path })
     }
 
     /// Ends one of at least two paths; where from it was.
@@ -173,32 +254,55 @@ impl Paths {
 
     /// Gives up the openings to `target`.
     pub(super) fn abandon(&mut self, target: SocketAddr) -> Output {
-        self.openings.retain(|o| o.remote != target);
+        self.retain_openings(|o| o.remote != target);
         Output::Abandon(target)
     }
 
-    /// When an opening is tried again.
+    /// When an opening is tried again, or asked for with a probe.
     pub(super) fn retry_at(&self, destination: Destination) -> Option<Instant> {
-        let wanted = |o: &&Opening| destination.of(o.local) == Some(o.remote);
+        let wanted = |o: &&Opening| destination.is(o.local, o.remote);
         let openings = self.openings.iter().filter(wanted);
-        openings.filter_map(|o| o.retry_at).min()
+        let probe_at = self.gate.probe_at(|l, r| destination.is(l, r));
+        openings.filter_map(|o| o.retry_at).chain(probe_at).min()
     }
 
-    /// Tries the openings that are due again.
+    /// The probes that are due of addresses from where a path has failed: from where, to where.
+    pub(super) fn probes(
+        &mut self,
+        now: Instant,
+        destination: Destination,
+    ) -> Vec<(IpAddr, SocketAddr)> {
+        self.gate.probes(now, |l, r| destination.is(l, r))
+    }
+
+    /// Such a probe was answered.
+    pub(super) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
+        let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
+        if self.gate.answered(local, remote)
+            && let Some(opening) = self.openings.iter_mut().find(same)
+        {
+            opening.retry_at = Some(now);
+        }
+    }
+
+    /// Tries the openings that are due again, unless they have to wait for the answer of a probe.
     pub(super) fn retry(&mut self, now: Instant, destination: Destination) -> Vec<Output> {
-        let due = |o: &&mut Opening| {
-            o.retry_at.is_some_and(|at| at <= now) && destination.of(o.local) == Some(o.remote)
-        };
-        let open = |opening: &mut Opening| {
-            opening.retry_at = None;
+        let mut outputs = Vec::new();
+        for opening in &mut self.openings {
             let (local, remote) = (opening.local, opening.remote);
-            Output::Open { local, remote }
-        };
-        self.openings.iter_mut().filter(due).map(open).collect()
+            let is_due = opening.retry_at.is_some_and(|at| at <= now);
+            if is_due && destination.is(local, remote) {
+                opening.retry_at = None;
+                if !self.gate.hold(now, local, remote) {
+                    outputs.push(Output::Open { local, remote });
+                }
+            }
+        }
+        outputs
     }
 
     /// Opens what is missing: a path from every local address to where it may be.
-    pub(super) fn open_missing(&mut self, destination: Destination) -> Vec<Output> {
+    pub(super) fn open_missing(&mut self, now: Instant, destination: Destination) -> Vec<Output> {
         let mut outputs = Vec::new();
         for &local in &self.locals {
             let Some(remote) = destination.of(local) else {
@@ -215,7 +319,9 @@ impl Paths {
                     retry_at: None,
                     backoff: FIRST_RETRY,
                 });
-                outputs.push(Output::Open { local, remote });
+                if !self.gate.hold(now, local, remote) {
+                    outputs.push(Output::Open { local, remote });
+                }
             }
         }
         outputs

@@ -1,0 +1,160 @@
+//! How the answer of a probe, or a knock, becomes an attempt to reach the server there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::announcement::acceptable;
+use super::machine::ClientMachine;
+use super::state::{Attempt, Phase, Silence};
+use super::strategy::Strategy;
+use super::{Event, Output};
+use crate::proto::frame::MAX_ADDRESSES;
+
+/// How long whoever answers may take to become a path, in RTT and at the least, before the search
+/// goes on.
+const ATTEMPT_RTTS: u32 = 8;
+const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
+
+impl ClientMachine {
+    /// Somebody answers, or knocks.
+    pub(super) fn answer(&mut self, local: IpAddr, remote: SocketAddr, knock: bool, now: Instant) {
+        let strategy = self.config.strategy;
+        if !knock {
+            // QUIC's paths know it by the address that it had at first, if datagrams are redirected.
+            let known_as = match self.redirected {
+                Some(to) if to == remote => self.path_remote(),
+                _ => remote,
+            };
+            self.paths.answered(now, local, known_as);
+        }
+        if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
+            return;
+        }
+        if remote == self.remote {
+            // It woke where it was; the paths to there are opened again.
+            if let Phase::Searching(silence) = self.phase {
+                let parked = false;
+                self.enter(Phase::Searching(Silence { parked, ..silence }));
+            }
+            return;
+        }
+        let known = self
+            .current()
+            .is_some_and(|mv| mv.targets.contains(&remote));
+        if knock && (!known || strategy.redirects()) {
+            return self.knock_from_elsewhere(remote, now);
+        }
+        let silence = match self.phase {
+            Phase::Searching(silence) => silence,
+            // Another one's answer led us astray.
+            Phase::Arriving(silence, attempt) if knock && attempt.target != remote => silence,
+            // PARKED may have been lost with the old paths; the knock says the same.
+            Phase::Announced if knock => {
+                let deadline = now + self.config.deadline;
+                let parked = true;
+                Silence { deadline, parked }
+            }
+            _ => return,
+        };
+        let search = &mut self.mv.search;
+        let others_first = !knock && search.prefers_others(now, remote);
+        if !known || others_first || search.held.is_some() {
+            return;
+        }
+        let left = match knock {
+            true => &mut self.knocks_left,
+            false => &mut search.attempts_left,
+        };
+        // To redirect costs nothing that could run out.
+        if !strategy.redirects() {
+            let Some(fewer) = left.checked_sub(1) else {
+                return;
+            };
+            *left = fewer;
+        }
+        self.event(Event::Detected { remote, knock });
+        if self.config.hold_back.is_zero() {
+            return self.attempt(silence, remote, now);
+        }
+        self.abandon_attempt();
+        self.mv.search.held = Some((now + self.config.hold_back, remote));
+        self.enter(Phase::Searching(silence));
+    }
+
+    /// The server says that it is where nobody said it would be: it is asked there first.
+    fn knock_from_elsewhere(&mut self, remote: SocketAddr, now: Instant) {
+        // One that still speaks where it was has not moved.
+        if now < self.heard + self.rtt || acceptable(self.remote, vec![remote]).is_empty() {
+            return;
+        }
+        let silence = match self.phase {
+            Phase::Settled => {
+                self.begin_move(false, vec![], now);
+                let deadline = now + self.config.deadline;
+                let parked = false;
+                Silence { deadline, parked }
+            }
+            Phase::Searching(silence) => silence,
+            Phase::Announced | Phase::Arriving(..) => return,
+        };
+        let probes = self.paths.facing(remote);
+        if self.knocks_left == 0 || !self.mv.search.can_probe(probes) {
+            return;
+        }
+        let targets = &mut self.mv.targets;
+        if !targets.contains(&remote) {
+            if targets.len() >= MAX_ADDRESSES {
+                return;
+            }
+            targets.push(remote);
+        }
+        self.knocks_left -= 1;
+        match self.mv.unvalidated_target(&self.config) {
+            Some(_) => self.attempt(silence, remote, now),
+            None => {
+                self.mv.search.probed_beside(probes);
+                self.outputs.push_back(Output::Probe(vec![remote]));
+                self.enter(Phase::Searching(silence));
+            }
+        }
+    }
+
+    /// Finds out whether it is the server that answers at `target`.
+    pub(super) fn attempt(&mut self, silence: Silence, target: SocketAddr, now: Instant) {
+        self.abandon_attempt();
+        self.mv.search.held = None;
+        let attempt = Attempt {
+            target,
+            since: now,
+            until: now + LEAST_ATTEMPT.max(self.rtt * ATTEMPT_RTTS),
+        };
+        self.enter(Phase::Arriving(silence, attempt));
+        if self.config.strategy.redirects() {
+            self.redirect(Some(target));
+            // What is being opened is to try its luck there now, and not when it would next.
+            if self.paths.has_openings() {
+                self.abandon(self.path_remote());
+            }
+        }
+    }
+
+    /// Gives up whoever answers and does not become a path in time.
+    pub(super) fn end_attempt(&mut self, now: Instant) {
+        let Phase::Arriving(silence, attempt) = self.phase else {
+            return;
+        };
+        if now < attempt.until {
+            return;
+        }
+        self.mv.search.failed(now, attempt.target);
+        if let Some(target) = self.mv.unvalidated_target(&self.config) {
+            return self.attempt(silence, target, now);
+        }
+        self.abandon_attempt();
+        self.redirect(match self.config.strategy {
+            Strategy::Proactive => None,
+            _ => Some(self.remote),
+        });
+        self.enter(Phase::Searching(silence));
+    }
+}

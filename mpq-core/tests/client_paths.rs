@@ -1,0 +1,300 @@
+//! What the client's machine makes of its paths' counters and ends, in virtual time: which it gives up,
+//! when it opens one again, and when it gives up the connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
+use mpq_core::proto::{Frame, PathFigures, Strategy};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
+
+fn server(host: u8) -> SocketAddr {
+    ([10, 1, 0, host], 443).into()
+}
+
+fn local(host: u8) -> IpAddr {
+    [10, 0, host, 1].into()
+}
+
+/// A client of server 1 in a download, with paths 0 and 1 from locals 0 and 1.
+struct Rig {
+    now: Instant,
+    client: ClientMachine,
+    figures: Vec<PathFigures>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
+        let now = Instant::now();
+        let figures = |id| PathFigures {
+            id,
+            rtt: 40 * MILLISECOND,
+            sent: 0,
+            received: 1,
+        };
+        let mut rig = Self {
+            now,
+            client: ClientMachine::new(now, config, local(0), server(1)),
+            figures: vec![figures(0), figures(1)],
+        };
+        rig.input(Input::Locals(vec![local(0), local(1)]));
+        rig.open(1, 1, 1);
+        rig.input(Input::Expecting(true));
+        rig
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.client.poll()).collect()
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Output> {
+        self.client.handle(self.now, input);
+        self.outputs()
+    }
+
+    fn open(&mut self, path: u32, from: u8, to: u8) -> Vec<Output> {
+        let (local, remote) = (local(from), server(to));
+        self.input(Input::PathOpen {
+            path,
+            local,
+            remote,
+        })
+    }
+
+    fn gone(&mut self, path: u32, by_server: bool) -> Vec<Output> {
+        self.figures.retain(|figures| figures.id != path);
+        self.input(Input::PathGone { path, by_server })
+    }
+
+    fn answer(&mut self, from: u8, remote: u8) -> Vec<Output> {
+        self.input(Input::Answer {
+            local: local(from),
+            remote: server(remote),
+            knock: false,
+        })
+    }
+
+    /// Looks for so long, while so much comes on each path between two looks.
+    fn run(&mut self, time: Duration, received: &[u64]) -> Vec<Output> {
+        let end = self.now + time;
+        let mut outputs = Vec::new();
+        while self.now < end {
+            self.now += LOOK;
+            for (figures, received) in self.figures.iter_mut().zip(received) {
+                figures.received += received;
+            }
+            if self.client.next_timeout().is_some_and(|at| at <= self.now) {
+                self.client.handle_timeout(self.now);
+            }
+            let figures = self.figures.clone();
+            outputs.extend(self.input(Input::Figures(figures)));
+        }
+        outputs
+    }
+}
+
+fn open(from: u8, to: u8) -> Output {
+    Output::Open {
+        local: local(from),
+        remote: server(to),
+    }
+}
+
+fn probe(from: u8, to: u8) -> Output {
+    Output::ProbeFrom {
+        local: local(from),
+        target: server(to),
+    }
+}
+
+#[test]
+fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_again() {
+    let mut rig = Rig::new();
+    rig.run(SECOND, &[20, 20]);
+    let outputs = rig.run(SECOND, &[0, 20]);
+    let evacuate = Output::Evacuate { path: 0, over: 1 };
+    let place = |output: &Output| outputs.iter().position(|o| o == output);
+    let evacuated = place(&evacuate).expect("evacuated");
+    let closed = place(&Output::Close { path: 0 }).expect("closed");
+    assert!(evacuated < closed, "{outputs:?}");
+    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0 })));
+    rig.gone(0, false);
+    let outputs = rig.run(3 * SECOND, &[20]);
+    assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(0, 1)));
+    assert!(rig.answer(0, 1).contains(&open(0, 1)));
+}
+
+#[test]
+fn no_path_is_closed_for_its_silence_while_all_others_are_closed_already() {
+    let mut rig = Rig::new();
+    rig.input(Input::Expecting(false));
+    // The interface of path 0 is gone; it is to be closed, and still something comes on it.
+    let outputs = rig.input(Input::Locals(vec![local(1)]));
+    assert!(outputs.contains(&Output::Close { path: 0 }), "{outputs:?}");
+    rig.figures[1].sent += 1200;
+    let outputs = rig.run(10 * SECOND, &[20, 0]);
+    assert!(!outputs.contains(&Output::Close { path: 1 }), "{outputs:?}");
+}
+
+#[test]
+fn in_a_move_no_path_is_given_up() {
+    let mut rig = Rig::new();
+    rig.run(SECOND, &[20, 20]);
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: 60 * SECOND,
+    }));
+    let outputs = rig.run(10 * SECOND, &[0, 20]);
+    let gives_up = |o: &Output| matches!(o, Output::Close { .. } | Output::Evacuate { .. });
+    assert!(!outputs.iter().any(gives_up), "{outputs:?}");
+}
+
+#[test]
+fn a_path_that_the_server_closes_puts_its_address_in_doubt() {
+    for by_server in [false, true] {
+        let mut rig = Rig::new();
+        rig.gone(1, by_server);
+        let outputs = rig.run(2 * SECOND, &[20]);
+        assert_eq!(outputs.contains(&probe(1, 1)), by_server);
+        assert_eq!(outputs.contains(&open(1, 1)), !by_server);
+    }
+}
+
+#[test]
+fn what_is_not_validated_puts_its_address_in_doubt_and_a_missing_id_does_not() {
+    for (refusal, doubts) in [(Refusal::NoAnswer, true), (Refusal::NoId, false)] {
+        let mut rig = Rig::new();
+        rig.input(Input::Locals(vec![local(0), local(1), local(2)]));
+        rig.input(Input::PathRefused {
+            local: local(2),
+            remote: server(1),
+            refusal,
+        });
+        let outputs = rig.run(SECOND, &[20, 20]);
+        assert_eq!(outputs.contains(&probe(2, 1)), doubts);
+        assert_eq!(outputs.contains(&open(2, 1)), !doubts);
+    }
+}
+
+#[test]
+fn all_doubts_end_when_no_path_is_left() {
+    let mut rig = Rig::new();
+    rig.gone(1, true);
+    assert!(!rig.run(2 * SECOND, &[20]).contains(&open(1, 1)));
+    let mut outputs = rig.gone(0, true);
+    outputs.extend(rig.run(LOOK, &[]));
+    assert!(outputs.contains(&open(0, 1)) && outputs.contains(&open(1, 1)));
+}
+
+#[test]
+fn an_opening_that_waits_for_an_answer_survives_an_attempt_elsewhere() {
+    let mut rig = Rig::new();
+    rig.gone(1, true);
+    rig.run(2 * SECOND, &[20]);
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    // Somebody answers there who is not the server, which wakes where it was.
+    let outputs = rig.answer(0, 2);
+    assert!(outputs.contains(&open(0, 2)), "{outputs:?}");
+    rig.input(Input::Frame(Frame::Cancelled { sequence: 1 }));
+    let outputs = rig.run(2 * SECOND, &[20]);
+    assert!(outputs.contains(&probe(1, 1)), "{outputs:?}");
+    assert!(rig.answer(1, 1).contains(&open(1, 1)));
+}
+
+#[test]
+fn redirected_probes_go_to_where_the_server_is() {
+    let mut rig = Rig::with(Config {
+        strategy: Strategy::Reactive,
+        capabilities: Frame::REDIRECT,
+        ..Config::default()
+    });
+    rig.run(LOOK, &[1, 1]);
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.answer(0, 2);
+    rig.run(SECOND, &[1, 1]);
+    assert_eq!(rig.client.remote(), server(2));
+    rig.gone(1, true);
+    let outputs = rig.run(2 * SECOND, &[20]);
+    assert!(outputs.contains(&probe(1, 2)), "{outputs:?}");
+    // For QUIC the server is still where it was at first.
+    assert!(rig.answer(1, 2).contains(&open(1, 1)));
+}
+
+#[test]
+fn a_server_that_is_silent_in_a_download_is_given_up_and_in_a_move_it_is_not() {
+    let idle_timeout = 5 * SECOND;
+    let config = Config {
+        idle_timeout,
+        ..Config::default()
+    };
+    let idle = Output::Event(Event::Idle);
+    let mut rig = Rig::with(config.clone());
+    assert!(!rig.run(idle_timeout - LOOK, &[0, 0]).contains(&idle));
+    let outputs = rig.run(2 * LOOK, &[0, 0]);
+    assert_eq!(outputs.iter().filter(|o| **o == idle).count(), 1);
+
+    let mut rig = Rig::with(config.clone());
+    rig.input(Input::Expecting(false));
+    assert!(!rig.run(3 * idle_timeout, &[0, 0]).contains(&idle));
+
+    let mut rig = Rig::with(config);
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    assert!(!rig.run(3 * idle_timeout, &[0, 0]).contains(&idle));
+}
+
+#[test]
+fn a_move_is_settled_once_all_paths_are_there() {
+    let mut rig = Rig::new();
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.answer(0, 2);
+    let settled = Output::Event(Event::Settled { remote: server(2) });
+    assert!(!rig.open(2, 0, 2).contains(&settled), "path 3 is missing");
+    assert!(
+        !rig.open(3, 1, 2).contains(&settled),
+        "path 0 is still there"
+    );
+    assert!(!rig.gone(0, false).contains(&settled));
+    assert!(rig.gone(1, false).contains(&settled));
+}
+
+#[test]
+fn after_a_change_of_interfaces_the_server_is_shown_where_the_client_is() {
+    let mut rig = Rig::new();
+    let outputs = rig.input(Input::Locals(vec![local(0), local(2)]));
+    assert!(outputs.contains(&Output::AbandonFrom(local(1))));
+    assert!(outputs.contains(&Output::Ping { path: 0 }) && outputs.contains(&open(2, 1)));
+    // Without any, all stays as it is.
+    assert_eq!(rig.input(Input::Locals(vec![])), []);
+}
