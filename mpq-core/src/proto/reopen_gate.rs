@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Between two probes, at first and in the end.
-const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The doubtful addresses, and the paths that wait for an answer there.

@@ -44,6 +44,7 @@ impl ClientMachine {
             match step {
                 Step::Ask(path) => self.outputs.push_back(Output::Ping { path }),
                 Step::Evacuate { path, over } => {
+                    self.paths.evacuated(now, path);
                     self.outputs.push_back(Output::Evacuate { path, over });
                 }
                 Step::Close(path) => {

@@ -27,6 +27,8 @@ struct Path {
     remote: SocketAddr,
     /// Its closing was asked for.
     closing: bool,
+    /// It goes over another link, and is closed soon.
+    evacuated: bool,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Paths {
                 local,
                 remote,
                 closing: false,
+                evacuated: false,
             }],
             openings: Vec::new(),
             gate: ReopenGate::default(),
@@ -128,6 +131,7 @@ impl Paths {
             local,
             remote,
             closing: false,
+            evacuated: false,
         });
     }
 
@@ -164,8 +168,8 @@ impl Paths {
         };
         let path = self.open.remove(index);
         // Whoever took it away may do so again: no haste.
-        if !path.closing {
-            self.open_later(now, path.local, path.remote);
+        if !path.closing && !path.evacuated {
+            self.open_at(now + LAST_RETRY, path.local, path.remote);
         }
         if by_server && settled_at == Some(path.remote) {
             self.gate.add(path.local);
@@ -190,16 +194,26 @@ impl Paths {
         openings.for_each(|opening| opening.retry_at = Some(now));
     }
 
-    fn open_later(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
+    fn open_at(&mut self, at: Instant, local: IpAddr, remote: SocketAddr) {
         let is_known = |o: &Opening| (o.local, o.remote) == (local, remote);
         if self.locals.contains(&local) && !self.openings.iter().any(is_known) {
             self.openings.push(Opening {
                 local,
                 remote,
-                retry_at: Some(now + LAST_RETRY),
+                retry_at: Some(at),
                 backoff: LAST_RETRY,
             });
         }
+    }
+
+    /// A path whose link is dead goes over another one, and is opened anew once that is answered.
+    pub(super) fn evacuated(&mut self, now: Instant, id: u32) {
+        let Some(path) = self.open.iter_mut().find(|p| p.id == id && !p.closing) else {
+            return;
+        };
+        path.evacuated = true;
+        let (local, remote) = (path.local, path.remote);
+        self.doubt(now, local, remote);
     }
 
     /// Closes a path whose link is dead, unless it is the last one.
@@ -210,10 +224,17 @@ impl Paths {
         }
         let path = self.open.iter_mut().find(|p| p.id == id && !p.closing)?;
         path.closing = true;
-        let (path, local, remote) = (path.id, path.local, path.remote);
+        if !path.evacuated {
+            let (local, remote) = (path.local, path.remote);
+            self.doubt(now, local, remote);
+        }
+        Some(Output::Close { path: id })
+    }
+
+    /// A path is wanted from where one has just failed: the gate asks first, at once.
+    fn doubt(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
         self.gate.add(local);
-        self.open_later(now, local, remote);
-        Some(Output::Close { path })
+        self.open_at(now, local, remote);
     }
 
     /// Ends one of at least two paths; where from it was.
