@@ -159,6 +159,14 @@ async fn a_move_that_is_dropped_once_the_server_is_there_is_made() {
     .await;
 }
 
+/// That of the connection.
+fn lost(error: &StreamError) -> &ConnectionError {
+    match error {
+        StreamError::ConnectionError { 0: error, .. } => error,
+        error => panic!("{error:?}"),
+    }
+}
+
 /// Requests a body and reads until that fails.
 async fn read_to_the_failure(client: &Client) -> StreamError {
     let mut requests = client.requests();
@@ -231,11 +239,8 @@ async fn nothing_waits_for_a_server_that_fell_silent() {
     let (failure, errors) = in_time(all_end(config, lose)).await;
     assert!(matches!(failure, ClientError::Idle), "{failure}");
     for error in errors {
-        let is_timeout = matches!(
-            error,
-            StreamError::ConnectionError(ConnectionError::Timeout { .. })
-        );
-        assert!(is_timeout, "{error:?}");
+        let error = lost(&error);
+        assert!(matches!(error, ConnectionError::Timeout { .. }), "{error:?}");
     }
 }
 
@@ -257,10 +262,10 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
     let (failure, errors) = in_time(all_end(config, lose)).await;
     assert!(matches!(failure, ClientError::Migration(_)), "{failure}");
     for error in errors {
-        let StreamError::ConnectionError(ConnectionError::Remote(
-            ConnectionErrorIncoming::Undefined(cause),
-            ..,
-        )) = &error
+        let ConnectionError::Remote {
+            0: ConnectionErrorIncoming::Undefined(cause),
+            ..
+        } = lost(&error)
         else {
             panic!("{error:?}");
         };
@@ -397,7 +402,7 @@ async fn a_writer_that_waits_for_a_thaw_ends_with_its_connection() {
         tokio::select! {
             moved = moving => panic!("{moved:?}"),
             error = writing => {
-                assert!(matches!(error, StreamError::ConnectionError(_)), "{error:?}");
+                lost(&error);
             }
         }
     })

@@ -19,8 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use noq::PathId;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use self::caller::Moves;
 use self::hub::Hub;
