@@ -59,9 +59,10 @@ async fn goes_on(bench: &Bench, client: &Client, events: &mut Events, cancelled:
         matches!(event, ClientEvent::Announced { sequence: 2, targets, .. } if *targets == [third])
     })
     .await;
-    until(events, |event| {
-        matches!(event, ClientEvent::Moved { sequence: 2, remote } if *remote == third)
-    })
+    until(
+        events,
+        |event| matches!(event, ClientEvent::Moved { sequence: 2, remote } if *remote == third),
+    )
     .await;
     download.grows(PROOF).await;
     download.whole().await;
@@ -200,7 +201,10 @@ async fn write_to_the_failure(client: &Client) -> StreamError {
 }
 
 /// Reads, writes and openings wait while the client loses its server: all of them end.
-async fn all_end(config: ClientConfig, lose: impl AsyncFnOnce(&Bench, &Relay, &mut Events)) -> (ClientError, Vec<StreamError>) {
+async fn all_end(
+    config: ClientConfig,
+    lose: impl AsyncFnOnce(&Bench, &Relay, &mut Events),
+) -> (ClientError, Vec<StreamError>) {
     let bench = Bench::new(5);
     let middle = Relay::open(bench.network.at(11), bench.network.at(1), &[], 5).await;
     let client = bench.connect_with(middle.address(), config).await;
@@ -240,7 +244,10 @@ async fn nothing_waits_for_a_server_that_fell_silent() {
     assert!(matches!(failure, ClientError::Idle), "{failure}");
     for error in errors {
         let error = lost(&error);
-        assert!(matches!(error, ConnectionError::Timeout { .. }), "{error:?}");
+        assert!(
+            matches!(error, ConnectionError::Timeout { .. }),
+            "{error:?}"
+        );
     }
 }
 
@@ -270,7 +277,10 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
             panic!("{error:?}");
         };
         let cause = cause.downcast_ref::<ClientError>();
-        assert!(matches!(cause, Some(ClientError::Migration(_))), "{error:?}");
+        assert!(
+            matches!(cause, Some(ClientError::Migration(_))),
+            "{error:?}"
+        );
     }
 }
 
@@ -332,14 +342,26 @@ async fn a_connection_moves_whose_requests_nobody_accepts() {
         let announced = announcement(&[second], SECOND);
         let moved = server.relocate(announced, freeze, |_| ()).await;
         assert_eq!(moved.unwrap(), second);
-        until(&mut events, |event| matches!(event, ClientEvent::Announced { sequence: 1, .. })).await;
-        until(&mut events, |event| matches!(event, ClientEvent::Moved { sequence: 1, .. })).await;
+        until(&mut events, |event| {
+            matches!(event, ClientEvent::Announced { sequence: 1, .. })
+        })
+        .await;
+        until(&mut events, |event| {
+            matches!(event, ClientEvent::Moved { sequence: 1, .. })
+        })
+        .await;
     })
     .await;
 }
 
 /// The server's stream of a request, answered with a head.
-async fn answered(session: &mut Session, client: &Client) -> (h3::server::RequestStream<mpq_core::h3::BidiStream<Bytes>, Bytes>, impl Sized) {
+async fn answered(
+    session: &mut Session,
+    client: &Client,
+) -> (
+    h3::server::RequestStream<mpq_core::h3::BidiStream<Bytes>, Bytes>,
+    impl Sized,
+) {
     let accepted = async {
         let request = session.h3.accept().await.unwrap().unwrap();
         let (_, mut stream) = request.resolve_request().await.unwrap();
@@ -356,7 +378,10 @@ async fn what_is_written_to_a_parked_server_waits_for_its_thaw() {
         let (server, _) = serve(network);
         let (mut session, client) = connected(&server, network).await;
         let (mut stream, _asked) = answered(&mut session, &client).await;
-        stream.send_data(Bytes::from_static(b"before")).await.unwrap();
+        stream
+            .send_data(Bytes::from_static(b"before"))
+            .await
+            .unwrap();
         let second = network.at(2);
         let (thaw, thawed) = oneshot::channel::<SocketAddr>();
         let (parked, is_parked) = oneshot::channel();
@@ -368,7 +393,10 @@ async fn what_is_written_to_a_parked_server_waits_for_its_thaw() {
         let writing = async {
             is_parked.await.unwrap();
             let mut writing = pin!(stream.send_data(Bytes::from_static(b"meanwhile")));
-            assert!((&mut writing).now_or_never().is_none(), "it is written at once");
+            assert!(
+                (&mut writing).now_or_never().is_none(),
+                "it is written at once"
+            );
             thaw.send(second).unwrap();
             writing.await.unwrap();
         };
@@ -390,11 +418,18 @@ async fn a_writer_that_waits_for_a_thaw_ends_with_its_connection() {
             parked.send(()).unwrap();
             pending().await
         };
-        let moving = server.relocate(announcement(&[network.at(2)], Duration::ZERO), freeze, |_| ());
+        let moving = server.relocate(
+            announcement(&[network.at(2)], Duration::ZERO),
+            freeze,
+            |_| (),
+        );
         let writing = async {
             is_parked.await.unwrap();
             let mut writing = pin!(stream.send_data(Bytes::from_static(b"meanwhile")));
-            assert!((&mut writing).now_or_never().is_none(), "it is written at once");
+            assert!(
+                (&mut writing).now_or_never().is_none(),
+                "it is written at once"
+            );
             // Its client cannot be told, and is not waited for.
             let _ = server.close().now_or_never();
             writing.await.unwrap_err()
@@ -418,10 +453,14 @@ async fn refusal(protocol: &str, trust: &Trust) -> AcceptError {
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let client = quinn::Endpoint::client((network.ip(101), 0).into()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(crypto));
-    let connecting = client.connect_with(config, network.at(1), "localhost").unwrap();
+    let connecting = client
+        .connect_with(config, network.at(1), "localhost")
+        .unwrap();
     let accepted = async { server.accept().await.unwrap().await };
     let (accepted, _connected) = in_time(async { tokio::join!(accepted, connecting) }).await;
-    accepted.err().expect("it is no client of HTTP/3 that trusts us")
+    accepted
+        .err()
+        .expect("it is no client of HTTP/3 that trusts us")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,8 +167,7 @@ impl Driver {
             && connection.close_reason().is_none()
         {
             let words = reason.to_string();
-            self.supervision
-                .give_up(&connection, reason.into(), &words);
+            self.supervision.give_up(&connection, reason.into(), &words);
         }
     }
 

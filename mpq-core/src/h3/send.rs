@@ -25,11 +25,7 @@ pub struct SendStream<B: Buf> {
 }
 
 impl<B: Buf> SendStream<B> {
-    pub(super) fn new(
-        stream: noq::SendStream,
-        supervised: Supervised,
-        body: Option<Body>,
-    ) -> Self {
+    pub(super) fn new(stream: noq::SendStream, supervised: Supervised, body: Option<Body>) -> Self {
         Self {
             stream,
             supervised,

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use mpq_core::Congestion;
 use mpq_core::net::Bind;
 use mpq_core::tls::{Identity, rustls_server};
-use mpq_core::Congestion;
 use mpq_serve::site::random::Random;
 use mpq_serve::site::{Site, respond};
 use quinn::crypto::rustls::QuicServerConfig;
