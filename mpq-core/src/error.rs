@@ -3,10 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use h3::quic::ConnectionErrorIncoming;
 use noq::ConnectionError;
 
 use crate::net::{InterfaceError, Local};
 use crate::tls::{self, TlsError};
+
+/// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
+const NO_ALPN: u64 = 0x100 + 120;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +89,6 @@ impl ConnectError {
 
     /// A handshake that ended with this QUIC error code (RFC 9000 §20.1).
     pub fn handshake(code: u64, reason: String) -> Self {
-        /// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
-        const NO_ALPN: u64 = 0x100 + 120;
         match code {
             NO_ALPN => Self::NotHttp3(reason),
             _ if tls::is_certificate_alert(code) => Self::Certificate(reason),
@@ -130,6 +135,49 @@ impl From<&ConnectionError> for ClientError {
         match error {
             ConnectionError::TimedOut => Self::Idle,
             error => Self::Closed(error.to_string()),
+        }
+    }
+}
+
+/// For whoever reads or writes on a connection that was given up.
+impl From<ClientError> for ConnectionErrorIncoming {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Idle => Self::Timeout,
+            error => Self::Undefined(Arc::new(error)),
+        }
+    }
+}
+
+/// Why a client that came is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It speaks QUIC, but not HTTP/3: no protocol in common (RFC 7301 §3.2), or no version.
+    #[error("the client does not speak HTTP/3: {0}")]
+    NotHttp3(#[source] ConnectionError),
+    /// The handshake failed otherwise, or the client closed the connection in it.
+    #[error("the handshake failed: {0}")]
+    Handshake(#[source] ConnectionError),
+    /// The handshake, or the beginning of HTTP/3, took longer than this.
+    #[error("the handshake took longer than {0:?}")]
+    Timeout(Duration),
+    /// HTTP/3 could not begin.
+    #[error("HTTP/3 could not begin: {0}")]
+    Http3(#[source] h3::error::ConnectionError),
+}
+
+impl From<ConnectionError> for AcceptError {
+    fn from(error: ConnectionError) -> Self {
+        let code = match &error {
+            ConnectionError::TransportError(error) => error.code,
+            ConnectionError::ConnectionClosed(close) => close.error_code,
+            ConnectionError::VersionMismatch => return Self::NotHttp3(error),
+            _ => return Self::Handshake(error),
+        };
+        match u64::from(code) {
+            NO_ALPN => Self::NotHttp3(error),
+            _ => Self::Handshake(error),
         }
     }
 }

@@ -27,6 +27,5 @@ mod transport;
 mod usage;
 
 pub use congestion::{Congestion, UnknownCongestion};
-pub use server::Gate;
 pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

@@ -461,6 +461,7 @@ fn the_servers_table() {
             ("quiet", In(Input::Quiet)),
             ("closed", In(Input::Closed)),
             ("failed", In(Input::Failed)),
+            ("abandoned", In(Input::Abandoned)),
             ("thawed at B", In(Input::Thawed(at('B')))),
             ("reopened", In(Input::Reopened)),
             ("path of 1 is validated", In(Input::Established(1))),

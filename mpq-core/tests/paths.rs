@@ -166,7 +166,7 @@ fn serve_counting(written: Arc<AtomicUsize>) -> Server {
     let accepting = server.clone();
     tokio::spawn(async move {
         while let Some(handshake) = accepting.accept().await {
-            let Some(mut session) = handshake.await else {
+            let Ok(mut session) = handshake.await else {
                 continue;
             };
             let written = written.clone();

@@ -60,19 +60,17 @@ fn serve_with(
         while let Some(handshake) = accepting.accept().await {
             let over = over.clone();
             tokio::spawn(async move {
-                let Some(mut session) = handshake.await else {
+                let Ok(mut session) = handshake.await else {
                     return;
                 };
                 let _ = over.send(session.traffic);
                 while let Ok(Some(request)) = session.h3.accept().await {
-                    let gate = session.gate.clone();
                     tokio::spawn(async move {
                         let (_, mut stream) = request.resolve_request().await.unwrap();
                         stream.send_response(Response::new(())).await.unwrap();
                         let mut content = content();
                         while !content.is_empty() {
                             let chunk = content.split_to(CHUNK.min(content.len()));
-                            gate.passed().await;
                             if stream.send_data(chunk).await.is_err() {
                                 return;
                             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mpq_core::proto::frame::MAX_ADDRESSES;
 use mpq_core::proto::server::AlternativeAddresses;
-use mpq_core::server::{BindError, Server, ServerConfig, Session};
+use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -97,8 +97,12 @@ async fn serve(options: Serve) -> Result<(), Error> {
                 let Some(handshake) = handshake else { break };
                 let (site, running) = (site.clone(), running.clone());
                 sessions.spawn(async move {
-                    if let Some(session) = handshake.await {
-                        answer(session, site, running).await;
+                    let remote = handshake.remote();
+                    match handshake.await {
+                        Ok(session) => answer(session, site, running).await,
+                        // Also what anybody may send who only looks for open ports.
+                        Err(error @ AcceptError::Timeout(_)) => tracing::debug!("{remote}: {error}"),
+                        Err(error) => tracing::info!("{remote}: {error}"),
                     }
                 });
             }
@@ -147,19 +151,18 @@ async fn serve(options: Serve) -> Result<(), Error> {
 async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
     let Session {
         mut h3,
-        gate,
         remote,
         traffic,
     } = session;
     tracing::info!("{remote} connected");
     while let Ok(Some(request)) = h3.accept().await {
-        let (site, gate, running) = (site.clone(), gate.clone(), running.clone());
+        let (site, running) = (site.clone(), running.clone());
         tokio::spawn(async move {
             let Ok((request, mut stream)) = request.resolve_request().await else {
                 return;
             };
             running.fetch_add(1, Ordering::Relaxed);
-            let served = respond(&site, &gate, &request, &mut stream).await;
+            let served = respond(&site, &request, &mut stream).await;
             running.fetch_sub(1, Ordering::Relaxed);
             tracing::info!(
                 "{remote} {} {} {} {} bytes{}",

@@ -17,7 +17,6 @@ use http::header::{
     IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, Method, Request, StatusCode};
-use mpq_core::Gate;
 use mpq_serve::site::files::Root;
 use mpq_serve::site::random::Random;
 use mpq_serve::site::{Served, Site, respond};
@@ -40,7 +39,6 @@ type Stream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 struct Lab {
     dir: tempfile::TempDir,
     random: Random,
-    gate: Gate,
     /// Drops every response that is under way.
     cancel: Arc<Notify>,
     log: mpsc::UnboundedReceiver<Served>,
@@ -74,7 +72,6 @@ impl Lab {
             root: Some(Root::new(&dir.path().join("root")).unwrap()),
             limit_rate: rate.and_then(NonZeroU64::new),
         };
-        let gate = Gate::default();
         let cancel = Arc::new(Notify::new());
         let (log_writer, log) = mpsc::unbounded_channel();
         let (server, client) = endpoints();
@@ -82,7 +79,6 @@ impl Lab {
         tokio::spawn(serve(
             server.clone(),
             Arc::new(site),
-            gate.clone(),
             cancel.clone(),
             log_writer,
         ));
@@ -95,7 +91,6 @@ impl Lab {
         Self {
             dir,
             random,
-            gate,
             cancel,
             log,
             client: requests,
@@ -196,7 +191,6 @@ fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
 async fn serve(
     endpoint: quinn::Endpoint,
     site: Arc<Site>,
-    gate: Gate,
     cancel: Arc<Notify>,
     log: mpsc::UnboundedSender<Served>,
 ) {
@@ -207,12 +201,12 @@ async fn serve(
         .await
         .unwrap();
     while let Ok(Some(resolver)) = connection.accept().await {
-        let (site, gate, log) = (site.clone(), gate.clone(), log.clone());
+        let (site, log) = (site.clone(), log.clone());
         let cancel = cancel.clone();
         tokio::spawn(async move {
             let (request, mut stream) = resolver.resolve_request().await.unwrap();
             tokio::select! {
-                served = respond(&site, &gate, &request, &mut stream) => {
+                served = respond(&site, &request, &mut stream) => {
                     let _ = log.send(served);
                 }
                 () = cancel.notified() => {}
@@ -464,35 +458,6 @@ async fn a_client_that_goes_away_ends_its_response_only() {
     assert!(!served.complete && served.bytes < SIZE, "{served:?}");
     let answer = lab.get("/random", &[(RANGE, "bytes=7-7")]).await;
     assert_eq!(answer.body, lab.random_bytes(7, 1));
-}
-
-#[tokio::test]
-async fn a_closed_gate_stops_the_body_and_an_open_one_lets_it_go_on() {
-    let mut lab = Lab::new().await;
-    let mut stream = lab.open(Method::GET, "/random", &[]).await;
-    stream.recv_response().await.unwrap();
-    let mut body = Vec::new();
-    body.extend_from_slice(stream.recv_data().await.unwrap().unwrap().chunk());
-
-    lab.gate.close();
-    // Reads until it has been quiet for a while; an open gate would let all of it through.
-    while let Ok(data) = timeout(Duration::from_millis(300), stream.recv_data()).await {
-        body.extend_from_slice(data.unwrap().expect("the body ended").chunk());
-    }
-    let before = body.len() as u64;
-    assert!(before < SIZE / 2, "{before} bytes went through");
-    assert!(lab.log.try_recv().is_err());
-
-    lab.gate.open();
-    timeout(PATIENCE, async {
-        while let Some(data) = stream.recv_data().await.unwrap() {
-            body.extend_from_slice(data.chunk());
-        }
-    })
-    .await
-    .expect("the body does not go on");
-    assert!(body == lab.random_bytes(0, SIZE as usize));
-    assert!(lab.log.recv().await.unwrap().complete);
 }
 
 #[tokio::test]

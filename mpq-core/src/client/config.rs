@@ -15,7 +15,7 @@ pub struct ClientConfig {
     pub interfaces: Vec<String>,
     /// How long the server may be silent in a move.
     pub migration_timeout: Duration,
-    /// How long the server may be silent otherwise.
+    /// How long the server may be silent otherwise, while a read, a write or a request waits for it.
     pub idle_timeout: Duration,
     /// How long the handshake may take.
     pub connect_timeout: Duration,

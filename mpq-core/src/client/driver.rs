@@ -17,6 +17,7 @@ use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
 use crate::frame_io::{FrameReader, write_frames};
 use crate::h3::MigrationStream;
+use crate::h3::supervision::Supervision;
 use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
@@ -43,6 +44,9 @@ pub(super) struct Driver {
     /// What our probes carry, and the server's knocks.
     token: Token,
     knock: Token,
+    supervision: Arc<Supervision>,
+    /// Somebody waits for the server.
+    expecting: bool,
     failure: Option<ClientError>,
 }
 
@@ -56,6 +60,7 @@ impl Driver {
         remote: SocketAddr,
         table: PathTable,
         events: broadcast::Sender<(Instant, ClientEvent)>,
+        supervision: Arc<Supervision>,
         config: &ClientConfig,
     ) -> Self {
         let now = Instant::now();
@@ -96,6 +101,8 @@ impl Driver {
             origin: remote,
             token,
             knock,
+            supervision,
+            expecting: false,
             failure: None,
         };
         let local = driver.locals[0].ip;
@@ -109,12 +116,11 @@ impl Driver {
         driver
     }
 
-    /// Runs until the connection is over, and then says why.
+    /// Runs until the connection is over, and then says why. Closes it where it is given up.
     pub(super) async fn run(
         mut self,
         mut answers: mpsc::Receiver<Answer>,
         stream: oneshot::Receiver<MigrationStream>,
-        mut commands: mpsc::UnboundedReceiver<bool>,
         mut changes: mpsc::Receiver<()>,
         failed: watch::Sender<Option<ClientError>>,
     ) {
@@ -145,7 +151,6 @@ impl Driver {
                         self.path_event(event);
                     }
                 }
-                Some(expecting) = commands.recv() => self.input(Input::Expecting(expecting)),
                 Some(()) = changes.recv() => self.interfaces_changed(),
                 () = sleep_until(Some(look_at)) => {
                     looked = Instant::now();
@@ -157,7 +162,13 @@ impl Driver {
             }
         };
         reader.abort();
-        failed.send_replace(Some(reason));
+        failed.send_replace(Some(reason.clone()));
+        if let Some(connection) = self.connection.upgrade()
+            && connection.close_reason().is_none()
+        {
+            let words = reason.to_string();
+            self.supervision.give_up(&connection, reason.into(), &words);
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -361,8 +372,13 @@ impl Driver {
         });
     }
 
-    /// Has the machine look at what the paths have carried.
+    /// Has the machine look at what the paths have carried, and at whether somebody waits for more.
     fn look(&mut self) {
+        let expecting = self.supervision.is_peer_awaited();
+        if expecting != self.expecting {
+            self.expecting = expecting;
+            self.quiet_input(Input::Expecting(expecting));
+        }
         self.quiet_input(Input::Figures(self.table.figures()));
     }
 

@@ -37,7 +37,6 @@ pub struct Client {
     /// Reads nothing, so that whoever takes it has all since the start.
     events: Mutex<broadcast::Receiver<(Instant, ClientEvent)>>,
     paths: PathTable,
-    commands: mpsc::UnboundedSender<bool>,
     failure: watch::Receiver<Option<ClientError>>,
 }
 
@@ -81,6 +80,7 @@ impl Client {
 
         let (mut quic, stream) = Connection::new(connection.clone());
         quic.read(transport::order(largest));
+        let supervision = quic.supervision();
         let (mut http, requests) = h3::client::builder()
             .send_grease(false)
             .build(quic)
@@ -89,7 +89,6 @@ impl Client {
         tokio::spawn(async move { http.wait_idle().await });
 
         let (sender, events) = broadcast::channel(EVENT_CAPACITY);
-        let (commands, to_driver) = mpsc::unbounded_channel();
         let (failed, failure) = watch::channel(None);
         let paths = PathTable::default();
         let driver = Driver::new(
@@ -100,9 +99,10 @@ impl Client {
             remote,
             paths.clone(),
             sender,
+            supervision,
             &config,
         );
-        tokio::spawn(driver.run(answers, stream, to_driver, changes, failed));
+        tokio::spawn(driver.run(answers, stream, changes, failed));
         let events = Mutex::new(events);
         Ok(Self {
             connection,
@@ -110,7 +110,6 @@ impl Client {
             requests,
             events,
             paths,
-            commands,
             failure,
         })
     }
@@ -143,12 +142,7 @@ impl Client {
         self.endpoint.stats().outgoing_handshakes
     }
 
-    /// Says whether a download is running, so that the server's silence means something.
-    pub fn expecting(&self, downloading: bool) {
-        let _ = self.commands.send(downloading);
-    }
-
-    /// Resolves when the connection is lost.
+    /// Resolves when the connection is lost. Whatever waits on it fails then, too.
     pub async fn closed(&self) -> ClientError {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {

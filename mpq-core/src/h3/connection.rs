@@ -1,23 +1,26 @@
 //! A connection as h3 sees it.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{self, Future};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use futures::{Stream, StreamExt, future, stream};
+use futures::{Stream, StreamExt, stream};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming};
 use noq::ConnectionError;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
-use super::error::{connection_error, lost, varint};
+use super::error::{lost, varint};
+use super::gate::Gate;
 use super::migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream};
 use super::reassembly::Chunks;
 use super::recv::RecvStream;
 use super::send::SendStream;
 use super::send_window::{Body, SendWindow};
+use super::supervision::{Supervised, Supervision};
 use super::whole_bodies::RequestStream;
 use crate::congestion::send_control::SendControl;
 use crate::proto::varint::read_varint;
@@ -38,41 +41,53 @@ where
     Box::pin(stream::repeat(()).then(move |()| ask(conn.clone())))
 }
 
+/// The next item of a stream that never ends.
+fn poll_pending<T>(
+    pending: &mut Pending<T>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<T, ConnectionError>> {
+    Poll::Ready(ready!(pending.poll_next_unpin(cx)).expect("it repeats forever"))
+}
+
 /// A connection that h3 can serve or request over.
 pub struct Connection {
     streams: OpenStreams,
     incoming_bi: Pending<(noq::SendStream, noq::RecvStream)>,
-    incoming_uni: Pending<Uni>,
-    migration: Option<oneshot::Sender<MigrationStream>>,
-    send_window: Option<Arc<SendWindow>>,
+    /// Those that are h3's.
+    incoming_uni: mpsc::UnboundedReceiver<RecvStream>,
+    /// Ends with the connection: what it does keeps noq's alive.
+    _sorting: JoinSet<()>,
+    answers: Option<(Arc<SendWindow>, Gate)>,
 }
 
 impl Connection {
-    /// Wraps `conn`, whose incoming streams nobody else may accept.
+    /// Wraps `conn`, whose incoming streams nobody else may accept, and accepts its unidirectional ones from
+    /// now on, in a task.
     ///
     /// The receiver yields the peer's first migration stream, or an error once the connection is
     /// dropped. If the receiver is dropped the peer is told that the stream is not wanted.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn new(conn: noq::Connection) -> (Self, oneshot::Receiver<MigrationStream>) {
         let (migration, receiver) = oneshot::channel();
-        let accepted = repeat(conn.clone(), |conn| async move { conn.accept_uni().await });
-        let sorted = accepted.map(|accepted| async {
-            match accepted {
-                Ok(stream) => sort(stream).await.map(Ok),
-                Err(error) => Some(Err(error)),
-            }
-        });
+        let (to_h3, incoming_uni) = mpsc::unbounded_channel();
+        let supervision = Arc::<Supervision>::default();
+        let mut sorting = JoinSet::new();
+        sorting.spawn(sort(conn.clone(), supervision.clone(), migration, to_h3));
         let connection = Self {
             incoming_bi: repeat(conn.clone(), |conn| async move { conn.accept_bi().await }),
-            incoming_uni: Box::pin(
-                sorted
-                    .buffer_unordered(MAX_UNTYPED)
-                    .filter_map(future::ready),
-            ),
-            streams: OpenStreams::new(conn, Order::Noq),
-            migration: Some(migration),
-            send_window: None,
+            incoming_uni,
+            _sorting: sorting,
+            streams: OpenStreams::new(conn, Order::Noq, supervision),
+            answers: None,
         };
         (connection, receiver)
+    }
+
+    /// What its streams and its driver tell each other.
+    pub(crate) fn supervision(&self) -> Arc<Supervision> {
+        self.streams.supervision.clone()
     }
 
     /// Has the answers to requests be read so; otherwise noq puts them in order.
@@ -80,23 +95,53 @@ impl Connection {
         self.streams.order = order;
     }
 
-    /// Has the answers to requests be written no further ahead than the paths can use.
-    pub(crate) fn bound(&mut self, paths: Arc<SendControl>) -> Arc<SendWindow> {
+    /// Has the answers to requests be written while the gate is open, and no further ahead than the paths can
+    /// use.
+    pub(crate) fn bound(&mut self, paths: Arc<SendControl>, gate: Gate) -> Arc<SendWindow> {
         let send_window = Arc::new(SendWindow::new(&self.streams.conn, paths));
-        self.send_window = Some(send_window.clone());
+        self.answers = Some((send_window.clone(), gate));
         send_window
     }
 }
 
-/// An incoming unidirectional stream whose type is known.
-enum Uni {
-    Http(RecvStream),
-    Migration(RecvStream),
+/// Accepts unidirectional streams until the connection is lost: the first migration stream is for its
+/// receiver, further ones are refused, and all others are h3's. How many wait to be taken by h3 is bounded by
+/// the peer's stream limit.
+async fn sort(
+    conn: noq::Connection,
+    supervision: Arc<Supervision>,
+    migration: oneshot::Sender<MigrationStream>,
+    to_h3: mpsc::UnboundedSender<RecvStream>,
+) {
+    let accepted = repeat(conn, |conn| async move { conn.accept_uni().await });
+    let accepted = accepted.take_while(|accepted| future::ready(accepted.is_ok()));
+    let typed = accepted.filter_map(|accepted| future::ready(accepted.ok()));
+    let mut typed = pin!(typed.map(read_type).buffer_unordered(MAX_UNTYPED));
+    let mut migration = Some(migration);
+    while let Some(stream) = typed.next().await {
+        let Some((stream_type, chunks)) = stream else {
+            continue;
+        };
+        let stream = RecvStream::new(chunks, Supervised::other(supervision.clone()));
+        if stream_type != MIGRATION_STREAM_TYPE {
+            // Fails while the connection is being dropped.
+            let _ = to_h3.send(stream);
+            continue;
+        }
+        let stream = MigrationStream(stream);
+        let refused = match migration.take() {
+            Some(receiver) => receiver.send(stream).err(),
+            None => Some(stream),
+        };
+        if let Some(MigrationStream(mut stream)) = refused {
+            quic::RecvStream::stop_sending(&mut stream, Code::H3_STREAM_CREATION_ERROR.value());
+        }
+    }
 }
 
-/// Reads a stream's type. `None` if the stream ends or fails before: RFC 9114 §6.2 wants that
-/// tolerated, and a lost connection is reported by accepting the next stream.
-async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
+/// Reads a stream's type, which h3 reads again of its own. `None` if the stream ends or fails before:
+/// RFC 9114 §6.2 wants that tolerated, and a lost connection is reported by accepting the next stream.
+async fn read_type(mut stream: noq::RecvStream) -> Option<(u64, Chunks)> {
     let mut head = Bytes::new();
     loop {
         let chunk = stream.read_chunk(usize::MAX).await.ok()??;
@@ -106,25 +151,15 @@ async fn sort(mut stream: noq::RecvStream) -> Option<Uni> {
             [head, chunk].concat().into()
         };
         let mut rest = &head[..];
-        match read_varint(&mut rest) {
-            Some(MIGRATION_STREAM_TYPE) => {
-                let len = head.len() - rest.len();
-                head.advance(len);
-                return Some(Uni::Migration(Chunks::ordered(stream, head).into()));
-            }
-            Some(_) => return Some(Uni::Http(Chunks::ordered(stream, head).into())),
-            None => {}
+        let Some(stream_type) = read_varint(&mut rest) else {
+            continue;
+        };
+        if stream_type == MIGRATION_STREAM_TYPE {
+            let len = head.len() - rest.len();
+            head.advance(len);
         }
+        return Some((stream_type, Chunks::ordered(stream, head)));
     }
-}
-
-/// The next item of a stream that never ends.
-fn poll_pending<T>(
-    pending: &mut Pending<T>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<T, ConnectionErrorIncoming>> {
-    let item = ready!(pending.poll_next_unpin(cx)).expect("it repeats forever");
-    Poll::Ready(item.map_err(connection_error))
 }
 
 impl<B: Buf> quic::Connection<B> for Connection {
@@ -135,17 +170,12 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
-        loop {
-            let stream = match ready!(poll_pending(&mut self.incoming_uni, cx))? {
-                Uni::Http(stream) => return Poll::Ready(Ok(stream)),
-                Uni::Migration(stream) => MigrationStream(stream),
-            };
-            let refused = match self.migration.take() {
-                Some(receiver) => receiver.send(stream).err(),
-                None => Some(stream),
-            };
-            if let Some(MigrationStream(mut stream)) = refused {
-                quic::RecvStream::stop_sending(&mut stream, Code::H3_STREAM_CREATION_ERROR.value());
+        match ready!(self.incoming_uni.poll_recv(cx)) {
+            Some(stream) => Poll::Ready(Ok(stream)),
+            None => {
+                let reason = self.streams.conn.close_reason();
+                let reason = reason.unwrap_or(ConnectionError::LocallyClosed);
+                Poll::Ready(Err(self.streams.supervision.connection_error(reason)))
             }
         }
     }
@@ -154,8 +184,10 @@ impl<B: Buf> quic::Connection<B> for Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
-        let stream = ready!(poll_pending(&mut self.incoming_bi, cx))?;
-        Poll::Ready(Ok(accepted(stream, self.send_window.clone())))
+        let supervision = &self.streams.supervision;
+        let stream = ready!(poll_pending(&mut self.incoming_bi, cx))
+            .map_err(|error| supervision.connection_error(error))?;
+        Poll::Ready(Ok(accepted(stream, supervision, self.answers.clone())))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -197,14 +229,19 @@ pub(crate) enum Order {
 pub struct OpenStreams {
     conn: noq::Connection,
     order: Order,
+    supervision: Arc<Supervision>,
+    /// What waits is a request.
+    supervised: Supervised,
     opening_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     opening_uni: Pending<noq::SendStream>,
 }
 
 impl OpenStreams {
-    fn new(conn: noq::Connection, order: Order) -> Self {
+    fn new(conn: noq::Connection, order: Order, supervision: Arc<Supervision>) -> Self {
         Self {
             order,
+            supervised: Supervised::request(supervision.clone()),
+            supervision,
             opening_bi: repeat(conn.clone(), |conn| async move { conn.open_bi().await }),
             opening_uni: repeat(conn.clone(), |conn| async move { conn.open_uni().await }),
             conn,
@@ -214,7 +251,7 @@ impl OpenStreams {
 
 impl Clone for OpenStreams {
     fn clone(&self) -> Self {
-        Self::new(self.conn.clone(), self.order)
+        Self::new(self.conn.clone(), self.order, self.supervision.clone())
     }
 }
 
@@ -226,22 +263,27 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, StreamErrorIncoming>> {
-        let (send, recv) = ready!(poll_pending(&mut self.opening_bi, cx)).map_err(lost)?;
+        let opened = poll_pending(&mut self.opening_bi, cx);
+        let (send, recv) = ready!(self.supervised.note(opened))
+            .map_err(|error| lost(self.supervision.connection_error(error)))?;
         let chunks = match self.order {
             Order::Noq => Chunks::ordered(recv, Bytes::new()),
             Order::Ours => Chunks::reordered(recv, self.conn.weak_handle()),
         };
-        let send = SendStream::new(send, None);
-        Poll::Ready(Ok(RequestStream::new(send, chunks.into())))
+        let supervised = || Supervised::request(self.supervision.clone());
+        let send = SendStream::new(send, supervised(), None);
+        let recv = RecvStream::new(chunks, supervised());
+        Poll::Ready(Ok(RequestStream::new(send, recv)))
     }
 
     fn poll_open_send(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<SendStream<B>, StreamErrorIncoming>> {
+        let supervision = &self.supervision;
         poll_pending(&mut self.opening_uni, cx)
-            .map_ok(|stream| SendStream::new(stream, None))
-            .map_err(lost)
+            .map_ok(|stream| SendStream::new(stream, Supervised::other(supervision.clone()), None))
+            .map_err(|error| lost(supervision.connection_error(error)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -255,12 +297,16 @@ pub type BidiStream<B> = RequestStream<SendStream<B>, RecvStream>;
 /// A request stream of the peer's.
 fn accepted<B: Buf>(
     (send, recv): (noq::SendStream, noq::RecvStream),
-    send_window: Option<Arc<SendWindow>>,
+    supervision: &Arc<Supervision>,
+    answers: Option<(Arc<SendWindow>, Gate)>,
 ) -> BidiStream<B> {
     // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
     // waits for the first. Fails once it is closed, which writing tells.
     let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
     let _ = send.set_priority(-turn);
-    let send = SendStream::new(send, send_window.map(Body::new));
-    RequestStream::new(send, Chunks::ordered(recv, Bytes::new()).into())
+    let supervised = || Supervised::request(supervision.clone());
+    let body = answers.map(|(window, gate)| Body::new(window, gate));
+    let send = SendStream::new(send, supervised(), body);
+    let recv = RecvStream::new(Chunks::ordered(recv, Bytes::new()), supervised());
+    RequestStream::new(send, recv)
 }

@@ -8,8 +8,12 @@
 //! are refused, and all others reach h3 with the bytes read so far put back in front. The types of
 //! several streams are awaited at once, so that none has to wait for a slow one.
 //!
-//! All of this happens while h3 polls the connection: in `accept` of a server, in `poll_close` or
-//! `wait_idle` of a client.
+//! A task of the [`Connection`] does all of this, whether h3 polls the connection or not. It ends with the
+//! [`Connection`].
+//!
+//! **Waiting.** Whoever drives the connection learns from its streams whether somebody waits for the peer,
+//! and they learn from it why it gave the connection up (`supervision`). Nothing waits for a connection
+//! that is lost. While a server is parked, what is written to its streams waits (`gate`).
 //!
 //! **Truncated bodies.** noq finishes a stream that is dropped, and nothing in HTTP/3 makes a body
 //! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
@@ -22,11 +26,13 @@
 mod connection;
 mod data_frames;
 mod error;
+pub(crate) mod gate;
 mod migration_stream;
 mod reassembly;
 mod recv;
 mod send;
 pub(crate) mod send_window;
+pub(crate) mod supervision;
 mod whole_bodies;
 
 pub(crate) use connection::Order;

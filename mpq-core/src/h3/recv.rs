@@ -6,25 +6,26 @@ use bytes::Bytes;
 use h3::quic::{self, StreamErrorIncoming, StreamId};
 use noq::ReadError;
 
-use super::error::{read_error, stream_id, varint};
+use super::error::{stream_id, varint};
 use super::reassembly::Chunks;
+use super::supervision::Supervised;
 
 /// The receiving half of a stream.
 pub struct RecvStream {
     chunks: Chunks,
+    supervised: Supervised,
     failure: Option<ReadError>,
 }
 
-impl From<Chunks> for RecvStream {
-    fn from(chunks: Chunks) -> Self {
+impl RecvStream {
+    pub(super) fn new(chunks: Chunks, supervised: Supervised) -> Self {
         Self {
             chunks,
+            supervised,
             failure: None,
         }
     }
-}
 
-impl RecvStream {
     pub(super) fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -32,7 +33,8 @@ impl RecvStream {
         if let Some(failure) = &self.failure {
             return Poll::Ready(Err(failure.clone()));
         }
-        let chunk = ready!(self.chunks.poll_next(cx));
+        let chunk = self.chunks.poll_next(cx);
+        let chunk = ready!(self.supervised.note(chunk));
         self.failure = chunk.as_ref().err().cloned();
         Poll::Ready(chunk)
     }
@@ -45,11 +47,13 @@ impl quic::RecvStream for RecvStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.poll_chunk(cx).map_err(read_error)
+        let chunk = self.poll_chunk(cx);
+        chunk.map_err(|error| self.supervised.read_error(error))
     }
 
     fn stop_sending(&mut self, error_code: u64) {
         self.chunks.stop(varint(error_code));
+        self.supervised.end();
         self.failure.get_or_insert(ReadError::ClosedStream);
     }
 

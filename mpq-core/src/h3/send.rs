@@ -8,28 +8,44 @@ use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use noq::WriteError;
 
-use super::error::{lost, stream_id, varint, write_error};
+use super::error::{lost, stream_id, varint};
 use super::send_window::Body;
+use super::supervision::Supervised;
 
 /// The sending half of a stream. Dropped before it is finished, it is reset.
 pub struct SendStream<B: Buf> {
     stream: noq::SendStream,
+    supervised: Supervised,
     /// What noq did not take yet.
     writing: Option<WriteBuf<B>>,
-    /// How much it may take, if that is bounded.
+    /// When and how much it may take, if that is bounded.
     body: Option<Body>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
     closed: bool,
 }
 
 impl<B: Buf> SendStream<B> {
-    pub(super) fn new(stream: noq::SendStream, body: Option<Body>) -> Self {
+    pub(super) fn new(stream: noq::SendStream, supervised: Supervised, body: Option<Body>) -> Self {
         Self {
             stream,
+            supervised,
             writing: None,
             body,
             closed: false,
         }
+    }
+
+    /// Hands to noq what is being written.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
+            if let Some(body) = &self.body {
+                ready!(body.poll_room(self.stream.id(), cx));
+            }
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk()))?;
+            data.advance(written);
+        }
+        self.writing = None;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -43,22 +59,11 @@ impl<B: Buf> Drop for SendStream<B> {
 
 impl<B: Buf> quic::SendStream<B> for SendStream<B> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            if let Some(body) = &self.body {
-                body.adapt();
-            }
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())) {
-                Ok(written) => data.advance(written),
-                Err(error) => {
-                    // When dropped, noq answers STOP_SENDING with the peer's own code, as RFC 9000
-                    // §3.5 asks for.
-                    self.closed |= matches!(error, WriteError::Stopped(_));
-                    return Poll::Ready(Err(write_error(error)));
-                }
-            }
-        }
-        self.writing = None;
-        Poll::Ready(Ok(()))
+        let written = self.poll_written(cx);
+        let written = ready!(self.supervised.note(written));
+        // When dropped, noq answers STOP_SENDING with the peer's own code, as RFC 9000 §3.5 asks for.
+        self.closed |= matches!(written, Err(WriteError::Stopped(_)));
+        Poll::Ready(written.map_err(|error| self.supervised.write_error(error)))
     }
 
     fn send_data<T: Into<WriteBuf<B>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {

@@ -17,7 +17,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
+use noq::StreamId;
+
+use super::gate::Gate;
 use crate::congestion::send_control::SendControl;
 use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
@@ -82,24 +86,29 @@ impl SendWindow {
 }
 
 /// A body that is being written.
-pub(super) struct Body(Arc<SendWindow>);
+pub(super) struct Body {
+    window: Arc<SendWindow>,
+    gate: Gate,
+}
 
 impl Body {
-    pub(super) fn new(window: Arc<SendWindow>) -> Self {
+    pub(super) fn new(window: Arc<SendWindow>, gate: Gate) -> Self {
         if window.bodies.fetch_add(1, Ordering::Relaxed) > 0 {
             window.several.store(true, Ordering::Relaxed);
         }
-        Self(window)
+        Self { window, gate }
     }
 
-    /// To be called before a part of it is written.
-    pub(super) fn adapt(&self) {
-        self.0.adapt();
+    /// Ready if a part of it may be written, to this stream.
+    pub(super) fn poll_room(&self, stream: StreamId, cx: &Context<'_>) -> Poll<()> {
+        ready!(self.gate.poll_passed(stream, cx));
+        self.window.adapt();
+        Poll::Ready(())
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
+        self.window.bodies.fetch_sub(1, Ordering::Relaxed);
     }
 }

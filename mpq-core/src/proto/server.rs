@@ -26,6 +26,8 @@ pub enum Input {
     Closed,
     /// There is no move: the server woke where it was.
     Failed,
+    /// Whoever wanted the move wants it no more.
+    Abandoned,
     /// The server woke at another address.
     Thawed(SocketAddr),
     /// The sockets are open again.
@@ -187,9 +189,11 @@ impl ServerMachine {
                     self.outputs.push_back(Output::Dump);
                 }
             }
-            Input::Failed => match self.state {
+            // At its new address it is too late: clients may be there.
+            Input::Failed | Input::Abandoned => match self.state {
                 State::Announced(..) | State::Parking(_) => self.cancel(),
-                State::Parked => {
+                State::Resuming { moved: true } if input == Input::Failed => {}
+                State::Parked | State::Resuming { moved: true } => {
                     self.state = State::Resuming { moved: false };
                     self.outputs.push_back(Output::Reopen(None));
                 }

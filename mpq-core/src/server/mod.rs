@@ -4,7 +4,7 @@
 //! itself is the caller's: a future that resolves once the process has woken, wherever that is.
 //! Each connection has a task that reads its migration stream and watches its paths.
 
-mod gate;
+mod caller;
 mod hub;
 mod listener;
 mod peer;
@@ -13,14 +13,15 @@ mod relocate;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use noq::PathId;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-pub use self::gate::Gate;
+use self::caller::Moves;
 use self::hub::Hub;
 use self::listener::Listener;
 use self::peer::Peer;
@@ -28,11 +29,12 @@ use self::relocate::Relocation;
 pub use self::relocate::Thaw;
 use crate::congestion::Congestion;
 use crate::congestion::send_control::SendControl;
-pub use crate::error::{BindError, MoveError};
+pub use crate::error::{AcceptError, BindError, MoveError};
+use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR};
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
-use crate::proto::server::{AlternativeAddresses, Announcement, Output};
+use crate::proto::server::{AlternativeAddresses, Announcement};
 use crate::stats::Traffic;
 use crate::tls::{self, Identity};
 use crate::transport;
@@ -60,16 +62,34 @@ pub struct Server {
     config: ServerConfig,
     crypto: noq::ServerConfig,
     hub: Arc<Hub>,
-    /// What only a move in progress cares for.
-    moving: Arc<AsyncMutex<mpsc::UnboundedReceiver<Output>>>,
+    moves: Arc<Moves>,
 }
 
-/// A connection with a client: its requests, and the gate that their bodies are to pass.
+/// A handshake under way, which goes on while it is awaited; best in a task of its own.
+pub struct Handshake {
+    remote: SocketAddr,
+    session: Pin<Box<dyn Future<Output = Result<Session, AcceptError>> + Send>>,
+}
+
+impl Handshake {
+    /// The client's address, which is not validated yet (RFC 9000 §8.1).
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+}
+
+impl Future for Handshake {
+    type Output = Result<Session, AcceptError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.session.as_mut().poll(cx)
+    }
+}
+
+/// A connection with a client. What is written to its requests waits while the server is parked.
 pub struct Session {
-    /// Accepts the requests. It must be polled for migration to work.
+    /// Accepts the requests. Moves do not need it to be polled.
     pub h3: h3::server::Connection<Connection, Bytes>,
-    /// Closed while the server is parked.
-    pub gate: Gate,
     /// The client's first address.
     pub remote: SocketAddr,
     /// Resolves when the connection is over.
@@ -94,7 +114,7 @@ impl Server {
             crypto,
             hub: Arc::new(Hub::new(config.elsewhere.clone(), outputs)),
             config,
-            moving: Arc::new(AsyncMutex::new(moving)),
+            moves: Arc::new(Moves::new(moving)),
         })
     }
 
@@ -123,48 +143,64 @@ impl Server {
         self.hub.sequence()
     }
 
-    /// The next connection whose handshake is under way; `None` once the server is closed. The
-    /// future inside completes with the handshake, and is best awaited in a task of its own.
-    pub async fn accept(&self) -> Option<impl Future<Output = Option<Session>> + Send + use<>> {
+    /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
+    /// and fails as [`AcceptError`] says.
+    pub async fn accept(&self) -> Option<Handshake> {
         let incoming = self.listener.endpoint.accept().await?;
+        let remote = canonical(incoming.remote_address());
+        let session = self.session(incoming, remote);
+        let session = async {
+            let in_time = tokio::time::timeout(HANDSHAKE, session);
+            in_time
+                .await
+                .unwrap_or(Err(AcceptError::Timeout(HANDSHAKE)))
+        };
+        Some(Handshake {
+            remote,
+            session: Box::pin(session),
+        })
+    }
+
+    fn session(
+        &self,
+        incoming: noq::Incoming,
+        remote: SocketAddr,
+    ) -> impl Future<Output = Result<Session, AcceptError>> + Send + use<> {
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
         let send_control = Arc::new(SendControl::new(self.config.congestion.factory()));
         let listen = Bind::from(self.local_addr());
-        let largest = mtu::largest([&listen], canonical(incoming.remote_address()));
+        let largest = mtu::largest([&listen], remote);
         config.transport_config(transport::server_transport(send_control.clone(), largest));
         let sockets = self.listener.sockets.clone();
         let hub = self.hub.clone();
-        Some(async move {
-            let connecting = incoming.accept_with(Arc::new(config)).ok()?;
-            let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
-            let connection = connected.ok()?.ok()?;
+        async move {
+            let connection = incoming.accept_with(Arc::new(config))?.await?;
             transport::update_keys(&connection);
-            let remote = canonical(connection.path(PathId::ZERO)?.remote_address().ok()?);
             let gate = Gate::default();
             let (mut quic, stream) = Connection::new(connection.clone());
-            let send_window = quic.bound(send_control.clone());
+            let send_window = quic.bound(send_control.clone(), gate.clone());
             let peer = Peer::new(
                 &connection,
                 remote,
-                gate.clone(),
+                gate,
                 sockets,
                 send_control,
                 send_window,
             );
-            let traffic = peer_tasks::start(hub, connection, peer, stream);
+            let supervision = quic.supervision();
+            let traffic = peer_tasks::start(hub, connection, peer, stream, supervision);
             let h3 = h3::server::builder()
                 .send_grease(false)
                 .build(quic)
                 .await
-                .ok()?;
-            Some(Session {
+                .map_err(AcceptError::Http3)?;
+            Ok(Session {
                 h3,
-                gate,
                 remote,
                 traffic,
             })
-        })
+        }
     }
 
     /// Stops accepting, closes all connections, and waits until the peers were told.
@@ -179,6 +215,10 @@ impl Server {
     /// no socket open, and goes on where it says, with the same connections. Returns the new
     /// address once all clients are there, or after 30 s.
     ///
+    /// If the future is dropped, the move is undone: the server serves at its old address, and its clients
+    /// know. Once it listens at the new one, there is nothing to undo, and the move is completed. Another
+    /// move waits until that is done.
+    ///
     /// # Errors
     /// [`MoveError`]; the server then serves at its old address, and its clients know.
     pub async fn relocate(
@@ -187,14 +227,22 @@ impl Server {
         freeze: impl Future<Output = Thaw>,
         on_reopened: impl FnOnce(SocketAddr),
     ) -> Result<SocketAddr, MoveError> {
-        let mut outputs = self.moving.try_lock().map_err(|_| MoveError::Busy)?;
-        let relocation = Relocation {
-            hub: &self.hub,
-            listener: &self.listener,
+        let _claim = self.moves.claim().ok_or(MoveError::Busy)?;
+        let mut outputs = self.moves.outputs().await;
+        let (caller, requests) = caller::pair();
+        let mut relocation = Relocation {
+            hub: self.hub.clone(),
+            listener: self.listener.clone(),
             is_careful: self.config.congestion.has_window() && !self.config.slow_start,
+            caller,
+            abandoned: false,
         };
-        relocation
-            .run(&mut outputs, announcement, freeze, on_reopened)
-            .await
+        tokio::spawn(async move {
+            let moved = relocation.run(&mut outputs, announcement).await;
+            // The next move may begin as soon as the caller knows of this one.
+            drop(outputs);
+            relocation.caller.is_over(moved);
+        });
+        requests.serve(freeze, on_reopened).await
     }
 }

@@ -9,10 +9,10 @@ use std::time::Instant;
 use noq::{PathId, WeakPathHandle};
 use tokio::sync::mpsc;
 
-use super::gate::Gate;
 use crate::congestion::careful_resume::Saved;
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
+use crate::h3::gate::Gate;
 use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;

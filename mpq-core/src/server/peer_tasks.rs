@@ -8,13 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use h3::quic::ConnectionErrorIncoming;
 use noq::PathEvent;
 use tokio::sync::{mpsc, oneshot};
 
 use super::hub::Hub;
 use super::peer::Peer;
 use crate::frame_io::{FrameReader, write_frames};
-use crate::h3::{MigrationStream, NO_ERROR};
+use crate::h3::MigrationStream;
+use crate::h3::supervision::Supervision;
 use crate::net::address::canonical;
 use crate::proto::Frame;
 use crate::proto::liveness::{Liveness, Verdict};
@@ -33,6 +35,7 @@ pub(super) fn start(
     connection: noq::Connection,
     (peer, to_send): (Peer, mpsc::UnboundedReceiver<Frame>),
     stream: oneshot::Receiver<MigrationStream>,
+    supervision: Arc<Supervision>,
 ) -> oneshot::Receiver<Traffic> {
     let id = connection.stable_id() as u64;
     let peer = Arc::new(peer);
@@ -47,7 +50,7 @@ pub(super) fn start(
             tokio::join!(
                 watch_paths(&hub, id, &peer, events),
                 speak(&hub, id, &peer, stream, to_send),
-                close_when_idle(&hub, &weak),
+                close_when_idle(&hub, &weak, &supervision),
                 close_silent_paths(&hub, &peer),
             )
         };
@@ -56,6 +59,8 @@ pub(super) fn start(
             ((), never, (), ()) = work => match never {},
         };
         hub.remove(id);
+        // Who waits to write learns of it.
+        peer.gate.open();
         let remotes = peer.paths.lock().unwrap().remotes();
         let _ = sender.send(Traffic::new(start.elapsed(), &closed, &remotes));
     });
@@ -148,7 +153,11 @@ async fn speak(
 }
 
 /// Closes a connection from which nothing came for a long time while the server was awake.
-async fn close_when_idle(hub: &Hub, connection: &noq::WeakConnectionHandle) {
+async fn close_when_idle(
+    hub: &Hub,
+    connection: &noq::WeakConnectionHandle,
+    supervision: &Supervision,
+) {
     let mut last = (0, tokio::time::Instant::now());
     loop {
         tokio::time::sleep(IDLE_TIMEOUT / 10).await;
@@ -159,8 +168,7 @@ async fn close_when_idle(hub: &Hub, connection: &noq::WeakConnectionHandle) {
         if received != last.0 || !hub.is_serving() {
             last = (received, tokio::time::Instant::now());
         } else if last.1.elapsed() >= IDLE_TIMEOUT {
-            connection.close(NO_ERROR, b"idle");
-            return;
+            return supervision.give_up(&connection, ConnectionErrorIncoming::Timeout, "idle");
         }
     }
 }

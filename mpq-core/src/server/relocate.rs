@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use noq::PathId;
 use tokio::sync::mpsc;
 
+use super::caller::Caller;
 use super::hub::Hub;
 use super::listener::Listener;
 use super::peer::Peer;
@@ -36,42 +37,50 @@ pub enum Thaw {
 }
 
 /// What moves, and how.
-pub(super) struct Relocation<'a> {
-    pub(super) hub: &'a Arc<Hub>,
-    pub(super) listener: &'a Listener,
+pub(super) struct Relocation {
+    pub(super) hub: Arc<Hub>,
+    pub(super) listener: Arc<Listener>,
     /// Whether the paths after the move go on where the old ones were.
     pub(super) is_careful: bool,
+    pub(super) caller: Caller,
+    /// The caller is gone, and the machine knows.
+    pub(super) abandoned: bool,
 }
 
-impl Relocation<'_> {
+impl Relocation {
     /// Does what the machine asks for, until the move is over. Returns the address from then on.
     ///
     /// # Errors
     /// The server stays; why.
     pub(super) async fn run(
-        &self,
+        &mut self,
         outputs: &mut mpsc::UnboundedReceiver<Output>,
         announcement: Announcement,
-        freeze: impl Future<Output = Thaw>,
-        on_reopened: impl FnOnce(SocketAddr),
     ) -> Result<SocketAddr, MoveError> {
-        let mut freeze = Some(freeze);
-        let mut on_reopened = Some(on_reopened);
         let mut failure = String::new();
         self.hub.input(Input::Announce(announcement));
         loop {
             let due = self.hub.next_timeout();
             let output = tokio::select! {
+                // What is to be done is begun before the caller is seen to be gone: that ends it, too.
+                biased;
                 output = outputs.recv() => output.expect("the hub has the sender"),
                 () = sleep_until(due) => {
                     self.hub.timeout();
                     continue;
                 }
+                () = self.caller.gone(), if !self.abandoned => {
+                    self.abandon();
+                    continue;
+                }
             };
             match output {
                 Output::Drain => {
-                    self.drain().await;
-                    self.hub.input(Input::Quiet);
+                    if self.unless_abandoned(self.drain()).await.is_some() {
+                        self.hub.input(Input::Quiet);
+                    } else {
+                        self.abandon();
+                    }
                 }
                 Output::CloseSockets => {
                     self.each_peer(Peer::remember_paths);
@@ -79,10 +88,11 @@ impl Relocation<'_> {
                     self.hub.input(Input::Closed);
                 }
                 Output::Dump => {
-                    let Some(freeze) = freeze.take() else {
+                    let Some(thaw) = self.unless_abandoned(self.caller.freeze()).await else {
+                        self.abandon();
                         continue;
                     };
-                    self.hub.input(match freeze.await {
+                    self.hub.input(match thaw {
                         // Any host has the unspecified address; a specific one says where it is.
                         Thaw::At(listen)
                             if listen == self.listener.address()
@@ -106,7 +116,11 @@ impl Relocation<'_> {
                         self.each_peer(|peer| peer.begin_paths(self.is_careful));
                     }
                     let listen = listen.unwrap_or_else(|| self.listener.address());
-                    self.listener.reopen(listen).await;
+                    let reopened = self.unless_abandoned(self.listener.reopen(listen));
+                    if reopened.await.is_none() {
+                        self.abandon();
+                        continue;
+                    }
                     self.hub.input(Input::Reopened);
                     if missing.iter().any(|missing| missing.peer.redirects()) {
                         // noq is to forget the address that the old sockets had.
@@ -115,9 +129,7 @@ impl Relocation<'_> {
                     if !missing.is_empty() {
                         tokio::spawn(await_arrivals(self.hub.clone(), missing));
                     }
-                    if let Some(on_reopened) = on_reopened.take() {
-                        on_reopened(self.listener.address());
-                    }
+                    self.caller.reopened(self.listener.address());
                 }
                 Output::Knock(clients) => drop(tokio::spawn(knock(self.hub.clone(), clients))),
                 Output::Done { moved } => {
@@ -135,6 +147,19 @@ impl Relocation<'_> {
                 }
             }
         }
+    }
+
+    /// What comes of `work`; nothing if the caller goes before.
+    async fn unless_abandoned<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.caller.gone(), if !self.abandoned => None,
+            done = work => Some(done),
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned = true;
+        self.hub.input(Input::Abandoned);
     }
 
     fn each_peer(&self, f: impl Fn(&Peer)) {

@@ -51,13 +51,11 @@ async fn serve(server: Server) {
         tokio::spawn(async move {
             let mut session = handshake.await.expect("a handshake");
             while let Ok(Some(request)) = session.h3.accept().await {
-                let gate = session.gate.clone();
                 tokio::spawn(async move {
                     let (_, mut stream) = request.resolve_request().await.unwrap();
                     stream.send_response(Response::new(())).await.unwrap();
                     for chunk in content().chunks(CHUNK) {
                         tokio::time::sleep(PACE).await;
-                        gate.passed().await;
                         let chunk = Bytes::copy_from_slice(chunk);
                         stream.send_data(chunk).await.unwrap();
                     }

@@ -5,6 +5,7 @@
 mod schedule;
 mod world;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -155,6 +156,39 @@ fn a_failed_freeze_leaves_the_client_at_the_old_address() {
     let steps = vec![a_move(500, 1, 0)];
     let world = simulate(&Schedule { steps, ..quiet() });
     assert_eq!((world.moves, world.cancelled, world.resumed), (0, 1, 0));
+}
+
+#[test]
+fn a_move_is_abandoned_at_any_time_and_the_next_one_is_made() {
+    let mut abandoned = BTreeSet::new();
+    for after in (0..2_000).step_by(20) {
+        let op = Op::Move(Move {
+            to: 1,
+            others: 0,
+            announced: true,
+            lead: 100,
+            outage: 500,
+            luck: 100,
+            ghost: 255,
+        });
+        let moving = Step { after: 500, op };
+        let cancel = Step {
+            after,
+            op: Op::Cancel,
+        };
+        let steps = vec![moving, cancel, a_move(2_999, 2, 255)];
+        let world = simulate(&Schedule { steps, ..quiet() });
+        assert_eq!(world.moves + world.cancelled, 2, "after {after} ms");
+        assert_eq!(
+            world.cancelled as usize,
+            world.abandoned.len(),
+            "after {after} ms"
+        );
+        assert_eq!(world.resumed, 0, "after {after} ms");
+        abandoned.extend(world.abandoned);
+    }
+    let all = ["Announced", "Parking", "Parked", "Resuming (new address)"];
+    assert_eq!(abandoned, all.into());
 }
 
 #[test]

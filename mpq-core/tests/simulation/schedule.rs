@@ -64,7 +64,7 @@ pub(crate) struct Move {
     pub(crate) lead: u8,
     /// Milliseconds, modulo 10 s.
     pub(crate) outage: u16,
-    /// The freeze fails if this is below 64.
+    /// The freeze fails if this is below 64; the less it is, the later the new address is there.
     pub(crate) luck: u8,
     /// The old process goes on, too, if this is below 16.
     pub(crate) ghost: u8,

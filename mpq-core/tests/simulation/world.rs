@@ -97,6 +97,8 @@ enum Arrival {
         number: u32,
     },
     Server(server::Input),
+    /// The server's sockets are open at this address.
+    Reopened(SocketAddr),
     /// A client whose connection was lost comes again, for the rest.
     Resume(Download),
 }
@@ -149,6 +151,8 @@ pub(crate) struct World {
     ghost: Option<SocketAddr>,
     /// What becomes of the next freeze, and whether the old process goes on all the same.
     fate: (Duration, server::Input, bool),
+    /// How long the new address takes to be there.
+    reopening: Duration,
     gates_closed: BTreeSet<u64>,
     peers: BTreeMap<u64, Peer>,
     next_peer: u64,
@@ -158,6 +162,8 @@ pub(crate) struct World {
     serial: u64,
     /// Clients that are to come again.
     resuming: u32,
+    /// In which states a move was abandoned.
+    pub(crate) abandoned: BTreeSet<&'static str>,
     pub(crate) moves: u32,
     pub(crate) cancelled: u32,
     pub(crate) finished: u32,
@@ -199,6 +205,7 @@ impl World {
             home: host(0),
             ghost: None,
             fate: (Duration::ZERO, server::Input::Failed, false),
+            reopening: Duration::ZERO,
             gates_closed: BTreeSet::new(),
             peers: BTreeMap::new(),
             next_peer: 0,
@@ -207,6 +214,7 @@ impl World {
             arrivals: BTreeMap::new(),
             serial: 0,
             resuming: 0,
+            abandoned: BTreeSet::new(),
             moves: 0,
             cancelled: 0,
             finished: 0,
@@ -546,11 +554,10 @@ impl World {
                     let (outage, fate, _) = self.fate.clone();
                     self.later(outage, Arrival::Server(fate));
                 }
-                Output::Reopen(listen) => {
-                    self.home = listen.unwrap_or(self.home);
-                    self.listening = Some(self.home);
-                    self.server(Input::Reopened);
+                Output::Reopen(Some(listen)) if !self.reopening.is_zero() => {
+                    self.later(self.reopening, Arrival::Reopened(listen));
                 }
+                Output::Reopen(listen) => self.reopened(listen.unwrap_or(self.home)),
                 Output::Knock(ids) => ids.into_iter().for_each(|id| self.knock(id)),
                 Output::Done { moved } => {
                     assert!(self.server.is_serving());
@@ -562,6 +569,25 @@ impl World {
                 }
             }
         }
+    }
+
+    fn reopened(&mut self, listen: SocketAddr) {
+        self.home = listen;
+        self.listening = Some(listen);
+        self.server(server::Input::Reopened);
+    }
+
+    /// Whoever wanted the move wants it no more, and nothing more is done for it but what the machine wants.
+    fn abandon(&mut self) {
+        let state = self.server.state();
+        if ["Announced", "Parking", "Parked", "Resuming (new address)"].contains(&state) {
+            self.abandoned.insert(state);
+            self.arrivals
+                .retain(|_, arrival| !matches!(arrival, Arrival::Server(_) | Arrival::Reopened(_)));
+            // It was not copied.
+            self.ghost = None;
+        }
+        self.server(server::Input::Abandoned);
     }
 
     fn knock(&mut self, client: u64) {
@@ -607,6 +633,7 @@ impl World {
     fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Server(input) => self.server(input),
+            Arrival::Reopened(listen) => self.reopened(listen),
             Arrival::Tick => self.tick(),
             Arrival::Part { client, number } => self.part(client, number),
             Arrival::Resume(download) => {
@@ -878,11 +905,7 @@ impl World {
                 }
             }
             Op::Move(wanted) | Op::AnotherMove(wanted) => self.relocate(wanted),
-            Op::Cancel => {
-                if ["Announced", "Parking"].contains(&self.server.state()) {
-                    self.server(server::Input::Failed);
-                }
-            }
+            Op::Cancel => self.abandon(),
             Op::Forge {
                 client,
                 from,
@@ -943,6 +966,7 @@ impl World {
             true => (outage, server::Input::Failed, false),
             false => (outage, server::Input::Thawed(target), wanted.ghost < 16),
         };
+        self.reopening = MILLISECOND * u32::from(255 - wanted.luck);
         let others = (0..HOSTS.len() as u8).filter(|i| wanted.others >> i & 1 == 1);
         let targets = match wanted.announced {
             true => others.map(host).chain([target]).collect(),

@@ -39,7 +39,7 @@ const CLIENT: [u8; 2] = [101, 102];
 pub(crate) struct Network([u8; 2]);
 
 impl Network {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let number = (std::process::id().wrapping_mul(32) + next) % (254 << 8);
@@ -175,7 +175,7 @@ async fn accept(server: Server, body: Body, served: Arc<Served>) {
     while let Some(handshake) = server.accept().await {
         let served = served.clone();
         tokio::spawn(async move {
-            if let Some(session) = handshake.await {
+            if let Ok(session) = handshake.await {
                 served.sessions.fetch_add(1, Ordering::Relaxed);
                 answer(session, body, served).await;
             }
@@ -185,7 +185,7 @@ async fn accept(server: Server, body: Body, served: Arc<Served>) {
 
 async fn answer(mut session: Session, body: Body, served: Arc<Served>) {
     while let Ok(Some(request)) = session.h3.accept().await {
-        let (gate, served) = (session.gate.clone(), served.clone());
+        let served = served.clone();
         tokio::spawn(async move {
             let Ok((_, mut stream)) = request.resolve_request().await else {
                 return;
@@ -198,7 +198,6 @@ async fn answer(mut session: Session, body: Body, served: Arc<Served>) {
                     break;
                 }
                 tokio::time::sleep(PACE).await;
-                gate.passed().await;
                 if stream.send_data(body.chunk(index)).await.is_err() {
                     return;
                 }
@@ -215,7 +214,6 @@ pub(crate) async fn get(client: &Client) -> Stream {
     let mut stream = requests.send_request(request).await.unwrap();
     stream.finish().await.unwrap();
     stream.recv_response().await.unwrap();
-    client.expecting(true);
     stream
 }
 

@@ -32,7 +32,6 @@ pub(super) async fn fetch(
     output: &mut Option<Output>,
 ) -> Result<(), Failure> {
     let mut requests = Requests::new(client.requests(), &request.url, &transfer.requests);
-    client.expecting(true);
     let mut segments = request.segments;
     let end = loop {
         let begun = begin(&mut requests, remote, request, transfer, output).await?;
@@ -50,20 +49,12 @@ pub(super) async fn fetch(
             let Some(chunk) = next.await? else { break };
             transfer.arrived();
             let length = chunk.len() as u64;
-            // While the writer is behind, the server's silence is of our making.
-            let wait = !output.has_room();
-            if wait {
-                client.expecting(false);
-            }
             if !output.write(chunk).await {
                 return Ok(());
             }
             // Not before: if the connection is lost while the writer is waited for, it will not be
             // written, and must be asked for again.
             transfer.add(length);
-            if wait {
-                client.expecting(true);
-            }
         }
         if !body.was_refused() {
             break end;

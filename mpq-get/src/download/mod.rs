@@ -148,7 +148,6 @@ async fn attempt<C: Connection>(
     *transfer.outage.borrow_mut() = Outage::default();
     let body = fetch(&client, remote, request, transfer, output);
     let outcome = watch(body, &client, transfer, report, signals).await;
-    client.expecting(false);
     transfer.count(&client);
     let outcome = match outcome {
         // All of the body came before the connection broke.

@@ -218,11 +218,10 @@ mod tests {
         tokio::spawn(async move {
             let mut session = server.accept().await.unwrap().await.unwrap();
             while let Ok(Some(request)) = session.h3.accept().await {
-                let gate = session.gate.clone();
                 let site = std::mem::replace(&mut site, next.clone());
                 tokio::spawn(async move {
                     let (request, mut stream) = request.resolve_request().await.unwrap();
-                    respond(&site, &gate, &request, &mut stream).await
+                    respond(&site, &request, &mut stream).await
                 });
             }
         });

@@ -107,11 +107,6 @@ impl Output {
         })
     }
 
-    /// Whether [`write`](Output::write) would return at once.
-    pub fn has_room(&self) -> bool {
-        self.messages.capacity() > 0
-    }
-
     /// Queues a chunk; waits while the writer is behind. False if the writer has failed: then
     /// [`close`](Output::close) says why.
     pub async fn write(&self, chunk: Bytes) -> bool {

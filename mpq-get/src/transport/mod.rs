@@ -34,8 +34,6 @@ pub(crate) trait Connection: Sized {
 
     fn handshakes(&self) -> u64;
 
-    fn expecting(&self, downloading: bool);
-
     async fn failed(&self) -> ClientError;
 
     async fn close(self);
@@ -70,10 +68,6 @@ impl Connection for Client {
 
     fn handshakes(&self) -> u64 {
         Client::handshakes(self)
-    }
-
-    fn expecting(&self, downloading: bool) {
-        Client::expecting(self, downloading);
     }
 
     async fn failed(&self) -> ClientError {

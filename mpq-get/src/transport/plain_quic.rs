@@ -144,9 +144,6 @@ impl Connection for PlainQuic {
         self.endpoint.stats().outgoing_handshakes
     }
 
-    /// QUIC's idle timeout does not know what is expected.
-    fn expecting(&self, _downloading: bool) {}
-
     async fn failed(&self) -> ClientError {
         match self.connection.closed().await {
             ConnectionError::TimedOut => ClientError::Idle,

@@ -54,14 +54,14 @@ impl Own {
             while let Some(handshake) = server.accept().await {
                 let (site, log) = (site.clone(), log.clone());
                 tokio::spawn(async move {
-                    let Some(mut session) = handshake.await else {
+                    let Ok(mut session) = handshake.await else {
                         return;
                     };
                     while let Ok(Some(request)) = session.h3.accept().await {
-                        let (site, log, gate) = (site.clone(), log.clone(), session.gate.clone());
+                        let (site, log) = (site.clone(), log.clone());
                         tokio::spawn(async move {
                             let (request, mut stream) = request.resolve_request().await.unwrap();
-                            let served = respond(&site, &gate, &request, &mut stream).await;
+                            let served = respond(&site, &request, &mut stream).await;
                             // Nobody listens to one that was killed.
                             let _ = log.send(served);
                         });

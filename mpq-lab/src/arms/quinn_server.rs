@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use mpq_core::Congestion;
 use mpq_core::net::Bind;
 use mpq_core::tls::{Identity, rustls_server};
-use mpq_core::{Congestion, Gate};
 use mpq_serve::site::random::Random;
 use mpq_serve::site::{Site, respond};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -96,7 +96,7 @@ async fn answer(connection: quinn::Connection, site: Arc<Site>) {
             let Ok((request, mut stream)) = request.resolve_request().await else {
                 return;
             };
-            respond(&site, &Gate::default(), &request, &mut stream).await;
+            respond(&site, &request, &mut stream).await;
         });
     }
 }

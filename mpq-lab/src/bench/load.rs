@@ -371,7 +371,6 @@ async fn download(
     let mut stream = requests.send_request(request).await?;
     stream.finish().await?;
     stream.recv_response().await?;
-    client.expecting(true);
     loop {
         let Ok(chunk) = timeout(PATIENCE, stream.recv_data()).await else {
             bail!("no byte came for {PATIENCE:?}: {:#?}", client.paths());

@@ -5,9 +5,9 @@
 //! it wants; `content` is what a body is made of, and `send` sends it as fast as `pace` allows.
 //!
 //! [`respond`] decides on the whole head first and then writes the body in chunks. It reads a
-//! chunk, waits for the rate limit, then for the gate, and sends: while the gate is closed the
-//! chunk lies in memory, no file is open, and the first thing to happen when the gate opens is
-//! that it is sent.
+//! chunk, waits for the rate limit, and sends. Sending waits while the server is parked: the chunk
+//! lies in memory then, no file is open, and the first thing to happen after the move is that it is
+//! sent.
 //!
 //! A response that does not come to its end is reset. QUIC streams finish when they are dropped,
 //! which would make a truncated body look complete; a guard sees to it, also where the task is
@@ -32,7 +32,6 @@ use http::header::{
     HeaderName, HeaderValue, LAST_MODIFIED,
 };
 use http::{Method, Request, Response, StatusCode};
-use mpq_core::Gate;
 use percent_encoding::percent_decode_str;
 use tokio::task::spawn_blocking;
 
@@ -64,11 +63,9 @@ pub struct Served {
     pub complete: bool,
 }
 
-/// Answers `request` on its stream, holding each chunk until the gate is open. Dropping the future
-/// resets the stream.
+/// Answers `request` on its stream. Dropping the future resets the stream.
 pub async fn respond<S>(
     site: &Site,
-    gate: &Gate,
     request: &Request<()>,
     stream: &mut RequestStream<S, Bytes>,
 ) -> Served
@@ -78,7 +75,7 @@ where
     let (head, body) = site.answer(request).await;
     let status = head.status();
     let mut sending = Sending::new(stream);
-    if let Err(error) = sending.send(head, body, gate, site.limit_rate).await {
+    if let Err(error) = sending.send(head, body, site.limit_rate).await {
         tracing::debug!(%status, bytes = sending.bytes(), "response not completed: {error}");
     }
     Served {

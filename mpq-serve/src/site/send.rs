@@ -1,4 +1,4 @@
-//! Sending a response: its head, then its body in chunks, as the rate limit and the gate let it.
+//! Sending a response: its head, then its body in chunks, as the rate limit lets it.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -8,7 +8,6 @@ use h3::error::{Code, StreamError};
 use h3::quic::SendStream;
 use h3::server::RequestStream;
 use http::Response;
-use mpq_core::Gate;
 use tokio::time::{Instant, sleep_until};
 
 use super::content::Excerpt;
@@ -55,10 +54,8 @@ impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
         &mut self,
         head: Response<()>,
         body: Option<Excerpt>,
-        gate: &Gate,
         rate: Option<NonZeroU64>,
     ) -> Result<(), SendError> {
-        gate.passed().await;
         self.stream.send_response(head).await?;
         if let Some(Excerpt { content, mut range }) = body {
             let mut pace = Pace::new(rate, Instant::now());
@@ -68,7 +65,6 @@ impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
                 if let Some(at) = pace.reserve(len, Instant::now()) {
                     sleep_until(at).await;
                 }
-                gate.passed().await;
                 self.stream.send_data(chunk).await?;
                 range.start += len;
                 self.bytes += len;
