@@ -26,7 +26,7 @@ pub mod tls;
 mod transport;
 mod usage;
 
-pub use congestion::{Congestion, UnknownCongestion};
+pub use congestion::{Congestion, Resume, UnknownCongestion, UnknownResume};
 pub use server::Gate;
 pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

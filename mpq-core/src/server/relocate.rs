@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::hub::Hub;
 use super::listener::Listener;
 use super::peer::Peer;
+use crate::congestion::Resume;
 use crate::error::MoveError;
 use crate::limits::PATHS;
 use crate::proto::server::{Announcement, Input, Output};
@@ -39,8 +40,8 @@ pub enum Thaw {
 pub(super) struct Relocation<'a> {
     pub(super) hub: &'a Arc<Hub>,
     pub(super) listener: &'a Listener,
-    /// Whether the paths after the move go on where the old ones were.
-    pub(super) is_careful: bool,
+    /// How the paths begin after the move.
+    pub(super) resume: Resume,
 }
 
 impl Relocation<'_> {
@@ -103,7 +104,7 @@ impl Relocation<'_> {
                     if listen.is_some() {
                         self.listener.sockets.note_senders(true);
                         missing = self.missing();
-                        self.each_peer(|peer| peer.begin_paths(self.is_careful));
+                        self.each_peer(|peer| peer.begin_paths(self.resume));
                     }
                     let listen = listen.unwrap_or_else(|| self.listener.address());
                     self.listener.reopen(listen).await;
