@@ -130,8 +130,10 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
         if stage.arm == Arm::MultipathOlia {
             command.args(["--congestion", "olia"]);
         }
-        if stage.arm == Arm::MultipathSlowStart {
-            command.arg("--slow-start");
+        match stage.arm {
+            Arm::MultipathSlowStart => drop(command.args(["--resume", "off"])),
+            Arm::MultipathAggressive => drop(command.args(["--resume", "aggressive"])),
+            _ => {}
         }
         if stage.arm == Arm::Pool {
             command
