@@ -130,10 +130,11 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
         if stage.arm == Arm::MultipathOlia {
             command.args(["--congestion", "olia"]);
         }
-        match stage.arm {
-            Arm::MultipathSlowStart => drop(command.args(["--resume", "off"])),
-            Arm::MultipathAggressive => drop(command.args(["--resume", "aggressive"])),
-            _ => {}
+        if stage.arm == Arm::MultipathSlowStart {
+            command.args(["--resume", "off"]);
+        }
+        if stage.arm == Arm::MultipathAggressive {
+            command.args(["--resume", "aggressive"]);
         }
         if stage.arm == Arm::Pool {
             command
