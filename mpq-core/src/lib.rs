@@ -26,6 +26,6 @@ pub mod tls;
 mod transport;
 mod usage;
 
-pub use congestion::{Congestion, UnknownCongestion};
+pub use congestion::{Congestion, Resume, UnknownCongestion, UnknownResume};
 pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
-use mpq_core::Congestion;
+use mpq_core::{Congestion, Resume};
 
 use crate::units::{duration, rate, size};
 
@@ -99,9 +99,10 @@ pub struct Serve {
     #[arg(long)]
     pub unannounced: bool,
 
-    /// Begin with slow start after a move, and not with half of what the paths of before could carry
-    #[arg(long)]
-    pub slow_start: bool,
+    /// How paths begin after a move: careful, with half of what the path carried before once an initial
+    /// window was acknowledged (RFC 9959); aggressive, with that half at once; or off, by slow start
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub resume: Resume,
 
     /// Address at which clients may look for the server should it vanish; may be repeated
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
@@ -243,12 +244,14 @@ mod tests {
         assert_eq!(serve.grace, Duration::from_secs(10));
         assert_eq!(serve.limit_rate, None);
         assert_eq!(serve.congestion, Congestion::default());
+        assert_eq!(serve.resume, Resume::Careful);
         assert!(serve.migrate_to.is_empty());
 
         let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:1 --migrate-to [::1]:1 \
-                    --lead 500ms --move-in-process 2s --congestion olia";
+                    --lead 500ms --move-in-process 2s --congestion olia --resume aggressive";
         let serve = parse(line).unwrap().serve;
         assert_eq!(serve.congestion, Congestion::Olia);
+        assert_eq!(serve.resume, Resume::Aggressive);
         assert_eq!(serve.migrate_to.len(), 2);
         assert_eq!(serve.move_in_process, Some(Duration::from_secs(2)));
     }
@@ -298,6 +301,7 @@ mod tests {
             ("--migrate-to example.org:4433", ErrorKind::ValueValidation),
             ("--listen 4433", ErrorKind::ValueValidation),
             ("--congestion reno", ErrorKind::ValueValidation),
+            ("--resume slowly", ErrorKind::ValueValidation),
             ("--seed 1 restore --images d", ErrorKind::ArgumentConflict),
             ("file", ErrorKind::InvalidSubcommand),
         ] {

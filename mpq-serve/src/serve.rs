@@ -68,7 +68,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
             pool: options.pool.clone(),
             name: options.name.clone(),
         },
-        slow_start: options.slow_start,
+        resume: options.resume,
     };
     let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),

@@ -9,8 +9,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use noq::congestion::{Bbr3Config, ControllerFactory, CubicConfig, NewRenoConfig};
+use std::time::Instant;
 
+use noq::congestion::{Bbr3Config, Controller, ControllerFactory, CubicConfig, NewRenoConfig};
+
+pub use self::careful_resume::{Resume, UnknownResume};
 use self::olia::Olia;
 
 /// A congestion control algorithm. It matters at the end that sends, mostly the server.
@@ -40,20 +43,59 @@ impl Congestion {
     /// Each of them.
     pub const ALL: [Self; 4] = [Self::Cubic, Self::Bbr, Self::NewReno, Self::Olia];
 
-    /// Whether it has a window that [`careful_resume`] can give a start; BBR has a rate.
-    pub(crate) fn has_window(self) -> bool {
-        self != Self::Bbr
-    }
-
     /// What makes the controllers of one connection; another connection needs another, since
     /// OLIA's paths know each other by it.
     pub(crate) fn factory(self) -> Arc<Factory> {
-        match self {
-            Self::Cubic => Arc::new(CubicConfig::default()),
-            Self::Bbr => Arc::new(Bbr3Config::default()),
-            Self::NewReno => Arc::new(NewRenoConfig::default()),
-            Self::Olia => Arc::new(Olia::default()),
+        Arc::new(Algorithm::new(self))
+    }
+}
+
+/// The algorithm of one connection.
+#[derive(Debug)]
+pub(crate) struct Algorithm {
+    congestion: Congestion,
+    olia: Arc<Olia>,
+}
+
+impl Algorithm {
+    pub(crate) fn new(congestion: Congestion) -> Self {
+        Self {
+            congestion,
+            olia: Arc::default(),
         }
+    }
+
+    /// Whether it goes by a model of the path (a rate and a round-trip time), rather than by a window.
+    fn has_model(&self) -> bool {
+        self.congestion == Congestion::Bbr
+    }
+
+    /// Begins with this window, bytes, or with that of a new connection; in slow start in any case.
+    fn begin(&self, now: Instant, mtu: u16, window: Option<u64>) -> Box<dyn Controller> {
+        match self.congestion {
+            Congestion::Cubic => {
+                let mut config = CubicConfig::default();
+                window.map(|window| config.initial_window(window));
+                Arc::new(config).build(now, mtu)
+            }
+            Congestion::Bbr => {
+                let mut config = Bbr3Config::default();
+                window.map(|window| config.initial_window(window));
+                Arc::new(config).build(now, mtu)
+            }
+            Congestion::NewReno => {
+                let mut config = NewRenoConfig::default();
+                window.map(|window| config.initial_window(window));
+                Arc::new(config).build(now, mtu)
+            }
+            Congestion::Olia => self.olia.clone().begin(mtu, window),
+        }
+    }
+}
+
+impl ControllerFactory for Algorithm {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        self.begin(now, mtu, None)
     }
 }
 
@@ -85,6 +127,10 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         for congestion in Congestion::ALL {
             assert_eq!(congestion.to_string().parse(), Ok(congestion));
+        }
+        for resume in Resume::ALL {
+            assert_eq!(resume.to_string().parse(), Ok(resume));
+            assert!(UnknownResume.to_string().contains(&resume.to_string()));
         }
         assert_eq!("reno".parse::<Congestion>(), Err(UnknownCongestion));
         let message = UnknownCongestion.to_string();

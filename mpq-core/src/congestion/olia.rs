@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use noq::congestion::{Controller, ControllerFactory};
+use noq::congestion::Controller;
 use noq_proto::RttEstimator;
 
 /// The paths of one connection; makes their controllers.
@@ -107,9 +107,11 @@ impl Group {
     }
 }
 
-impl ControllerFactory for Olia {
-    fn build(self: Arc<Self>, _now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(PathController::new(self, mtu))
+impl Olia {
+    /// A path of this connection, that begins with this window, bytes, or with that of a new connection.
+    pub(super) fn begin(self: Arc<Self>, mtu: u16, window: Option<u64>) -> Box<dyn Controller> {
+        let window = window.unwrap_or_else(|| initial_window(mtu.into()));
+        Box::new(PathController::new(self, mtu, window))
     }
 }
 
@@ -130,9 +132,9 @@ struct PathController {
 }
 
 impl PathController {
-    fn new(group: Arc<Olia>, mtu: u16) -> Self {
+    fn new(group: Arc<Olia>, mtu: u16, window: u64) -> Self {
         let id = group.0.lock().unwrap().join(Share {
-            window: initial_window(mtu.into()) as f64,
+            window: window as f64,
             rtt: None,
             since_loss: 0,
             between_losses: 0,

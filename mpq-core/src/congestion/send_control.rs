@@ -3,10 +3,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::Factory;
+use super::Algorithm;
 use super::careful_resume::{Memory, Saved};
 
 /// How long a path is remembered to have had so much in flight.
@@ -28,7 +28,7 @@ struct Drain {
 
 /// Makes the controllers of one connection.
 pub(crate) struct SendControl {
-    pub(super) algorithm: Arc<Factory>,
+    pub(super) algorithm: Algorithm,
     pub(super) memory: Mutex<Memory>,
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Drain>>,
@@ -51,8 +51,9 @@ pub(super) struct Track {
     pub(super) lost: bool,
     /// The most of late, and when that was.
     pub(super) most: (u64, Instant),
-    /// Smoothed round-trip time.
+    /// Smoothed round-trip time, and the shortest.
     pub(super) rtt: Duration,
+    pub(super) min_rtt: Duration,
     /// Which old path this one goes on for, if the controller is yet to know.
     pub(super) told: Option<Saved>,
 }
@@ -82,7 +83,7 @@ impl Track {
         // Something was acknowledged, and not long ago.
         let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT_PERIOD;
         is_of_use.then_some(Saved {
-            rtt: self.rtt,
+            rtt: self.min_rtt,
             window: self.most.0,
         })
     }
@@ -97,7 +98,7 @@ impl fmt::Debug for SendControl {
 }
 
 impl SendControl {
-    pub(crate) fn new(algorithm: Arc<Factory>) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         Self {
             algorithm,
             memory: Mutex::default(),
@@ -168,10 +169,12 @@ impl SendControl {
         open.into_iter().map(|track| *track.lock().unwrap())
     }
 
-    /// The paths that are new from `now` on may go on where others were, of which this one had the
-    /// smallest window.
+    /// The paths that are new from `now` on may go on where others were. With [`Resume::Aggressive`],
+    /// they go on for this one, which had the smallest window, until they are told for which.
+    ///
+    /// [`Resume::Aggressive`]: super::Resume::Aggressive
     pub(crate) fn resume(&self, now: Instant, least: Option<Saved>) {
         let thaw = Some(now);
-        *self.memory.lock().unwrap() = Memory { least, thaw };
+        *self.memory.lock().unwrap() = Memory { thaw, least };
     }
 }

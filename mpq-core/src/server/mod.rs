@@ -27,8 +27,8 @@ use self::listener::Listener;
 use self::peer::Peer;
 use self::relocate::Relocation;
 pub use self::relocate::Thaw;
-use crate::congestion::Congestion;
 use crate::congestion::send_control::SendControl;
+use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, MoveError};
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR};
@@ -50,9 +50,8 @@ pub struct ServerConfig {
     pub congestion: Congestion,
     /// Where clients may look for a server that has vanished.
     pub elsewhere: AlternativeAddresses,
-    /// Has the paths after a move begin with slow start, rather than go on carefully where the old
-    /// ones were (RFC 9959).
-    pub slow_start: bool,
+    /// How the paths begin after a move.
+    pub resume: Resume,
 }
 
 /// A server and its connections; clones share them.
@@ -168,7 +167,7 @@ impl Server {
     ) -> impl Future<Output = Result<Session, AcceptError>> + Send + use<> {
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
-        let send_control = Arc::new(SendControl::new(self.config.congestion.factory()));
+        let send_control = Arc::new(SendControl::new(Algorithm::new(self.config.congestion)));
         let listen = Bind::from(self.local_addr());
         let largest = mtu::largest([&listen], remote);
         config.transport_config(transport::server_transport(send_control.clone(), largest));
@@ -233,7 +232,7 @@ impl Server {
         let mut relocation = Relocation {
             hub: self.hub.clone(),
             listener: self.listener.clone(),
-            is_careful: self.config.congestion.has_window() && !self.config.slow_start,
+            resume: self.config.resume,
             caller,
             abandoned: false,
         };

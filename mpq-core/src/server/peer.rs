@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use noq::{PathId, WeakPathHandle};
 use tokio::sync::mpsc;
 
-use crate::congestion::careful_resume::Saved;
+use crate::congestion::Resume;
+use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
 use crate::h3::gate::Gate;
@@ -53,6 +54,8 @@ pub(super) struct Paths {
     known_at: Vec<SocketAddr>,
     /// What was known then of the paths to these addresses of the client, and not told to new ones yet.
     saved: BTreeMap<SocketAddr, Saved>,
+    /// When that was noted; the clock of the process may stand still while it is frozen.
+    saved_at: Option<SystemTime>,
 }
 
 impl Peer {
@@ -141,17 +144,20 @@ impl Peer {
             Some((remote, saved))
         });
         paths.saved = saved.collect();
+        paths.saved_at = Some(SystemTime::now());
     }
 
-    /// The paths from now on may go on where those of before were, or not.
-    pub(super) fn begin_paths(&self, is_careful: bool) {
+    /// The paths from now on begin like this.
+    pub(super) fn begin_paths(&self, resume: Resume) {
         let mut paths = self.paths.lock().unwrap();
-        if is_careful {
-            let least = paths.saved.values().min_by_key(|old| old.window).copied();
-            self.send_control.resume(Instant::now(), least);
-        } else {
+        let age = paths.saved_at.and_then(|at| at.elapsed().ok());
+        if resume == Resume::Off || age.unwrap_or_default() > LIFETIME {
             paths.saved.clear();
+            return;
         }
+        let least = paths.saved.values().min_by_key(|old| old.window).copied();
+        let least = least.filter(|_| resume == Resume::Aggressive);
+        self.send_control.resume(Instant::now(), least);
     }
 
     /// Says where the server is now, to where the client was.

@@ -12,6 +12,7 @@ use super::caller::Caller;
 use super::hub::Hub;
 use super::listener::Listener;
 use super::peer::Peer;
+use crate::congestion::Resume;
 use crate::error::MoveError;
 use crate::limits::PATHS;
 use crate::proto::server::{Announcement, Input, Output};
@@ -40,8 +41,8 @@ pub enum Thaw {
 pub(super) struct Relocation {
     pub(super) hub: Arc<Hub>,
     pub(super) listener: Arc<Listener>,
-    /// Whether the paths after the move go on where the old ones were.
-    pub(super) is_careful: bool,
+    /// How the paths begin after the move.
+    pub(super) resume: Resume,
     pub(super) caller: Caller,
     /// The caller is gone, and the machine knows.
     pub(super) abandoned: bool,
@@ -113,7 +114,7 @@ impl Relocation {
                     if listen.is_some() {
                         self.listener.sockets.note_senders(true);
                         missing = self.missing();
-                        self.each_peer(|peer| peer.begin_paths(self.is_careful));
+                        self.each_peer(|peer| peer.begin_paths(self.resume));
                     }
                     let listen = listen.unwrap_or_else(|| self.listener.address());
                     let reopened = self.unless_abandoned(self.listener.reopen(listen));

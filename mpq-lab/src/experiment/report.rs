@@ -96,7 +96,9 @@ impl Report<'_> {
              | quic | mpq-serve (noq, h3) | mpq-get --protocol quic (quinn, h3) | CUBIC |\n\
              | multipath | mpq-serve (noq, h3) | mpq-get (noq, h3) | CUBIC, a window for each path |\n\
              | multipath-olia | mpq-serve (noq, h3) | mpq-get (noq, h3) | OLIA, coupled |\n\
-             | multipath-slow-start | mpq-serve --slow-start (noq, h3) | mpq-get (noq, h3) \
+             | multipath-slow-start | mpq-serve --resume off (noq, h3) | mpq-get (noq, h3) \
+             | CUBIC, a window for each path |\n\
+             | multipath-aggressive | mpq-serve --resume aggressive (noq, h3) | mpq-get (noq, h3) \
              | CUBIC, a window for each path |\n\
              | paper, proactive, reactive, pool, symmetric, restart | mpq-serve (noq, h3) \
              | mpq-get --strategy … (noq, h3) | CUBIC, a window for each path |\n\

@@ -131,7 +131,10 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
             command.args(["--congestion", "olia"]);
         }
         if stage.arm == Arm::MultipathSlowStart {
-            command.arg("--slow-start");
+            command.args(["--resume", "off"]);
+        }
+        if stage.arm == Arm::MultipathAggressive {
+            command.args(["--resume", "aggressive"]);
         }
         if stage.arm == Arm::Pool {
             command

@@ -82,6 +82,8 @@ pub enum Arm {
     MultipathOlia,
     /// As [`Arm::Multipath`], with slow start instead of careful resume after a move.
     MultipathSlowStart,
+    /// As [`Arm::Multipath`], with a jump from the first packet on after a move.
+    MultipathAggressive,
     /// As [`Arm::Multipath`], with the strategy of this name; see [`Strategy`].
     Paper,
     /// The same.
@@ -108,6 +110,7 @@ impl fmt::Display for Arm {
             Arm::Multipath => "multipath",
             Arm::MultipathOlia => "multipath-olia",
             Arm::MultipathSlowStart => "multipath-slow-start",
+            Arm::MultipathAggressive => "multipath-aggressive",
             Arm::Paper => "paper",
             Arm::Proactive => "proactive",
             Arm::Reactive => "reactive",
@@ -124,9 +127,10 @@ impl Arm {
     /// How the client follows the server, if by `mpq-get` over both interfaces.
     pub fn strategy(self) -> Option<Strategy> {
         match self {
-            Arm::Multipath | Arm::MultipathOlia | Arm::MultipathSlowStart => {
-                Some(Strategy::Multipath)
-            }
+            Arm::Multipath
+            | Arm::MultipathOlia
+            | Arm::MultipathSlowStart
+            | Arm::MultipathAggressive => Some(Strategy::Multipath),
             Arm::Paper => Some(Strategy::Paper),
             Arm::Proactive => Some(Strategy::Proactive),
             Arm::Reactive => Some(Strategy::Reactive),

@@ -1,6 +1,6 @@
 //! Windows against values worked out by hand from the formula, and against other code.
 
-use noq::congestion::NewRenoConfig;
+use noq::congestion::{ControllerFactory, NewRenoConfig};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,7 +9,7 @@ use super::*;
 const MSS: u16 = 1000;
 
 fn path(group: &Arc<Olia>) -> PathController {
-    PathController::new(group.clone(), MSS)
+    PathController::new(group.clone(), MSS, initial_window(MSS.into()))
 }
 
 /// A path in congestion avoidance: its window in bytes, its round-trip time in milliseconds, and the
@@ -378,7 +378,7 @@ async fn a_path_alone_follows_noqs_newreno_through_slow_start_and_losses() {
     let rtt = estimate().await;
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
-    let olia = Arc::new(Olia::default()).build(start, MSS);
+    let olia = Arc::new(Olia::default()).begin(MSS, None);
     let mut newreno = NewRenoConfig::default();
     newreno.initial_window(olia.initial_window());
     let mut both = [olia, Arc::new(newreno).build(start, MSS)];
