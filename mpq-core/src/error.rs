@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use noq::ConnectionError;
 
 use crate::net::{InterfaceError, Local};
+use crate::proto::frame::EncodeError;
 use crate::tls::{self, TlsError};
 
 /// Why there is no connection.
@@ -143,6 +144,9 @@ pub enum BindError {
     /// The certificate or key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Clients cannot be told where else the server may be found.
+    #[error(transparent)]
+    Elsewhere(#[from] EncodeError),
     /// noq refused.
     #[error("cannot start the endpoint: {0}")]
     Endpoint(io::Error),
@@ -154,6 +158,9 @@ pub enum MoveError {
     /// One at a time.
     #[error("a move is under way already")]
     Busy,
+    /// Clients cannot be told of it.
+    #[error(transparent)]
+    Announcement(#[from] EncodeError),
     /// The freeze failed.
     #[error("{0}")]
     Failed(String),

@@ -86,6 +86,7 @@ impl Server {
         identity: &Identity,
         config: ServerConfig,
     ) -> Result<Self, BindError> {
+        config.elsewhere.check()?;
         let crypto = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
         let listener = Arc::new(Listener::bind(listen, crypto.clone())?);
         let (outputs, moving) = mpsc::unbounded_channel();
@@ -187,6 +188,7 @@ impl Server {
         freeze: impl Future<Output = Thaw>,
         on_reopened: impl FnOnce(SocketAddr),
     ) -> Result<SocketAddr, MoveError> {
+        announcement.check()?;
         let mut outputs = self.moving.try_lock().map_err(|_| MoveError::Busy)?;
         let relocation = Relocation {
             hub: &self.hub,
