@@ -10,6 +10,7 @@ use h3::quic::ConnectionErrorIncoming;
 use noq::ConnectionError;
 
 use crate::net::{InterfaceError, Local};
+use crate::proto::frame::EncodeError;
 use crate::tls::{self, TlsError};
 
 /// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
@@ -191,6 +192,9 @@ pub enum BindError {
     /// The certificate or key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Clients cannot be told where else the server may be found.
+    #[error(transparent)]
+    Elsewhere(#[from] EncodeError),
     /// noq refused.
     #[error("cannot start the endpoint: {0}")]
     Endpoint(io::Error),
@@ -202,6 +206,9 @@ pub enum MoveError {
     /// One at a time.
     #[error("a move is under way already")]
     Busy,
+    /// Clients cannot be told of it.
+    #[error(transparent)]
+    Announcement(#[from] EncodeError),
     /// The freeze failed.
     #[error("{0}")]
     Failed(String),

@@ -51,7 +51,9 @@ pub(crate) async fn write_frames(
     drop(connection);
     let mut bytes = frame::preamble();
     while let Some(frame) = frames.recv().await {
-        frame.encode(&mut bytes);
+        if let Err(error) = frame.encode(&mut bytes) {
+            tracing::error!("the peer is not told {frame:?}: {error}");
+        }
         before();
         if !weak.is_alive() || stream.write_all(&bytes).await.is_err() {
             return;

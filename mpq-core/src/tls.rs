@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use noq::ConnectionError;
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
@@ -21,7 +22,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 
-use crate::proto::probe::Token;
+use crate::proto::probe::{KnockKey, Secret};
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -317,22 +318,22 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The token of a client's probes.
-pub(crate) fn probe_token(connection: &noq::Connection) -> Token {
-    secret(connection, b"EXPORTER-mpq-probe")
+/// The key of the knocks of a connection's server, known to both of its ends and nobody else (RFC 8446
+/// §7.5).
+pub(crate) fn knock_key(connection: &noq::Connection) -> KnockKey {
+    let mut secret = Secret::default();
+    // Can only fail for absurd lengths; a key of zeros would merely be guessable.
+    let _ = connection.export_keying_material(&mut secret, b"EXPORTER-mpq-knock", b"");
+    KnockKey::new(&secret)
 }
 
-/// The token of the knocks of a connection's server, known to both ends.
-pub(crate) fn knock_token(connection: &noq::Connection) -> Token {
-    secret(connection, b"EXPORTER-mpq-knock")
-}
-
-/// A secret that both ends of the connection can make and nobody else (RFC 8446 §7.5).
-fn secret(connection: &noq::Connection, label: &[u8]) -> Token {
-    let mut token = Token::default();
-    // Can only fail for absurd lengths; a token of zeros would merely be guessable.
-    let _ = connection.export_keying_material(&mut token, label, b"");
-    token
+/// Bytes that nobody can guess, nor tell from one another who drew them.
+pub(crate) fn random<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system has random numbers");
+    bytes
 }
 
 #[cfg(test)]

@@ -3,19 +3,24 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use mpq_core::client::{ClientConfig, ClientError, ClientEvent, PathInfo, PathState};
+use mpq_core::client::{
+    Client, ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState,
+};
+use mpq_core::h3::MIGRATION_STREAM_TYPE;
 use mpq_core::net::{Bind, Sockets};
-use mpq_core::proto::probe;
+use mpq_core::proto::probe::{KnockKey, ProbeKey, Recogniser};
+use mpq_core::proto::{Frame, Strategy, frame};
 use mpq_core::server::{MoveError, Thaw};
 use mpq_core::tls::{self, Trust};
-use support::impostor::Impostor;
+use quinn::crypto::rustls::QuicServerConfig;
+use support::impostor::{Impostor, Sniffer, version_negotiation};
 use support::relay::{Deed, Mischief, Relay, Way};
 use support::{Bench, MILLISECOND, Network, announcement, both_paths, happened, in_use, until};
 use tokio::net::UdpSocket;
@@ -289,13 +294,156 @@ async fn where_only_an_impostor_is_the_client_gives_up_at_the_deadline() {
     join_all(cases).await;
 }
 
+/// Whoever names an address cannot vouch for it: a malicious server, which knows all secrets of the
+/// connection, sends what looks like answers from a victim's address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_cannot_answer_in_a_victims_name() {
+    let bench = Bench::new(1);
+    let [home, place] = [2, 3].map(|host| bench.network.at(host));
+    let victim = UdpSocket::bind(place).await.unwrap();
+    let crypto = tls::rustls_server(&bench.identity).unwrap();
+    let crypto = QuicServerConfig::try_from(crypto).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let endpoint = quinn::Endpoint::server(config, home).unwrap();
+    // As much HTTP/3 as it takes, and that it is parked and will be where the victim is.
+    let lying = async {
+        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        let control = say(&connection, &[0x00, 0x04, 0x00]).await;
+        let stream_type = 0xc0 << 56 | MIGRATION_STREAM_TYPE;
+        let mut said = [&stream_type.to_be_bytes()[..], &frame::preamble()].concat();
+        let migration = Frame::Migration {
+            sequence: 1,
+            targets: vec![place],
+            outage: Duration::ZERO,
+            lead: Duration::ZERO,
+        };
+        for frame in [migration, Frame::Parked { sequence: 1 }] {
+            frame.encode(&mut said).unwrap();
+        }
+        let migration = say(&connection, &said).await;
+        (connection, control, migration)
+    };
+    let config = ClientConfig {
+        strategy: Strategy::Reactive,
+        ..ClientConfig::default()
+    };
+    let connecting = bench.connect_with(home, config);
+    let (client, (server, _control, _migration)) = tokio::join!(connecting, lying);
+    let mut events = client.events();
+
+    let mut buffer = [0; 1_500];
+    let mut receive = async || {
+        let (length, from) = victim.recv_from(&mut buffer).await.unwrap();
+        (buffer[..length].to_vec(), from)
+    };
+    for _ in 0..10 {
+        let (probe, from) = receive().await;
+        assert!(probe[0] & 0x80 != 0, "what is no probe has come");
+        for label in ["EXPORTER-mpq-probe", "EXPORTER-mpq-knock"] {
+            let (mut token, mut secret) = ([0; 8], [0; 32]);
+            for out in [&mut token[..], &mut secret] {
+                server
+                    .export_keying_material(out, label.as_bytes(), b"")
+                    .unwrap();
+            }
+            let token = [&[0xc0, 0, 0, 0, 0, 8][..], &token, &[8], &token].concat();
+            let probe = ProbeKey::new(&secret).probe(from.ip(), place, &[7; 1_200]);
+            for forged in [token, version_negotiation(&probe).unwrap()] {
+                victim.send_to(&forged, from).await.unwrap();
+            }
+        }
+    }
+    let detected = |event: &ClientEvent| matches!(event, ClientEvent::Detected { .. });
+    assert!(!happened(&mut events).iter().any(detected));
+    // Had the victim answered by itself, the client would have come.
+    loop {
+        let (packet, from) = receive().await;
+        if packet[0] & 0x80 == 0 {
+            break;
+        }
+        let answer = version_negotiation(&packet).unwrap();
+        victim.send_to(&answer, from).await.unwrap();
+    }
+    assert!(happened(&mut events).iter().any(detected));
+    client.close().await;
+}
+
+/// Opens a stream and leaves it open.
+async fn say(connection: &quinn::Connection, bytes: &[u8]) -> quinn::SendStream {
+    let mut stream = connection.open_uni().await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// Whoever looks at what a client sends to several places cannot tell that it is of one client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_two_probes_have_an_id_in_common() {
+    const PROBES: usize = 20;
+    let bench = Bench::new(1);
+    let places = [2, 3].map(|host| bench.network.at(host));
+    let mut sniffers = Vec::new();
+    for place in places {
+        sniffers.push(Sniffer::open(place, false).await);
+    }
+    let client = bench.connect(bench.network.at(1)).await;
+    let mut events = client.events();
+    both_paths(&mut events).await;
+    let freeze = async {
+        while sniffers.iter().any(|s| s.received().len() < PROBES) {
+            tokio::time::sleep(20 * MILLISECOND).await;
+        }
+        Thaw::Failed("it stays".into())
+    };
+    let announced = announcement(&places, Duration::ZERO);
+    let moved = bench.server.relocate(announced, freeze, |_| ()).await;
+    assert!(matches!(moved, Err(MoveError::Failed(_))));
+    let probes: Vec<_> = sniffers.iter().flat_map(Sniffer::received).collect();
+    let ids = probes.iter().flat_map(|p| [&p[6..14], &p[15..23]]);
+    let ids: BTreeSet<_> = ids.collect();
+    assert_eq!(ids.len(), 2 * probes.len());
+    client.close().await;
+}
+
+/// A client of one address, which tries for so long.
+fn brief(network: Network, connect_timeout: Duration) -> ClientConfig {
+    ClientConfig {
+        trust: Trust::Insecure,
+        interfaces: vec![network.ip(101).to_string()],
+        connect_timeout,
+        ..ClientConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_connects_sends_nothing_but_the_handshake() {
+    let network = Bench::new(1).network;
+    let nobody = Sniffer::open(network.at(2), false).await;
+    let connected = Client::connect(brief(network, SECOND), network.at(2), "localhost").await;
+    assert!(matches!(connected, Err(ConnectError::Timeout)));
+    let sent = nobody.received();
+    assert!(!sent.is_empty());
+    for datagram in sent {
+        assert_eq!(datagram[0] & 0x80, 0x80);
+        assert_eq!(datagram[1..5], [0, 0, 0, 1], "another version than QUIC's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_port_is_told_at_once() {
+    let network = Bench::new(1).network;
+    let connecting = Client::connect(brief(network, 60 * SECOND), network.at(2), "localhost");
+    let connected = timeout(10 * SECOND, connecting).await;
+    let connected = connected.expect("it does not wait for an answer");
+    assert!(matches!(connected, Err(ConnectError::Refused)));
+}
+
 /// What he can make up, and what he may have seen.
 fn forged(rng: &mut fastrand::Rng, seen: &[Vec<u8>]) -> Vec<u8> {
     let mut noise = vec![0; rng.usize(..1_300)];
     rng.fill(&mut noise);
     match rng.u32(..6) {
-        // A knock with a token that he guessed.
-        0 => probe::knock(rng.u64(..).to_be_bytes()),
+        // A knock of another connection.
+        0 => KnockKey::new(&[1; 32]).knock(&std::array::from_fn(|_| rng.u8(..))),
         // A server's refusal of every version.
         1 => [&[0xc0, 0, 0, 0, 0, 8][..], &noise].concat(),
         // A stateless reset.
@@ -437,13 +585,16 @@ async fn first_flights(network: Network, count: usize) -> Vec<Vec<u8>> {
 /// Answers wait to be read, but only so many of them, whoever sends them.
 #[tokio::test]
 async fn answers_do_not_pile_up() {
-    const TOKEN: probe::Token = *b"token678";
     let local = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
     let (sockets, mut answers) = Sockets::open(&[local]).unwrap();
-    sockets.listen_for(&[TOKEN]);
+    let knocks = KnockKey::new(&[1; 32]);
+    sockets.listen_for(Recogniser {
+        probes: ProbeKey::new(&[2; 32]),
+        knocks: knocks.clone(),
+    });
     let mut socket = sockets.for_endpoint();
     let attacker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (knock, last) = (probe::knock(TOKEN), b"last");
+    let (knock, last) = (knocks.knock(&[3; 9]), b"last");
     let mut buffer = vec![0; 65_535];
     let mut taken = 0;
     for _ in 0..1_000 {

@@ -168,6 +168,12 @@ fn addresses_that_are_no_place_for_a_server_are_refused() {
         "224.0.0.1:443",
         "10.1.0.2:0",
         "169.254.1.1:443",
+        "0.1.0.2:443",
+        "240.1.0.2:443",
+        "100.64.0.2:443",
+        "10.1.0.2:53",
+        "[64:ff9b::10.1.0.2]:443",
+        "[2002:a01:2::1]:443",
     ] {
         let mut rig = Rig::by(Strategy::Multipath);
         rig.announce(1, vec![bad.parse().unwrap()]);
@@ -189,23 +195,77 @@ fn addresses_that_are_no_place_for_a_server_are_refused() {
 }
 
 #[test]
-fn probes_of_a_move_have_a_cap_and_a_pace() {
-    let mut rig = Rig::new(Config {
-        deadline: 3 * 3600 * SECOND,
-        ..Config::default()
-    });
-    let locals: Vec<_> = (0..4).map(local).collect();
-    rig.input(Input::Locals(locals.clone()));
-    rig.park(&[2, 3, 4, 5, 6, 7, 8, 9]);
-    let (mut all, mut most) = (0, 0);
-    for _ in 0..10_000 {
-        rig.pass(SECOND);
-        let rounds = rig.count(|output| matches!(output, Output::Probe(_)));
-        all += rounds * 8 * locals.len();
-        most = most.max(rounds);
+fn probes_have_a_cap_and_a_pace() {
+    for targets in [&[2][..], &[2, 3, 4, 5, 6, 7, 8, 9]] {
+        let mut rig = Rig::new(Config {
+            deadline: 3 * 3600 * SECOND,
+            ..Config::default()
+        });
+        let locals: Vec<_> = (0..4).map(local).collect();
+        rig.input(Input::Locals(locals.clone()));
+        rig.park(targets);
+        let (mut each, mut most) = (0, 0);
+        for _ in 0..10_000 {
+            rig.pass(SECOND);
+            let rounds = rig.count(|output| matches!(output, Output::Probe(_)));
+            each += rounds * locals.len();
+            most = most.max(rounds);
+        }
+        // A probe every half second would make 20,000.
+        assert!((2_000..=3_200).contains(&each), "{each}");
+        assert!((5..=50).contains(&most), "{most} rounds in a second");
     }
-    assert!((3_900..=4_000).contains(&all), "{all}");
-    assert!((5..=50).contains(&most), "{most} rounds in a second");
+}
+
+#[test]
+fn a_victim_is_not_flooded_however_often_a_server_names_it() {
+    for answers in [false, true] {
+        let mut rig = Rig::by(Strategy::Multipath);
+        let victim: Vec<SocketAddr> = (0..8).map(|i| ([10, 1, 0, 9], 4433 + i).into()).collect();
+        let mut datagrams = 0;
+        for sequence in 1..1_000 {
+            rig.announce(sequence, victim.clone());
+            rig.frame(Frame::Parked { sequence });
+            rig.pass(60 * MILLISECOND);
+            if answers {
+                rig.input(Input::Answer {
+                    local: local(0),
+                    remote: victim[0],
+                    knock: false,
+                });
+            }
+            for output in rig.outputs.drain(..) {
+                datagrams += match output {
+                    Output::Probe(targets) => targets.len() * 2,
+                    // What noq sends until it gives a path up.
+                    Output::Open { remote, .. } if remote.ip() == victim[0].ip() => 4,
+                    _ => 0,
+                };
+            }
+        }
+        // For a minute, and what there may be at once.
+        assert!(datagrams <= 384 + 2 * 60, "{datagrams}");
+        assert!(datagrams >= 384, "{datagrams}");
+    }
+}
+
+#[test]
+fn everybody_on_a_network_of_ours_is_no_server() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.input(Input::Broadcasts(vec![[10, 1, 0, 255].into()]));
+    rig.announce(1, vec![server(255)]);
+    rig.frame(Frame::Addresses {
+        pool: vec![server(255)],
+        name: None,
+    });
+    let known = Event::Addresses {
+        pool: vec![],
+        name: None,
+    };
+    assert!(rig.outputs.contains(&Output::Event(known)));
+    rig.pass(DEADLINE);
+    rig.answer(255, true);
+    assert_eq!(rig.goes_to(255), 0);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The test vectors of `docs/protocol.md`, read from the document itself.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mpq_core::h3::MIGRATION_STREAM_TYPE;
-use mpq_core::proto::probe;
+use mpq_core::proto::probe::{Hint, KnockKey, ProbeKey, Recogniser};
 use mpq_core::proto::{Frame, frame, policy};
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -152,7 +153,7 @@ fn frames_are_written_and_read_as_documented() {
     for [what, encoded, text] in rows("A.2.") {
         let (encoded, frame) = (bytes(encoded), frame(text));
         let mut written = Vec::new();
-        frame.encode(&mut written);
+        assert_eq!(frame.encode(&mut written), Ok(()), "{what}");
         assert_eq!(written, encoded, "{what}: {text}");
         let stream = [frame::preamble(), encoded].concat();
         assert_eq!(read_however_cut(&stream), (vec![frame], None), "{what}");
@@ -193,26 +194,42 @@ fn streams_with_an_error_are_given_up_as_documented() {
 }
 
 #[test]
-fn probes_and_knocks_have_their_shape() {
-    let mut made = 0;
-    for [what, token, datagram] in rows("A.5.") {
-        let token = bytes(token).try_into().expect("eight bytes");
+fn probes_and_knocks_are_made_as_documented() {
+    let mut made = BTreeMap::<_, u32>::new();
+    for [what, key, from, to, random, datagram] in rows("A.5.") {
+        let key = bytes(key).try_into().expect("32 bytes");
+        let random = bytes(random);
         let sent = match what {
-            "probe" => probe::probe(token),
-            "knock" => probe::knock(token),
+            "probe" => ProbeKey::new(&key).probe(
+                from.parse().unwrap(),
+                to.parse().unwrap(),
+                &random.try_into().expect("as many bytes as a probe has"),
+            ),
+            "knock" => KnockKey::new(&key).knock(&random.try_into().expect("9 bytes")),
             _ => panic!("{what}"),
         };
         assert_eq!(sent, bytes(datagram), "{what}");
-        made += 1;
+        *made.entry(what).or_default() += 1;
     }
-    assert_eq!(made, 2);
+    assert_eq!(made, BTreeMap::from([("probe", 2), ("knock", 1)]));
 }
 
 #[test]
-fn answers_are_told_from_other_datagrams() {
-    for [what, datagram, token] in rows("A.6.") {
-        let token = (token != "none").then(|| bytes(token).try_into().expect("eight bytes"));
-        assert_eq!(probe::answered(&bytes(datagram)), token, "{what}");
+fn answers_and_knocks_are_told_from_other_datagrams() {
+    let recogniser = Recogniser {
+        probes: ProbeKey::new(&[0x11; 32]),
+        knocks: KnockKey::new(&[0x22; 32]),
+    };
+    let local = "10.0.0.1".parse().unwrap();
+    for [what, from, datagram, taken_for] in rows("A.6.") {
+        let hint = match taken_for {
+            "answer" => Some(Hint::Answer),
+            "knock" => Some(Hint::Knock),
+            "none" => None,
+            _ => panic!("{taken_for}"),
+        };
+        let found = recogniser.hint(local, from.parse().unwrap(), &bytes(datagram));
+        assert_eq!(found, hint, "{what}");
     }
 }
 

@@ -1,11 +1,15 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
+use mpq_core::proto::frame::{MAX_ADDRESSES, MAX_NAME};
+use mpq_core::proto::policy::acceptable;
 use mpq_core::{Congestion, Resume};
 
 use crate::units::{duration, rate, size};
@@ -91,7 +95,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
 
-    /// Address to move to on SIGUSR1; may be given once for IPv4 and once for IPv6
+    /// Address to move to on SIGUSR1; may be repeated, up to 8 times
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub migrate_to: Vec<SocketAddr>,
 
@@ -104,17 +108,23 @@ pub struct Serve {
     #[arg(long, value_name = "HOW", default_value_t)]
     pub resume: Resume,
 
-    /// Address at which clients may look for the server should it vanish; may be repeated
+    /// Address at which clients may look for the server should it vanish; may be repeated, up to 8
+    /// times
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub pool: Vec<SocketAddr>,
 
     /// DNS name that leads to the server wherever it is, which clients are told
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
 
     /// Time between the announcement of a move and parking; in s, or with ms, s, m or h
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub lead: Duration,
+
+    /// How long a move is expected to take, which clients are told: they look for the server most often
+    /// about then; in s, or with ms, s, m or h. By default that of --move-in-process, or not known
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub outage: Option<Duration>,
 
     /// Directory for the images of a checkpoint; they hold every session key
     #[arg(long, value_name = "DIR")]
@@ -163,7 +173,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
 
-        /// Address to move to instead of those the server was started with; may be repeated
+        /// Address to move to instead of those the server was started with; may be repeated, up to 8
+        /// times
         #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
         migrate_to: Vec<SocketAddr>,
     },
@@ -201,6 +212,36 @@ pub enum Command {
     },
 }
 
+impl Args {
+    /// Reads the command line of the program, and ends it if that cannot be.
+    pub fn read() -> Self {
+        Self::read_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn read_from<T: Into<OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let args = Self::try_parse_from(line)?;
+        let of_a_checkpoint = match &args.command {
+            Some(Command::Checkpoint { migrate_to, .. }) => migrate_to.as_slice(),
+            _ => &[],
+        };
+        for (option, addresses) in [
+            ("--migrate-to", args.serve.migrate_to.as_slice()),
+            ("--migrate-to", of_a_checkpoint),
+            ("--pool", &args.serve.pool),
+        ] {
+            if addresses.len() > MAX_ADDRESSES {
+                let count = addresses.len();
+                let message =
+                    format!("{option} can be given {MAX_ADDRESSES} times at most, not {count}");
+                return Err(Self::command().error(ErrorKind::TooManyValues, message));
+            }
+        }
+        Ok(args)
+    }
+}
+
 fn pid() -> clap::builder::RangedI64ValueParser<i32> {
     clap::value_parser!(i32).range(1..)
 }
@@ -210,22 +251,27 @@ fn target(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
         .map_err(|_| "expected ADDR:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433")?;
-    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
-        return Err(
-            "clients cannot be sent there: one host's address and a port are needed".into(),
-        );
+    if !acceptable(address.ip(), address) {
+        let needed = "one host's address, and port 443 or one from 1024 on";
+        return Err(format!("clients do not go there: needed is {needed}"));
     }
     Ok(address)
+}
+
+/// A name that clients can be told.
+fn name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=MAX_NAME => Ok(text.to_owned()),
+        length => Err(format!("a name has 1 to {MAX_NAME} bytes, not {length}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
 
     fn parse(line: &str) -> Result<Args, ErrorKind> {
-        Args::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+        Args::read_from(line.split_whitespace()).map_err(|error| error.kind())
     }
 
     #[test]
@@ -247,12 +293,14 @@ mod tests {
         assert_eq!(serve.resume, Resume::Careful);
         assert!(serve.migrate_to.is_empty());
 
-        let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:1 --migrate-to [::1]:1 \
-                    --lead 500ms --move-in-process 2s --congestion olia --resume aggressive";
+        let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:4433 --migrate-to [::1]:4433 \
+                    --lead 500ms --outage 3s --move-in-process 2s --congestion olia \
+                    --resume aggressive";
         let serve = parse(line).unwrap().serve;
         assert_eq!(serve.congestion, Congestion::Olia);
         assert_eq!(serve.resume, Resume::Aggressive);
         assert_eq!(serve.migrate_to.len(), 2);
+        assert_eq!(serve.outage, Some(Duration::from_secs(3)));
         assert_eq!(serve.move_in_process, Some(Duration::from_secs(2)));
     }
 
@@ -297,6 +345,7 @@ mod tests {
             ("restore", ErrorKind::MissingRequiredArgument),
             ("--migrate-to 0.0.0.0:4433", ErrorKind::ValueValidation),
             ("--migrate-to 192.0.2.1:0", ErrorKind::ValueValidation),
+            ("--migrate-to 192.0.2.1:53", ErrorKind::ValueValidation),
             ("--migrate-to [ff02::1]:4433", ErrorKind::ValueValidation),
             ("--migrate-to example.org:4433", ErrorKind::ValueValidation),
             ("--listen 4433", ErrorKind::ValueValidation),
@@ -310,6 +359,29 @@ mod tests {
                 Some(kind),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn no_more_is_taken_than_clients_can_be_told() {
+        let addresses = |option: &str, count| format!(" {option} 192.0.2.1:443").repeat(count);
+        let name = |length| format!(" --name {}", "a".repeat(length));
+        let checkpoint = |count| format!(" checkpoint --pid 1{}", addresses("--migrate-to", count));
+        for (good, bad, message) in [
+            (
+                addresses("--migrate-to", 8),
+                addresses("--migrate-to", 9),
+                "8 times",
+            ),
+            (addresses("--pool", 8), addresses("--pool", 9), "8 times"),
+            (checkpoint(8), checkpoint(9), "8 times"),
+            (name(255), name(256), "1 to 255 bytes, not 256"),
+        ] {
+            let read =
+                |options: &str| Args::read_from(format!("mpq-serve{options}").split_whitespace());
+            assert!(read(&good).is_ok(), "{good}");
+            let error = read(&bad).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
         }
     }
 

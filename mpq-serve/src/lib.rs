@@ -16,14 +16,12 @@ pub mod units;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, Command};
 use checkpoint::restore;
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     let result = match args.command {
         None => serve::run(args.serve),
         Some(Command::Checkpoint {

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mpq_core::proto::frame::MAX_ADDRESSES;
 use mpq_core::proto::server::Announcement;
 use mpq_core::server::{Server, Thaw};
 use tokio::sync::oneshot;
@@ -60,10 +59,6 @@ impl Mover {
         if targets.is_empty() {
             return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
         }
-        if targets.len() > MAX_ADDRESSES {
-            let message = format!("at most {MAX_ADDRESSES} addresses can be announced");
-            return Err(Error::Dump(message));
-        }
         if self.options.move_in_process.is_none() {
             // Before anybody is told of a move that cannot be.
             Criu::find("mpq-serve")?;
@@ -77,7 +72,11 @@ impl Mover {
                 false => targets.clone(),
             },
             lead: self.options.lead,
-            outage: Duration::ZERO,
+            outage: self
+                .options
+                .outage
+                .or(self.options.move_in_process)
+                .unwrap_or_default(),
         };
         tracing::info!("moving to {targets:?}");
         let announced = now();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mpq_core::proto::frame::MAX_ADDRESSES;
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
@@ -43,10 +42,6 @@ pub fn run(options: Serve) -> Result<(), Error> {
 }
 
 async fn serve(options: Serve) -> Result<(), Error> {
-    if options.pool.len() > MAX_ADDRESSES {
-        let message = format!("at most {MAX_ADDRESSES} addresses can be given with --pool");
-        return Err(Error::Start(message));
-    }
     let identity = match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => Identity::from_pem(cert, key),
         _ => Identity::self_signed(&["localhost".to_owned()]),

@@ -22,7 +22,7 @@ use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
-use crate::proto::probe::{self, Token};
+use crate::proto::probe::{Hint, ProbeKey, Recogniser};
 use crate::proto::{Frame, Strategy, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
@@ -41,9 +41,8 @@ pub(super) struct Driver {
     frames: mpsc::UnboundedSender<Frame>,
     /// The server's address as noq knows it from the start.
     origin: SocketAddr,
-    /// What our probes carry, and the server's knocks.
-    token: Token,
-    knock: Token,
+    /// Makes our probes.
+    probes: ProbeKey,
     supervision: Arc<Supervision>,
     /// Somebody waits for the server.
     expecting: bool,
@@ -65,8 +64,11 @@ impl Driver {
     ) -> Self {
         let now = Instant::now();
         let multipath = connection.is_multipath_enabled();
-        let (token, knock) = (tls::probe_token(connection), tls::knock_token(connection));
-        sockets.listen_for(&[token, knock]);
+        let probes = ProbeKey::new(&tls::random());
+        sockets.listen_for(Recogniser {
+            probes: probes.clone(),
+            knocks: tls::knock_key(connection),
+        });
         let wanted = config.interfaces.clone();
         let config = Config {
             deadline: config.migration_timeout,
@@ -74,8 +76,8 @@ impl Driver {
             multipath,
             strategy: config.strategy,
             allow_unvalidated: config.allow_unvalidated,
-            hold_back: config.hold_back.mul_f64(fraction(token)),
-            seed: u64::from_be_bytes(token),
+            hold_back: config.hold_back.mul_f64(fraction()),
+            seed: u64::from_be_bytes(tls::random()),
             capabilities: match config.strategy {
                 Strategy::Restart => 0,
                 strategy if strategy.redirects() => Frame::REDIRECT,
@@ -85,6 +87,7 @@ impl Driver {
             },
         };
         let mut machine = ClientMachine::new(now, config, locals[0].ip, remote);
+        machine.handle(now, Input::Broadcasts(interfaces::broadcasts()));
         machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         let (frames, to_send) = mpsc::unbounded_channel();
         tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
@@ -99,8 +102,7 @@ impl Driver {
             events,
             frames,
             origin: remote,
-            token,
-            knock,
+            probes,
             supervision,
             expecting: false,
             failure: None,
@@ -203,16 +205,11 @@ impl Driver {
             }
             Output::Redirect(to) => self.redirect(to),
             Output::Probe(targets) => {
-                let probe = probe::probe(self.token);
                 for target in targets {
-                    self.facing(target)
-                        .for_each(|l| self.sockets.send(Some(l.ip), target, &probe));
+                    self.facing(target).for_each(|l| self.probe(l.ip, target));
                 }
             }
-            Output::ProbeFrom { local, target } => {
-                self.sockets
-                    .send(Some(local), target, &probe::probe(self.token));
-            }
+            Output::ProbeFrom { local, target } => self.probe(local, target),
             Output::Open { local, remote } => self.open(local, remote),
             Output::Abandon(remote) => self.abandon(|path| path.remote == remote),
             Output::AbandonFrom(local) => self.abandon(|path| path.local == local),
@@ -221,6 +218,12 @@ impl Driver {
             Output::Close { path } => self.close(path),
             Output::Event(event) => self.announce(event),
         }
+    }
+
+    /// Sends a probe, which has nothing in common with any other one.
+    fn probe(&self, local: IpAddr, remote: SocketAddr) {
+        let probe = self.probes.probe(local, remote, &tls::random());
+        self.sockets.send(Some(local), remote, &probe);
     }
 
     fn announce(&mut self, event: Event) {
@@ -368,7 +371,7 @@ impl Driver {
         self.input(Input::Answer {
             local: answer.local,
             remote: canonical(answer.remote),
-            knock: self.knock == answer.token,
+            knock: answer.hint == Hint::Knock,
         });
     }
 
@@ -419,6 +422,7 @@ impl Driver {
             Ok(change) => change,
             Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
         };
+        self.input(Input::Broadcasts(interfaces::broadcasts()));
         self.locals.clear();
         for Local { interface, ip, .. } in &gone {
             self.sockets.close_local(*ip);
@@ -472,9 +476,9 @@ impl NetworkChangeHint for InPlace {
     }
 }
 
-/// A number between 0 and 1, as random as the token.
-fn fraction(token: Token) -> f64 {
-    u64::from_be_bytes(token) as f64 / u64::MAX as f64
+/// A random number between 0 and 1.
+fn fraction() -> f64 {
+    u64::from_be_bytes(tls::random()) as f64 / u64::MAX as f64
 }
 
 async fn read_frames(stream: oneshot::Receiver<MigrationStream>, frames: mpsc::Sender<Frame>) {

@@ -69,12 +69,13 @@ impl Client {
             sockets.for_endpoint(),
             Arc::new(noq::TokioRuntime),
         )?;
+        let handle = sockets.handle(remote)?;
         let connecting = endpoint
             .connect_with(crypto, mapped(remote), server_name)
             .map_err(|error| ConnectError::Connection(error.to_string()))?;
         let connection = tokio::select! {
             connected = connecting => connected?,
-            () = refused(&binds[0], remote) => return Err(ConnectError::Refused),
+            () = refused(handle, remote) => return Err(ConnectError::Refused),
             () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 

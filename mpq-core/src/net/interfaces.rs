@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use if_addrs::Interface;
+use if_addrs::{IfAddr, Interface};
 
 use super::socket::Bind;
 
@@ -101,6 +101,29 @@ pub(crate) fn changed(server: IpAddr, wanted: &[String], used: &[Local]) -> io::
     });
     let present = present.collect();
     Ok(Change { gone, present })
+}
+
+/// The addresses by which everybody on one of this host's networks is reached: the last one of each, and
+/// the first one, which some hosts take for the same (RFC 1122 §3.3.6); none if the operating system does
+/// not list its interfaces.
+pub(crate) fn broadcasts() -> Vec<Ipv4Addr> {
+    broadcasts_of(&if_addrs::get_if_addrs().unwrap_or_default())
+}
+
+fn broadcasts_of(all: &[Interface]) -> Vec<Ipv4Addr> {
+    let networks = all.iter().filter_map(|interface| match &interface.addr {
+        // Of two addresses or one, none is everybody's (RFC 3021).
+        IfAddr::V4(v4) if v4.prefixlen < 31 => Some((v4.ip, v4.netmask, v4.broadcast)),
+        _ => None,
+    });
+    let broadcasts = networks.flat_map(|(ip, mask, broadcast)| {
+        [
+            Some(ip | !mask),
+            Some(ip & mask),
+            broadcast.filter(|b| *b != ip),
+        ]
+    });
+    broadcasts.flatten().collect()
 }
 
 /// An address that asks of an interface what the server's does, but for its family.
@@ -240,7 +263,7 @@ fn family(ip: IpAddr) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use if_addrs::{IfAddr, IfOperStatus, Ifv4Addr, Ifv6Addr};
+    use if_addrs::{IfOperStatus, Ifv4Addr, Ifv6Addr};
 
     fn interface(name: &str, ip: &str, oper_status: IfOperStatus) -> Interface {
         let addr = match ip.parse().unwrap() {
@@ -390,5 +413,17 @@ mod tests {
             host[2].oper_status = IfOperStatus::Unknown;
             assert_eq!(of(&host), ["10.0.0.2", "10.0.1.2"]);
         }
+    }
+
+    #[test]
+    fn everybody_on_a_network_is_known() {
+        let wide = interface("eth0", "192.168.7.5", IfOperStatus::Up);
+        let mut pair = interface("tun0", "10.0.0.1", IfOperStatus::Up);
+        if let IfAddr::V4(v4) = &mut pair.addr {
+            (v4.netmask, v4.prefixlen) = ([255, 255, 255, 254].into(), 31);
+        }
+        let v6 = interface("eth0", "2001:db8::5", IfOperStatus::Up);
+        let expected: [Ipv4Addr; 2] = [[192, 168, 7, 255].into(), [192, 168, 7, 0].into()];
+        assert_eq!(broadcasts_of(&[wide, pair, v6]), expected);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::address::{canonical, mapped};
 use super::socket::Bound;
-use crate::proto::probe::{self, Token};
+use crate::proto::probe::{self, Hint, Recogniser};
 
 /// How many senders are noted: anybody can feign more of them.
 pub(super) const MAX_SENDERS: usize = 1 << 16;
@@ -25,8 +25,8 @@ pub struct Answer {
     pub local: IpAddr,
     /// Who it came from.
     pub remote: SocketAddr,
-    /// Which of the tokens listened for it carries.
-    pub token: Token,
+    /// Whether it answered a probe, or knocked.
+    pub hint: Hint,
 }
 
 /// The sockets of one endpoint, with what is known of the datagrams that pass through them.
@@ -37,7 +37,7 @@ pub(super) struct SocketSet {
     pub(super) redirection: RwLock<Option<Redirection>>,
     /// The local address of the socket for what has no source.
     pub(super) preferred: RwLock<Option<IpAddr>>,
-    pub(super) listening: Mutex<Vec<Token>>,
+    pub(super) recogniser: Mutex<Option<Recogniser>>,
     /// Who has sent something since they are noted.
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
     answers: mpsc::Sender<Answer>,
@@ -60,7 +60,7 @@ impl SocketSet {
             reader: Mutex::default(),
             redirection: RwLock::default(),
             preferred: RwLock::default(),
-            listening: Mutex::default(),
+            recogniser: Mutex::default(),
             senders: Mutex::default(),
             answers,
             send_errors: AtomicU64::new(0),
@@ -135,17 +135,20 @@ impl SocketSet {
 
     /// Takes answers to probes out of a received buffer: it is left with length 0.
     pub(super) fn take_answers(&self, local: IpAddr, meta: &mut RecvMeta, buffer: &[u8]) {
+        let remote = canonical(meta.addr);
         for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
-            let Some(token) = probe::answered(packet) else {
-                return;
-            };
-            if !self.listening.lock().unwrap().contains(&token) {
+            if !probe::has_long_header(packet) {
                 return;
             }
+            let recogniser = self.recogniser.lock().unwrap();
+            let recogniser = recogniser.as_ref();
+            let Some(hint) = recogniser.and_then(|r| r.hint(local, remote, packet)) else {
+                return;
+            };
             let answer = Answer {
                 local,
-                remote: canonical(meta.addr),
-                token,
+                remote,
+                hint,
             };
             let _ = self.answers.try_send(answer);
         }

@@ -18,6 +18,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,7 +29,7 @@ use tokio::sync::mpsc;
 use super::noq_udp::Receiver;
 use super::socket::{Bind, Bound};
 use super::socket_set::{Answer, MAX_SENDERS, Redirection, SocketSet};
-use crate::proto::probe::Token;
+use crate::proto::probe::Recogniser;
 
 /// Probe answers waiting to be read; more are dropped, as a network would.
 const ANSWER_CAPACITY: usize = 64;
@@ -111,6 +112,23 @@ impl Sockets {
             .collect()
     }
 
+    /// Another handle to the socket by which datagrams without a source go to `remote`.
+    ///
+    /// # Errors
+    /// Those of the system call; `NotConnected` if there is no such socket.
+    pub fn handle(&self, remote: SocketAddr) -> io::Result<std::net::UdpSocket> {
+        let transmit = Transmit {
+            destination: remote,
+            ecn: None,
+            contents: &[],
+            segment_size: None,
+            src_ip: None,
+        };
+        let bound = self.0.pick(&transmit);
+        let bound = bound.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(bound.io.as_fd().try_clone_to_owned()?.into())
+    }
+
     /// Sends one datagram outside of QUIC. Like the network, it promises nothing.
     pub fn send(&self, local: Option<IpAddr>, remote: SocketAddr, contents: &[u8]) {
         let transmit = Transmit {
@@ -142,9 +160,9 @@ impl Sockets {
         *self.0.preferred.write().unwrap() = Some(local);
     }
 
-    /// Which tokens make a Version Negotiation packet an [`Answer`]; all others go to noq.
-    pub fn listen_for(&self, tokens: &[Token]) {
-        *self.0.listening.lock().unwrap() = tokens.to_vec();
+    /// What makes a Version Negotiation packet an [`Answer`]; all others go to noq.
+    pub fn listen_for(&self, recogniser: Recogniser) {
+        *self.0.recogniser.lock().unwrap() = Some(recogniser);
     }
 
     /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more. noq may
@@ -185,9 +203,8 @@ mod tests {
 
     use super::*;
     use crate::net::address::{canonical, mapped};
-    use crate::proto::probe;
-
-    const TOKEN: Token = *b"token678";
+    use crate::proto::probe::{Hint, KnockKey, ProbeKey};
+    use crate::tls::random;
 
     fn loopback(ip: &str) -> Bind {
         SocketAddr::new(ip.parse().unwrap(), 0).into()
@@ -281,21 +298,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_are_picked_out_if_their_token_is_listened_for() {
+    async fn hints_are_picked_out_by_their_keys() {
         let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
         let (b, mut answers) = Sockets::open(&[loopback("127.0.0.2")]).unwrap();
         let mut socket = b.for_endpoint();
         let (from, to) = (a.locals()[0], b.locals()[0]);
-        b.listen_for(&[TOKEN]);
-        a.send(None, to, &probe::knock(*b"stranger"));
-        a.send(None, to, &probe::knock(TOKEN));
-        a.send(None, to, b"end");
-        assert_eq!(receive(&mut socket).await.0, probe::knock(*b"stranger"));
+        let (knocks, strangers) = (KnockKey::new(&[1; 32]), KnockKey::new(&[2; 32]));
+        b.listen_for(Recogniser {
+            probes: ProbeKey::new(&[3; 32]),
+            knocks: knocks.clone(),
+        });
+        let (knock, stranger) = (knocks.knock(&random()), strangers.knock(&random()));
+        for datagram in [&stranger[..], &knock, b"end"] {
+            a.send(None, to, datagram);
+        }
+        assert_eq!(receive(&mut socket).await.0, stranger);
         assert_eq!(receive(&mut socket).await.0, b"end");
         let expected = Answer {
             local: to.ip(),
             remote: from,
-            token: TOKEN,
+            hint: Hint::Knock,
         };
         assert_eq!(answers.try_recv().unwrap(), expected);
         assert!(answers.try_recv().is_err());

@@ -34,6 +34,8 @@ const STREAM_DATAGRAMS: u64 = 16;
 const MIN_QUIET: Duration = Duration::from_millis(50);
 /// By how much round trips vary.
 const RTT_SPREAD: Duration = Duration::from_millis(20);
+/// How long an answer may take at the least: a peer that waits for a core is slow, and its link is not dead.
+const MIN_ANSWER: Duration = Duration::from_millis(75);
 /// A path that was evacuated has nothing in flight any more after this, or so many of its round trips,
 /// and is closed.
 const MIN_SETTLING: Duration = Duration::from_millis(150);
@@ -131,7 +133,7 @@ impl Evacuation {
                 continue;
             };
             let is_outlived = heard >= watched.heard + rtt / 2 + RTT_SPREAD;
-            if is_outlived && now >= asked + rtt + RTT_SPREAD {
+            if is_outlived && now >= asked + MIN_ANSWER.max(rtt + RTT_SPREAD) {
                 watched.evacuated = Some(now);
                 steps.push(Step::Evacuate { path, over });
             }

@@ -15,7 +15,7 @@ pub const MAX_BODY: usize = 4096;
 /// The most addresses in one frame.
 pub const MAX_ADDRESSES: usize = 8;
 /// The longest DNS name, bytes (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 255;
+pub const MAX_NAME: usize = 255;
 
 /// A message of the migration protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,20 @@ pub enum FrameError {
     Malformed(u64),
 }
 
+/// Why a frame cannot be written: no receiver would read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// An announcement of a move to nowhere.
+    #[error("a move has to have an address to go to")]
+    NoTarget,
+    /// More addresses than [`MAX_ADDRESSES`].
+    #[error("clients can be told of {MAX_ADDRESSES} addresses at most, not of {0}")]
+    TooManyAddresses(usize),
+    /// A name that is empty, or longer than the DNS allows (RFC 1035 §2.3.4).
+    #[error("a name has 1 to {MAX_NAME} bytes, not {0}")]
+    Name(usize),
+}
+
 const HELLO: u64 = 1;
 const MIGRATION: u64 = 2;
 const READY: u64 = 3;
@@ -94,7 +108,10 @@ impl Frame {
     pub const REDIRECT: u64 = 2;
 
     /// Appends the frame to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// No receiver would read it; nothing is appended then.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let mut body = Vec::new();
         let kind = match self {
             Self::Hello { capabilities } => {
@@ -102,8 +119,13 @@ impl Frame {
                 HELLO
             }
             Self::Addresses { pool, name } => {
-                put_addresses(&mut body, pool);
-                body.put_slice(name.as_deref().unwrap_or_default().as_bytes());
+                put_addresses(&mut body, pool)?;
+                if let Some(name) = name {
+                    if !(1..=MAX_NAME).contains(&name.len()) {
+                        return Err(EncodeError::Name(name.len()));
+                    }
+                    body.put_slice(name.as_bytes());
+                }
                 ADDRESSES
             }
             Self::Migration {
@@ -112,8 +134,11 @@ impl Frame {
                 outage,
                 lead,
             } => {
+                if targets.is_empty() {
+                    return Err(EncodeError::NoTarget);
+                }
                 put_varint(&mut body, *sequence);
-                put_addresses(&mut body, targets);
+                put_addresses(&mut body, targets)?;
                 put_varint(&mut body, millis(*outage));
                 put_varint(&mut body, millis(*lead));
                 MIGRATION
@@ -126,6 +151,7 @@ impl Frame {
         put_varint(out, kind);
         put_varint(out, body.len() as u64);
         out.extend_from_slice(&body);
+        Ok(())
     }
 
     /// `Ok(None)` for an unknown type.
@@ -260,12 +286,15 @@ fn numbered(body: &mut Vec<u8>, sequence: u64, kind: u64) -> u64 {
     kind
 }
 
-fn put_addresses(out: &mut Vec<u8>, addresses: &[SocketAddr]) {
-    let addresses = &addresses[..addresses.len().min(MAX_ADDRESSES)];
+fn put_addresses(out: &mut Vec<u8>, addresses: &[SocketAddr]) -> Result<(), EncodeError> {
+    if addresses.len() > MAX_ADDRESSES {
+        return Err(EncodeError::TooManyAddresses(addresses.len()));
+    }
     put_varint(out, addresses.len() as u64);
     addresses
         .iter()
         .for_each(|address| put_address(out, *address));
+    Ok(())
 }
 
 fn addresses(bytes: &mut &[u8]) -> Option<Vec<SocketAddr>> {
@@ -277,7 +306,7 @@ fn addresses(bytes: &mut &[u8]) -> Option<Vec<SocketAddr>> {
 }
 
 fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
-    match address.ip() {
+    match address.ip().to_canonical() {
         IpAddr::V4(ip) => {
             out.put_u8(4);
             out.put_slice(&ip.octets());
@@ -290,13 +319,18 @@ fn put_address(out: &mut Vec<u8>, address: SocketAddr) {
     out.put_u16(address.port());
 }
 
+/// An IPv4 address in its IPv6-mapped form is taken for what it is, here and nowhere else: all that is known
+/// of an address is known by one form.
 fn address(bytes: &mut &[u8]) -> Option<SocketAddr> {
     let ip: IpAddr = match bytes.try_get_u8().ok()? {
         4 => bytes.try_get_u32().ok()?.to_be_bytes().into(),
         6 => bytes.try_get_u128().ok()?.to_be_bytes().into(),
         _ => return None,
     };
-    Some(SocketAddr::new(ip, bytes.try_get_u16().ok()?))
+    Some(SocketAddr::new(
+        ip.to_canonical(),
+        bytes.try_get_u16().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -342,8 +376,8 @@ mod tests {
     }
 
     fn some_addresses(least: usize) -> impl Strategy<Value = Vec<SocketAddr>> {
-        // Neither flow label nor scope travels.
-        let plain = |a: SocketAddr| SocketAddr::new(a.ip(), a.port());
+        // Neither flow label nor scope travels, nor the mapped form.
+        let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         prop::collection::vec(any::<SocketAddr>().prop_map(plain), least..=MAX_ADDRESSES)
     }
 
@@ -365,7 +399,9 @@ mod tests {
             sent in prop::collection::vec(frames(), 0..5), size in 1..40_usize
         ) {
             let mut bytes = preamble();
-            sent.iter().for_each(|frame| frame.encode(&mut bytes));
+            for frame in &sent {
+                prop_assert_eq!(frame.encode(&mut bytes), Ok(()));
+            }
             let received = decode_all(bytes.chunks(size).map(<[u8]>::to_vec));
             prop_assert_eq!(received, Ok(sent));
         }
@@ -428,6 +464,61 @@ mod tests {
         );
     }
 
+    /// Whatever a frame holds: either it is read as it was, or it cannot be written.
+    #[test]
+    fn nothing_is_written_that_would_not_be_read() {
+        let address = SocketAddr::from(([192, 0, 2, 1], 443));
+        let migration = |targets| Frame::Migration {
+            sequence: 1,
+            targets: vec![address; targets],
+            outage: Duration::ZERO,
+            lead: Duration::ZERO,
+        };
+        let addresses = |pool, name: Option<usize>| Frame::Addresses {
+            pool: vec![address; pool],
+            name: name.map(|length| "a".repeat(length)),
+        };
+        let too_many = Err(EncodeError::TooManyAddresses(9));
+        for (frame, written) in [
+            (migration(0), Err(EncodeError::NoTarget)),
+            (migration(1), Ok(())),
+            (migration(8), Ok(())),
+            (migration(9), too_many),
+            (addresses(8, Some(255)), Ok(())),
+            (addresses(9, None), too_many),
+            (addresses(0, Some(0)), Err(EncodeError::Name(0))),
+            (addresses(0, Some(256)), Err(EncodeError::Name(256))),
+        ] {
+            let mut bytes = preamble();
+            assert_eq!(frame.encode(&mut bytes), written, "{frame:?}");
+            let frames = match written {
+                Ok(()) => vec![frame],
+                Err(_) => vec![],
+            };
+            assert_eq!(decode_all(std::iter::once(bytes)), Ok(frames));
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_read_as_what_it_is() {
+        let mapped = [&[0; 10][..], &[0xff, 0xff, 10, 1, 0, 2]].concat();
+        let bytes = [&[1, 7, 20, 1, 6][..], &mapped, &[0x11, 0x51]].concat();
+        let read = decode_all(std::iter::once(bytes));
+        let frame = Frame::Addresses {
+            pool: vec!["10.1.0.2:4433".parse().unwrap()],
+            name: None,
+        };
+        assert_eq!(read, Ok(vec![frame.clone()]));
+        let mut written = Vec::new();
+        let sent = Frame::Addresses {
+            pool: vec!["[::ffff:10.1.0.2]:4433".parse().unwrap()],
+            name: None,
+        };
+        assert_eq!(sent.encode(&mut written), Ok(()));
+        let read = decode_all([preamble(), written].into_iter());
+        assert_eq!(read, Ok(vec![frame]));
+    }
+
     #[test]
     fn the_longest_announcement_fits() {
         let announcement = Frame::Migration {
@@ -437,7 +528,7 @@ mod tests {
             lead: Duration::MAX,
         };
         let mut bytes = Vec::new();
-        announcement.encode(&mut bytes);
+        assert_eq!(announcement.encode(&mut bytes), Ok(()));
         assert!(bytes.len() < MAX_BODY);
     }
 }

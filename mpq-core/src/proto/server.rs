@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::frame::Frame;
+use super::frame::{EncodeError, Frame};
 
 /// What happens to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,45 @@ pub struct AlternativeAddresses {
     pub pool: Vec<SocketAddr>,
     /// A DNS name that leads to it.
     pub name: Option<String>,
+}
+
+impl Announcement {
+    /// Whether clients can be told of it.
+    ///
+    /// # Errors
+    /// See [`EncodeError`].
+    pub fn check(&self) -> Result<(), EncodeError> {
+        match self.targets.is_empty() {
+            true => Ok(()),
+            false => self.frame(0).encode(&mut Vec::new()),
+        }
+    }
+
+    fn frame(&self, sequence: u64) -> Frame {
+        Frame::Migration {
+            sequence,
+            targets: self.targets.clone(),
+            outage: self.outage,
+            lead: self.lead,
+        }
+    }
+}
+
+impl AlternativeAddresses {
+    /// Whether clients can be told of them.
+    ///
+    /// # Errors
+    /// See [`EncodeError`].
+    pub fn check(&self) -> Result<(), EncodeError> {
+        self.frame().encode(&mut Vec::new())
+    }
+
+    fn frame(&self) -> Frame {
+        Frame::Addresses {
+            pool: self.pool.clone(),
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// What the machine wants done.
@@ -135,8 +174,7 @@ impl ServerMachine {
             Input::Hello(client) => {
                 self.clients.insert(client, true);
                 if self.elsewhere != AlternativeAddresses::default() {
-                    let AlternativeAddresses { pool, name } = self.elsewhere.clone();
-                    let frame = Frame::Addresses { pool, name };
+                    let frame = self.elsewhere.frame();
                     self.outputs.push_back(Output::Send(client, frame));
                 }
                 let (announcement, lead) = match &self.state {
@@ -153,7 +191,7 @@ impl ServerMachine {
                     lead,
                     ..announcement.clone()
                 };
-                let frame = self.migration(&announcement);
+                let frame = announcement.frame(self.sequence);
                 self.outputs.push_back(Output::Send(client, frame));
                 if let State::Parking(_) = self.state {
                     let sequence = self.sequence;
@@ -171,7 +209,7 @@ impl ServerMachine {
                 if let State::Serving = self.state {
                     self.sequence += 1;
                     if !announcement.targets.is_empty() {
-                        let frame = self.migration(&announcement);
+                        let frame = announcement.frame(self.sequence);
                         self.send_all(&frame);
                     }
                     let park_at = now + announcement.lead;
@@ -297,20 +335,6 @@ impl ServerMachine {
     /// Whether body writers are to be held: the server is about to be frozen, or is.
     pub fn is_parking(&self) -> bool {
         matches!(self.state, State::Parking(_) | State::Parked)
-    }
-
-    fn migration(&self, announcement: &Announcement) -> Frame {
-        let Announcement {
-            targets,
-            lead,
-            outage,
-        } = announcement.clone();
-        Frame::Migration {
-            sequence: self.sequence,
-            targets,
-            outage,
-            lead,
-        }
     }
 
     /// Goes on at the old address.

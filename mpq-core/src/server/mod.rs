@@ -105,6 +105,7 @@ impl Server {
         identity: &Identity,
         config: ServerConfig,
     ) -> Result<Self, BindError> {
+        config.elsewhere.check()?;
         let crypto = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
         let listener = Arc::new(Listener::bind(listen, crypto.clone())?);
         let (outputs, moving) = mpsc::unbounded_channel();
@@ -226,6 +227,7 @@ impl Server {
         freeze: impl Future<Output = Thaw>,
         on_reopened: impl FnOnce(SocketAddr),
     ) -> Result<SocketAddr, MoveError> {
+        announcement.check()?;
         let _claim = self.moves.claim().ok_or(MoveError::Busy)?;
         let mut outputs = self.moves.outputs().await;
         let (caller, requests) = caller::pair();

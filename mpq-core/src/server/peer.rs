@@ -18,7 +18,7 @@ use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;
 use crate::proto::Frame;
-use crate::proto::probe::{self, Token};
+use crate::proto::probe::KnockKey;
 use crate::tls;
 
 /// A connection, as the server needs it for a move.
@@ -31,8 +31,8 @@ pub(super) struct Peer {
     pub(super) unsaid: Arc<AtomicUsize>,
     /// Those of its endpoint.
     pub(super) sockets: Sockets,
-    /// What our knocks carry.
-    knock: Token,
+    /// Makes our knocks.
+    knocks: KnockKey,
     /// It redirects its datagrams when we move, and its paths stay what they are.
     pub(super) redirects: AtomicBool,
     /// The congestion control of its paths.
@@ -79,7 +79,7 @@ impl Peer {
             frames,
             unsaid: Arc::default(),
             sockets,
-            knock: tls::knock_token(connection),
+            knocks: tls::knock_key(connection),
             redirects: AtomicBool::new(false),
             send_control,
             send_window,
@@ -162,8 +162,8 @@ impl Peer {
 
     /// Says where the server is now, to where the client was.
     pub(super) fn knock(&self) {
-        let knock = probe::knock(self.knock);
         for remote in &self.paths.lock().unwrap().known_at {
+            let knock = self.knocks.knock(&tls::random());
             self.sockets.send(None, *remote, &knock);
         }
     }

@@ -12,7 +12,7 @@ use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, RecvStream, Send
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::wire::{Token, Wire};
+use crate::wire::{Hint, Wire};
 
 /// §9: between two probes, here always the same.
 const PROBES: Duration = Duration::from_millis(50);
@@ -27,9 +27,7 @@ pub(crate) struct Client {
     migration: SendStream,
     frames: mpsc::UnboundedReceiver<Frame>,
     /// §6.3: who answers or knocks.
-    answers: mpsc::UnboundedReceiver<(SocketAddr, Token)>,
-    probe_token: Token,
-    knock_token: Token,
+    hints: mpsc::UnboundedReceiver<(SocketAddr, Hint)>,
     /// HTTP/3's control stream must stay open (RFC 9114 §6.2.1).
     _control: SendStream,
 }
@@ -52,23 +50,19 @@ impl Client {
         transport.max_idle_timeout(None);
         config.transport_config(Arc::new(transport));
 
-        let (wire, answers) = Wire::open("127.0.0.1:0".parse().unwrap(), remote);
+        let (wire, hints) = Wire::open("127.0.0.1:0".parse().unwrap(), remote);
         let runtime = Arc::new(quinn::TokioRuntime);
         let settings = EndpointConfig::default();
         let endpoint = Endpoint::new_with_abstract_socket(settings, None, wire.clone(), runtime);
         let connecting = endpoint.unwrap().connect_with(config, remote, "localhost");
         let connection = connecting.unwrap().await.unwrap();
 
-        let token = |label: &[u8]| {
-            let mut token = Token::default();
-            connection
-                .export_keying_material(&mut token, label, b"")
-                .unwrap();
-            token
-        };
-        let (probe_token, knock_token) =
-            (token(b"EXPORTER-mpq-probe"), token(b"EXPORTER-mpq-knock"));
-        wire.listen_for([probe_token, knock_token]);
+        // §6.2.
+        let mut secret = [0; 32];
+        connection
+            .export_keying_material(&mut secret, b"EXPORTER-mpq-knock", b"")
+            .unwrap();
+        wire.listen_for_knocks(&secret);
 
         // A control stream with empty SETTINGS (RFC 9114 §6.2.1, §7.2.4).
         let mut control = connection.open_uni().await.unwrap();
@@ -85,9 +79,7 @@ impl Client {
             wire,
             migration,
             frames,
-            answers,
-            probe_token,
-            knock_token,
+            hints,
             _control: control,
         }
     }
@@ -156,13 +148,13 @@ impl Client {
                         _ => {}
                     }
                 }
-                Some((from, token)) = self.answers.recv(), if parked && !trying => {
+                Some((from, hint)) = self.hints.recv(), if parked && !trying => {
                     if !targets.contains(&from) {
                         continue;
                     }
-                    if token == self.knock_token {
+                    if hint == Hint::Knock {
                         seen.push("knock");
-                        self.wire.probe(self.probe_token, from);
+                        self.wire.probe(from);
                         continue;
                     }
                     seen.push("answer");
@@ -173,7 +165,7 @@ impl Client {
                 }
                 _ = probing.tick(), if parked && !trying => {
                     for target in &targets {
-                        self.wire.probe(self.probe_token, *target);
+                        self.wire.probe(*target);
                     }
                 }
             }

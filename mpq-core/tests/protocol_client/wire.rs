@@ -4,14 +4,24 @@
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::mpsc;
 
-pub(crate) type Token = [u8; 8];
+/// A connection ID of a probe or a knock.
+type Id = [u8; 8];
+
+/// §6.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    Answer,
+    Knock,
+}
 
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -20,29 +30,34 @@ pub(crate) struct Wire {
     origin: SocketAddr,
     /// Where the server is.
     server: Mutex<SocketAddr>,
-    tokens: Mutex<[Token; 2]>,
-    answers: mpsc::UnboundedSender<(SocketAddr, Token)>,
+    /// §6.1: the Source Connection IDs of our probes, and where they went.
+    probes: Mutex<Vec<(Id, SocketAddr)>>,
+    /// §6.2: the key of the server's knocks.
+    knocks: OnceLock<hmac::Key>,
+    hints: mpsc::UnboundedSender<(SocketAddr, Hint)>,
 }
 
 impl Wire {
     pub(crate) fn open(
         local: SocketAddr,
         origin: SocketAddr,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<(SocketAddr, Token)>) {
-        let (answers, receiver) = mpsc::unbounded_channel();
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<(SocketAddr, Hint)>) {
+        let (hints, receiver) = mpsc::unbounded_channel();
         let socket = std::net::UdpSocket::bind(local).unwrap();
         let wire = Self {
             socket: TokioRuntime.wrap_udp_socket(socket).unwrap(),
             origin,
             server: Mutex::new(origin),
-            tokens: Mutex::default(),
-            answers,
+            probes: Mutex::default(),
+            knocks: OnceLock::new(),
+            hints,
         };
         (Arc::new(wire), receiver)
     }
 
-    pub(crate) fn listen_for(&self, tokens: [Token; 2]) {
-        *self.tokens.lock().unwrap() = tokens;
+    pub(crate) fn listen_for_knocks(&self, secret: &[u8]) {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        self.knocks.set(key).unwrap();
     }
 
     pub(crate) fn server(&self) -> SocketAddr {
@@ -54,13 +69,16 @@ impl Wire {
     }
 
     /// §6.1.
-    pub(crate) fn probe(&self, token: Token, destination: SocketAddr) {
-        let mut probe = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a];
-        for _ in 0..2 {
-            probe.push(8);
-            probe.extend(token);
+    pub(crate) fn probe(&self, destination: SocketAddr) {
+        let mut probe = [0; 1200];
+        SystemRandom::new().fill(&mut probe).unwrap();
+        probe[0] |= 0xc0;
+        for byte in &mut probe[1..5] {
+            *byte = *byte & 0xf0 | 0x0a;
         }
-        probe.resize(1200, 0);
+        (probe[5], probe[14]) = (8, 8);
+        let source = probe[15..23].try_into().unwrap();
+        self.probes.lock().unwrap().push((source, destination));
         // What is lost is sent again in a while.
         let _ = self.socket.try_send(&Transmit {
             destination,
@@ -72,11 +90,19 @@ impl Wire {
     }
 
     /// §6.3.
-    fn answered(&self, datagram: &[u8]) -> Option<Token> {
+    fn hint(&self, from: SocketAddr, datagram: &[u8]) -> Option<Hint> {
         let (first, rest) = datagram.split_first()?;
-        let token = rest.strip_prefix(&[0, 0, 0, 0, 8])?.first_chunk()?;
-        let ours = self.tokens.lock().unwrap().contains(token);
-        (first & 0x80 != 0 && ours).then_some(*token)
+        let rest = rest.strip_prefix(&[0, 0, 0, 0, 8])?;
+        let (destination, rest) = rest.split_first_chunk::<8>()?;
+        let source = rest.strip_prefix(&[8])?.first_chunk::<8>()?;
+        if first & 0x80 == 0 {
+            return None;
+        }
+        if self.probes.lock().unwrap().contains(&(*destination, from)) {
+            return Some(Hint::Answer);
+        }
+        let tag = hmac::sign(self.knocks.get()?, source);
+        (tag.as_ref()[..8] == *destination).then_some(Hint::Knock)
     }
 }
 
@@ -100,11 +126,11 @@ impl AsyncUdpSocket for Wire {
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.socket.poll_recv(cx, buffers, metas))?;
         for (meta, buffer) in metas.iter_mut().zip(buffers).take(count) {
-            let token = self.answered(&buffer[..meta.stride.min(meta.len)]);
-            if let Some(token) = token {
-                let _ = self.answers.send((meta.addr, token));
+            let hint = self.hint(meta.addr, &buffer[..meta.stride.min(meta.len)]);
+            if let Some(hint) = hint {
+                let _ = self.hints.send((meta.addr, hint));
             }
-            if token.is_some() || meta.addr != self.server() {
+            if hint.is_some() || meta.addr != self.server() {
                 meta.len = 0;
             }
             meta.addr = self.origin;

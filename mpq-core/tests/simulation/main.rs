@@ -2,6 +2,7 @@
 //!
 //! `MPQ_SEED=n` replays one of them; `MPQ_SCHEDULES=n` sets how many there are.
 
+mod malice;
 mod schedule;
 mod world;
 
@@ -115,6 +116,28 @@ proptest! {
     fn whatever_a_schedule_says(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         simulate(&Schedule::from_bytes(&bytes));
     }
+}
+
+/// How many servers that mean ill are tried.
+const MALICIOUS: u64 = 300;
+
+#[test]
+fn no_server_makes_a_client_flood_others() {
+    if let Some(seed) = number("MPQ_SEED") {
+        malice::suffer(seed);
+        return;
+    }
+    let mut failed = Vec::new();
+    let mut most = 0;
+    for seed in 0..MALICIOUS {
+        match catch_unwind(|| malice::suffer(seed)) {
+            Ok(sent) => most = most.max(sent),
+            Err(_) => failed.push(seed),
+        }
+    }
+    assert!(failed.is_empty(), "see MPQ_SEED={failed:?}");
+    // It would prove little if they never came near the bound.
+    assert!(most >= 1_000, "{most}");
 }
 
 fn quiet() -> Schedule {

@@ -5,7 +5,8 @@
 //! - Of two live servers, the right one and a copy left running, a client that is settled has paths
 //!   to one only.
 //! - Datagrams are redirected only to addresses that have answered a probe.
-//! - Probes keep to the caps, in number and in rate, and go only where the server sent its client.
+//! - Probes keep to the caps, for each address and for all together, and go only where the server sent its
+//!   client.
 //! - A cancelled move leaves no trace.
 //!
 //! In the end every client has its download, over the connection that it began with; or it was told
@@ -29,8 +30,10 @@ pub(crate) static TELLS: AtomicBool = AtomicBool::new(false);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const RTT: Duration = Duration::from_millis(40);
-/// Promised by the client's machine: probes of one move, and rounds of them in a second.
-const MAX_PROBES: usize = 4_000;
+/// Promised by the client's machine: probes to an address at which the server never was, at once and in a
+/// second; the same for all addresses together; and rounds of probes in a second.
+const TARGET: (usize, f64) = (384, 2.0);
+const CONNECTION: (usize, f64) = (1_024, 8.0);
 const MAX_ROUNDS: u32 = 60;
 /// How often a connected, undisturbed client hears from the server.
 const DATA: Duration = Duration::from_millis(50);
@@ -129,7 +132,10 @@ pub(crate) struct Peer {
     /// Where it has sent something, if a firewall asks.
     firewall: Option<BTreeSet<SocketAddr>>,
     pool: bool,
-    probes: usize,
+    since: Instant,
+    /// Probes to each address since the server was there, and to all since the beginning.
+    probes: BTreeMap<IpAddr, usize>,
+    all_probes: usize,
     rounds: (u64, u32),
     announcements: Vec<Frame>,
     heard: Instant,
@@ -168,6 +174,21 @@ pub(crate) struct World {
     pub(crate) cancelled: u32,
     pub(crate) finished: u32,
     pub(crate) resumed: u32,
+}
+
+impl Peer {
+    /// Where the server is, its word counts for more than any number.
+    fn count_probes(&mut self, now: Instant, target: SocketAddr, probes: usize) {
+        let passed = now.duration_since(self.since).as_secs_f64();
+        let most = |(burst, rate): (usize, f64)| burst + (rate * passed) as usize;
+        self.all_probes += probes;
+        assert!(self.all_probes <= most(CONNECTION), "too many probes");
+        if target != self.machine.remote() {
+            let to_target = self.probes.entry(target.ip()).or_default();
+            *to_target += probes;
+            assert!(*to_target <= most(TARGET), "too many probes to {target}");
+        }
+    }
 }
 
 /// Runs a schedule to its end.
@@ -264,7 +285,9 @@ impl World {
             answered: BTreeSet::from([remote]),
             firewall: None,
             pool: false,
-            probes: 0,
+            since: self.now,
+            probes: BTreeMap::new(),
+            all_probes: 0,
             rounds: (0, 0),
             announcements: Vec::new(),
             heard: self.now,
@@ -411,8 +434,9 @@ impl World {
                 for target in &targets {
                     assert!(peer.allowed.contains(target), "probes {target}");
                 }
-                peer.probes += targets.len() * peer.locals.len();
-                assert!(peer.probes <= MAX_PROBES, "too many probes");
+                for target in &targets {
+                    peer.count_probes(self.now, *target, peer.locals.len());
+                }
                 let second = self.now.duration_since(self.start).as_secs();
                 peer.rounds = match peer.rounds {
                     (of, rounds) if of == second => (of, rounds + 1),
@@ -434,6 +458,7 @@ impl World {
             }
             client::Output::ProbeFrom { local, target } => {
                 assert!(peer.allowed.contains(&target), "probes {target}");
+                peer.count_probes(self.now, target, 1);
                 self.send(|| Arrival::Probe {
                     client: id,
                     from: local,
@@ -486,8 +511,9 @@ impl World {
                 self.later(delay, Arrival::Gone { client: id, path });
             }
             client::Output::Event(Event::Failed | Event::Idle) => self.lose(id),
-            client::Output::Event(Event::Announced { .. }) => peer.probes = 0,
-            client::Output::Event(Event::Silent) if !peer.machine.is_moving() => peer.probes = 0,
+            client::Output::Event(Event::Moved { remote, .. }) => {
+                peer.probes.remove(&remote.ip());
+            }
             client::Output::Event(_) => {}
         }
     }
@@ -832,6 +858,7 @@ impl World {
         let peer = self.peers.get_mut(&client).unwrap();
         peer.opening.remove(&path);
         peer.open.insert(path, (from, remote));
+        peer.probes.remove(&remote.ip());
         if reached == self.listening {
             self.server(server::Input::Established(client));
         }

@@ -81,7 +81,7 @@ impl Sniffer {
 }
 
 /// The answer to a long-header packet: its connection ids, the other way round (RFC 8999 §6).
-fn version_negotiation(packet: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn version_negotiation(packet: &[u8]) -> Option<Vec<u8>> {
     let (first, rest) = packet.split_first()?;
     let (_, rest) = rest.split_at_checked(4)?;
     let (destination, rest) = connection_id(rest)?;

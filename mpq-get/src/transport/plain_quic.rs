@@ -88,6 +88,7 @@ impl Connection for PlainQuic {
         let socket = bind
             .open()
             .map_err(|error| ConnectError::socket(slice::from_ref(&local), error))?;
+        let handle = socket.try_clone()?;
         let endpoint = Endpoint::new(
             EndpointConfig::default(),
             None,
@@ -99,7 +100,7 @@ impl Connection for PlainQuic {
             .map_err(|error| ConnectError::Connection(error.to_string()))?;
         let connection = tokio::select! {
             connected = connecting => connected.map_err(handshake_error)?,
-            () = refused(&bind, remote) => return Err(ConnectError::Refused),
+            () = refused(handle, remote) => return Err(ConnectError::Refused),
             () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 

@@ -20,7 +20,7 @@ mod world;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mpq_core::proto::frame::{self, Decoder};
-use mpq_core::proto::probe;
+use mpq_core::proto::probe::{Hint, KnockKey, ProbeKey, Recogniser};
 use mpq_get::download::retry::retry_after;
 use mpq_get::http::resume::{Answer, Partial, Validator};
 use mpq_serve::site::conditional::{Selection, Validators, select};
@@ -61,17 +61,29 @@ pub fn frames(bytes: &[u8]) {
     let cut = read(&mut bytes.chunks(usize::from(*size).max(1)));
     assert_eq!(whole, cut);
     let mut written = frame::preamble();
-    whole.0.iter().for_each(|frame| frame.encode(&mut written));
+    for frame in &whole.0 {
+        assert_eq!(frame.encode(&mut written), Ok(()), "{frame:?}");
+    }
     assert_eq!(read(&mut std::iter::once(&written[..])), (whole.0, None));
 }
 
-/// Answers of probes, and knocks: only what carries a token in its place is one.
+/// Answers of probes, and knocks: nobody makes one without the key, and with it a packet that begins as
+/// these bytes do is one.
 pub fn answers(bytes: &[u8]) {
-    if let Some(token) = probe::answered(bytes) {
-        assert!(bytes[0] & 0x80 != 0);
-        assert_eq!(bytes[6..14], token);
-        assert_eq!(probe::answered(&probe::knock(token)), Some(token));
-    }
+    let (local, remote) = ([10, 0, 0, 1].into(), ([10, 1, 0, 2], 443).into());
+    let recogniser = Recogniser {
+        probes: ProbeKey::new(&[1; 32]),
+        knocks: KnockKey::new(&[2; 32]),
+    };
+    let hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
+    assert_eq!(hint(bytes), None);
+    let Some((random, rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let knock = recogniser.knocks.knock(random);
+    let whatever_follows = [&knock[..23], rest].concat();
+    assert_eq!(hint(&whatever_follows), Some(Hint::Knock));
+    assert_eq!(hint(&knock[..22]), None);
 }
 
 /// A request's conditions and ranges: a part is never empty and lies within the file.

@@ -1,11 +1,11 @@
 //! What the server has said: where it will be, where else it may be, and that it is there.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::state::{Move, Phase};
 use super::strategy::Strategy;
-use crate::proto::policy;
+use crate::proto::policy::Policy;
 
 /// What the server has said so far.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub(super) struct Announcements {
     /// Where the server was at first.
     origin: SocketAddr,
     pool: Vec<SocketAddr>,
+    policy: Policy,
 }
 
 impl Announcements {
@@ -24,6 +25,7 @@ impl Announcements {
             newest: 0,
             origin,
             pool: Vec::new(),
+            policy: Policy::default(),
         }
     }
 
@@ -48,10 +50,24 @@ impl Announcements {
         current: SocketAddr,
         pool: Vec<SocketAddr>,
     ) -> Vec<SocketAddr> {
-        self.pool = pool;
-        self.pool
-            .retain(|address| policy::acceptable(current.ip(), *address));
+        let acceptable = |a: &SocketAddr| self.policy.acceptable(current.ip(), *a);
+        self.pool = pool.into_iter().filter(acceptable).collect();
         self.pool.clone()
+    }
+
+    /// By these addresses from now on, everybody on one of our networks is reached.
+    pub(super) fn set_broadcasts(&mut self, broadcasts: Vec<Ipv4Addr>) {
+        self.policy.set_broadcasts(broadcasts);
+    }
+
+    /// Those of these addresses that a server may be at, and is not.
+    pub(super) fn acceptable(
+        &self,
+        current: SocketAddr,
+        mut addresses: Vec<SocketAddr>,
+    ) -> Vec<SocketAddr> {
+        addresses.retain(|a| self.policy.acceptable(current.ip(), *a) && *a != current);
+        addresses
     }
 
     /// Where the server may be, should it have gone from `remote` without a word.
@@ -86,10 +102,4 @@ impl Announcements {
             _ => mv.here.then_some(remote),
         }
     }
-}
-
-/// Those of these addresses that a server may be at, and is not.
-pub(super) fn acceptable(current: SocketAddr, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    addresses.retain(|a| policy::acceptable(current.ip(), *a) && *a != current);
-    addresses
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::announcement::acceptable;
 use super::machine::ClientMachine;
+use super::probe_budget::Round;
 use super::state::{Attempt, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Event, Output};
@@ -58,7 +58,9 @@ impl ClientMachine {
         };
         let search = &mut self.mv.search;
         let others_first = !knock && search.prefers_others(now, remote);
-        if !known || others_first || search.held.is_some() {
+        let attempt = Round::attempt(remote, self.paths.facing(remote));
+        let is_allowed = self.budget.is_ready(now, &attempt);
+        if !known || others_first || search.held.is_some() || !is_allowed {
             return;
         }
         let left = match knock {
@@ -84,7 +86,8 @@ impl ClientMachine {
     /// The server says that it is where nobody said it would be: it is asked there first.
     fn knock_from_elsewhere(&mut self, remote: SocketAddr, now: Instant) {
         // One that still speaks where it was has not moved.
-        if now < self.heard + self.rtt || acceptable(self.remote, vec![remote]).is_empty() {
+        let acceptable = self.announcements.acceptable(self.remote, vec![remote]);
+        if now < self.heard + self.rtt || acceptable.is_empty() {
             return;
         }
         let silence = match self.phase {
@@ -97,8 +100,8 @@ impl ClientMachine {
             Phase::Searching(silence) => silence,
             Phase::Announced | Phase::Arriving(..) => return,
         };
-        let probes = self.paths.facing(remote);
-        if self.knocks_left == 0 || !self.mv.search.can_probe(probes) {
+        let probes = Round::probes(remote, self.paths.facing(remote));
+        if self.knocks_left == 0 || !self.budget.is_ready(now, &probes) {
             return;
         }
         let targets = &mut self.mv.targets;
@@ -112,7 +115,7 @@ impl ClientMachine {
         match self.mv.unvalidated_target(&self.config) {
             Some(_) => self.attempt(silence, remote, now),
             None => {
-                self.mv.search.probed_beside(probes);
+                self.budget.spend(now, &probes);
                 self.outputs.push_back(Output::Probe(vec![remote]));
                 self.enter(Phase::Searching(silence));
             }
@@ -123,6 +126,8 @@ impl ClientMachine {
     pub(super) fn attempt(&mut self, silence: Silence, target: SocketAddr, now: Instant) {
         self.abandon_attempt();
         self.mv.search.held = None;
+        let cost = Round::attempt(target, self.paths.facing(target));
+        self.budget.spend(now, &cost);
         let attempt = Attempt {
             target,
             since: now,

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::announcement::{Announcements, acceptable};
+use super::announcement::Announcements;
 use super::baselines::{Detection, LEAVING};
 use super::health::Health;
 use super::paths::{Destination, Paths};
-use super::search::{MAX_PROBES, jitter};
+use super::probe_budget::{ProbeBudget, Round};
+use super::search::jitter;
 use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Config, Event, Input, Output};
@@ -36,8 +37,9 @@ pub struct ClientMachine {
     pub(super) remote: SocketAddr,
     /// Where redirected datagrams go.
     pub(super) redirected: Option<SocketAddr>,
-    announcements: Announcements,
+    pub(super) announcements: Announcements,
     pub(super) paths: Paths,
+    pub(super) budget: ProbeBudget,
     pub(super) health: Health,
     /// How many knocks are still followed up, until the server is at another address or says that
     /// it will be.
@@ -47,7 +49,7 @@ pub struct ClientMachine {
     pub(super) expecting: bool,
     /// The server is at another address, and not all paths are there yet.
     settling: bool,
-    rng: fastrand::Rng,
+    pub(super) rng: fastrand::Rng,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -68,6 +70,7 @@ impl ClientMachine {
             redirected: Some(remote),
             announcements: Announcements::new(remote),
             paths: Paths::new(local, remote),
+            budget: ProbeBudget::new(now),
             health: Health::new(),
             knocks_left: MAX_KNOCKS,
             rtt,
@@ -112,6 +115,7 @@ impl ClientMachine {
         match input {
             Input::Frame(frame) => self.frame(now, frame),
             Input::Locals(locals) => self.set_locals(locals),
+            Input::Broadcasts(broadcasts) => self.announcements.set_broadcasts(broadcasts),
             Input::Figures(figures) => self.look(now, &figures),
             Input::Expecting(expecting) => {
                 self.expecting = expecting;
@@ -266,7 +270,7 @@ impl ClientMachine {
         self.announcements.set_newest(sequence);
         self.knocks_left = MAX_KNOCKS;
         let was_here = targets.contains(&self.remote);
-        let targets = acceptable(self.remote, targets);
+        let targets = self.announcements.acceptable(self.remote, targets);
         let event = Event::Announced {
             sequence,
             targets: targets.clone(),
@@ -291,6 +295,7 @@ impl ClientMachine {
         self.heard = now;
         self.begin_move(true, targets, now);
         self.mv.here = was_here;
+        self.mv.search.expect(now, lead, outage);
         match strategy {
             Strategy::Proactive => self.mv.leave_at = Some(now + LEAVING),
             Strategy::Paper => self.sacrifice_a_path(now),
@@ -305,6 +310,9 @@ impl ClientMachine {
     /// Something came from the server.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
+        if let Phase::Settled | Phase::Announced = self.phase {
+            self.budget.restore(self.remote);
+        }
         match self.phase {
             Phase::Searching(Silence { parked: false, .. }) => {
                 self.mv.search.pause(now, self.rtt);
@@ -360,7 +368,7 @@ impl ClientMachine {
 
     pub(super) fn search(&mut self, parked: bool, now: Instant) {
         let jitter = jitter(&mut self.rng);
-        self.mv.search.begin(now, self.rtt, jitter);
+        self.mv.search.begin(now, parked, self.rtt, jitter);
         self.mv.leave_at = None;
         if self.config.strategy == Strategy::Paper {
             self.mv.detection.begin(now);
@@ -413,6 +421,7 @@ impl ClientMachine {
 
     fn path_open(&mut self, now: Instant, id: u32, local: IpAddr, remote: SocketAddr) {
         self.paths.opened(id, local, remote);
+        self.budget.restore(remote);
         let strategy = self.config.strategy;
         if self.mv.leads_to(remote, self.phase, strategy) {
             self.arrive(remote, now);
@@ -424,6 +433,7 @@ impl ClientMachine {
     fn arrive(&mut self, remote: SocketAddr, now: Instant) {
         let sequence = self.announcements.newest();
         self.remote = remote;
+        self.budget.restore(remote);
         self.knocks_left = MAX_KNOCKS;
         self.heard = now;
         let elsewhere = self.paths.openings_elsewhere(self.path_remote());
@@ -440,41 +450,6 @@ impl ClientMachine {
             let remote = self.remote;
             self.event(Event::Settled { remote });
         }
-    }
-
-    fn probe(&mut self, now: Instant) {
-        let (round, cut_off) = (self.round(), self.paths.is_cut_off());
-        let jitter = jitter(&mut self.rng);
-        self.mv.search.probed(now, round, jitter);
-        let there = cut_off.then_some(self.remote);
-        let targets = self.mv.targets.iter().copied().chain(there).collect();
-        self.outputs.push_back(Output::Probe(targets));
-        if let Phase::Searching(_) = self.phase {
-            self.mv.search.slow_down(self.rtt);
-        }
-    }
-
-    /// When the next round of probes is due.
-    fn probe_at(&self) -> Option<Instant> {
-        let kept = match self.phase {
-            _ if self.config.strategy == Strategy::Paper => return None,
-            // They open the way for the knock through firewalls. Half are kept for the search.
-            Phase::Announced => MAX_PROBES / 2,
-            Phase::Searching(_) => 0,
-            Phase::Settled | Phase::Arriving(..) => return None,
-        };
-        self.mv.search.probe_at(self.round(), kept)
-    }
-
-    /// Probes in a round: from every local address to every target, and to where the server was if
-    /// it could not tell us that it stays.
-    fn round(&self) -> u32 {
-        let targets = self.current().into_iter().flat_map(|mv| &mv.targets);
-        let there = self.paths.is_cut_off().then_some(&self.remote);
-        targets
-            .chain(there)
-            .map(|target| self.paths.facing(*target))
-            .sum()
     }
 
     /// What is known of a move that begins, whatever its phase will be.
@@ -536,6 +511,10 @@ impl ClientMachine {
                 true => self.redirected,
                 false => Some(remote),
             };
+            let target = target.filter(|target| {
+                let probe = Round::probes(*target, 1);
+                self.budget.try_spend(now, &probe)
+            });
             let probe = target.map(|target| Output::ProbeFrom { local, target });
             self.outputs.extend(probe);
         }

@@ -10,8 +10,9 @@
 //! to try. All addresses must pass [`policy`](crate::proto::policy).
 //!
 //! The machine has parts, which know nothing of it and return what is to be done: its paths with the gate
-//! before they are opened again, their health, the search for the server, what the server has said, and
-//! what only the strategies of the literature do. It alone assigns the phase of a move, in one place.
+//! before they are opened again, their health, the search for the server, how much is sent for it, what
+//! the server has said, and what only the strategies of the literature do. It alone assigns the phase of a
+//! move, in one place.
 //!
 //! Whoever drives it translates: what happens becomes an [`Input`], and an [`Output`] a call. It looks
 //! at the counters of the paths every [`ClientMachine::look_interval`], and gives them as
@@ -24,11 +25,13 @@ mod health;
 mod look;
 mod machine;
 mod paths;
+mod probe_budget;
+mod probes;
 mod search;
 mod state;
 mod strategy;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 pub use self::machine::ClientMachine;
@@ -83,6 +86,8 @@ pub enum Input {
     /// The local addresses that paths may be opened from, all of them, after a change of any interface.
     /// While there is none, paths stay as they are: they go on when something comes back.
     Locals(Vec<IpAddr>),
+    /// The addresses by which everybody on one of our networks is reached.
+    Broadcasts(Vec<Ipv4Addr>),
     /// The counters of all validated paths, several times in a round trip and at once after a
     /// redirection.
     Figures(Vec<PathFigures>),

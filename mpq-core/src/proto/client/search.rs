@@ -1,15 +1,19 @@
 //! The search for the server: when it is probed, how often, and whose answer is followed up.
+//!
+//! How much is sent in all is another matter: see [`probe_budget`](super::probe_budget).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Probes of one move, all addresses together.
-pub(super) const MAX_PROBES: u32 = 4_000;
-/// Between two rounds of probes: while the server still delivers.
+/// Between two rounds of probes: while the server still delivers, at the least.
 const SLOW_PROBES: Duration = Duration::from_secs(1);
-/// The same, once it is silent, at first at the least, and in the end.
+/// The same, once it is silent: at the least, and at the most.
 const FIRST_PROBES: Duration = Duration::from_millis(20);
-const LAST_PROBES: Duration = Duration::from_millis(250);
+const LAST_PROBES: Duration = Duration::from_secs(2);
+/// In between it is this part of the time since the silence began, or until or since the server was
+/// expected back, whichever is less; and before, of the time until or since it was expected to park. So it
+/// grows by the same part from one round to the next.
+const PART: u32 = 16;
 /// The part of a time between two rounds by which it may be longer or shorter, both together.
 const JITTER: f64 = 0.5;
 /// How often answers of probes are followed up in one move, since each time may cost path ids that a
@@ -22,8 +26,13 @@ const OTHERS_FIRST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Search {
     probe_at: Instant,
-    interval: Duration,
-    probes_left: u32,
+    /// When it is expected to park.
+    park: Option<Instant>,
+    /// Since when the server is silent.
+    since: Option<Instant>,
+    /// When it is expected back, and how long it expects to be away.
+    back: Option<Instant>,
+    outage: Duration,
     pub(super) attempts_left: u32,
     /// Who answered and was not the server; until then, others are preferred.
     failed: Vec<SocketAddr>,
@@ -37,8 +46,10 @@ impl Search {
     pub(super) fn new(now: Instant, rtt: Duration) -> Self {
         Self {
             probe_at: now + slow_interval(rtt),
-            interval: slow_interval(rtt),
-            probes_left: MAX_PROBES,
+            park: None,
+            since: None,
+            back: None,
+            outage: Duration::ZERO,
             attempts_left: MAX_ATTEMPTS,
             failed: Vec::new(),
             others_until: now,
@@ -46,45 +57,50 @@ impl Search {
         }
     }
 
-    /// The server is silent: from now on there is haste.
-    pub(super) fn begin(&mut self, now: Instant, rtt: Duration, jitter: f64) {
-        self.interval = rtt.max(FIRST_PROBES);
-        self.probe_at = now + self.interval.mul_f64(jitter);
+    /// The server expects to park after `lead`, and to be away for `outage`; zero says that it does not
+    /// know.
+    pub(super) fn expect(&mut self, now: Instant, lead: Duration, outage: Duration) {
+        self.outage = outage;
+        self.park = now.checked_add(lead);
+        self.back = self.park.and_then(|park| back(park, outage));
+    }
+
+    /// The server is silent: from now on there is haste. It may have said so.
+    pub(super) fn begin(&mut self, now: Instant, parked: bool, rtt: Duration, jitter: f64) {
+        self.since = Some(now);
+        if parked {
+            self.back = back(now, self.outage);
+        }
+        self.probe_at = now + self.interval(now, rtt).mul_f64(jitter);
     }
 
     /// The server speaks after all, where it was.
     pub(super) fn pause(&mut self, now: Instant, rtt: Duration) {
-        self.interval = slow_interval(rtt);
-        self.probe_at = now + self.interval;
+        self.since = None;
+        self.probe_at = now + self.interval(now, rtt);
         self.held = None;
     }
 
-    /// When the next round of so many probes is due, if some are to be kept; never once those of this
-    /// move are used up.
-    pub(super) fn probe_at(&self, round: u32, kept: u32) -> Option<Instant> {
-        (self.probes_left >= kept + round).then_some(self.probe_at)
+    /// When the next round is due.
+    pub(super) fn probe_at(&self) -> Instant {
+        self.probe_at
     }
 
-    /// A round of so many probes is sent.
-    pub(super) fn probed(&mut self, now: Instant, round: u32, jitter: f64) {
-        self.probes_left -= round;
-        self.probe_at = now + self.interval.mul_f64(jitter);
+    /// A round is sent.
+    pub(super) fn probed(&mut self, now: Instant, rtt: Duration, jitter: f64) {
+        self.probe_at = now + self.interval(now, rtt).mul_f64(jitter);
     }
 
-    /// The rounds come less often, the longer the search takes.
-    pub(super) fn slow_down(&mut self, rtt: Duration) {
-        let slowest = LAST_PROBES.max(rtt);
-        self.interval = (self.interval * 5 / 4).min(slowest);
-    }
-
-    /// Whether so many probes are left.
-    pub(super) fn can_probe(&self, probes: u32) -> bool {
-        self.probes_left >= probes
-    }
-
-    /// So many probes are sent out of turn.
-    pub(super) fn probed_beside(&mut self, probes: u32) {
-        self.probes_left -= probes;
+    fn interval(&self, now: Instant, rtt: Duration) -> Duration {
+        let part = |time: Instant| (now.max(time) - now.min(time)) / PART;
+        let Some(since) = self.since else {
+            let interval = self.park.map(part).unwrap_or_default();
+            return interval.max(slow_interval(rtt));
+        };
+        let interval = self
+            .back
+            .map_or(part(since), |back| part(back).min(part(since)));
+        interval.clamp(FIRST_PROBES, LAST_PROBES).max(rtt)
     }
 
     /// Whoever answers at `target` is not the server, or does not become a path.
@@ -103,6 +119,12 @@ impl Search {
     }
 }
 
+/// When a server that parks then is back, if it knows how long it will be away.
+fn back(parked: Instant, outage: Duration) -> Option<Instant> {
+    let known = Some(outage).filter(|outage| !outage.is_zero());
+    known.and_then(|outage| parked.checked_add(outage))
+}
+
 fn slow_interval(rtt: Duration) -> Duration {
     SLOW_PROBES.max(rtt * 4)
 }
@@ -110,4 +132,95 @@ fn slow_interval(rtt: Duration) -> Duration {
 /// By what a time between probes is multiplied.
 pub(super) fn jitter(rng: &mut fastrand::Rng) -> f64 {
     1.0 + (rng.f64() - 0.5) * JITTER
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const RTT: Duration = Duration::from_millis(40);
+    const LONGEST: f64 = 1.0 + JITTER / 2.0;
+
+    /// When rounds are sent, counted from when the server parked.
+    fn rounds(outage: Duration, until: Duration) -> Vec<Duration> {
+        let start = Instant::now();
+        let mut search = Search::new(start, RTT);
+        search.expect(start, 5 * SECOND, outage);
+        search.begin(start, true, RTT, 1.0);
+        let mut rounds = Vec::new();
+        while search.probe_at() - start < until {
+            let now = search.probe_at();
+            rounds.push(now - start);
+            search.probed(now, RTT, LONGEST);
+        }
+        rounds
+    }
+
+    #[test]
+    fn the_longer_the_server_is_away_the_less_often_it_is_probed() {
+        let rounds = rounds(Duration::ZERO, 300 * SECOND);
+        let gaps: Vec<_> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.is_sorted(), "{gaps:?}");
+        assert!(rounds[0] <= RTT.mul_f64(LONGEST));
+        // The last ones are those from 32 s on.
+        let longest = LAST_PROBES.mul_f64(LONGEST);
+        assert_eq!(gaps.last(), Some(&longest));
+        assert!(rounds.len() < 200, "{}", rounds.len());
+        // Whenever it comes back without a word, it is found soon, by what it took until then.
+        for pair in rounds.windows(2) {
+            let most = pair[0].max(RTT * PART).mul_f64(LONGEST * 1.001) / PART;
+            assert!(pair[1] - pair[0] <= most, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_comes_back_when_it_said_is_found_within_two_round_trips() {
+        for outage in [1, 5, 20, 120, 290] {
+            let outage = SECOND * outage;
+            let rounds = rounds(outage, 300 * SECOND + SECOND);
+            assert!(rounds.len() < 300, "{}", rounds.len());
+            // As long as it is late or early by less than 16 round trips.
+            for late in -10..=10 {
+                let back = (outage.as_secs_f64() + RTT.as_secs_f64() * f64::from(late)).max(0.0);
+                let back = Duration::from_secs_f64(back);
+                let heard = rounds
+                    .iter()
+                    .map(|sent| *sent + RTT / 2)
+                    .find(|at| *at >= back);
+                let answered = heard.unwrap() + RTT / 2;
+                assert!(
+                    answered - back <= 2 * RTT,
+                    "{outage:?}, {late} round trips late"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_time_before_the_server_parks_it_is_hardly_probed() {
+        let day = 24 * 3_600 * SECOND;
+        let start = Instant::now();
+        let mut search = Search::new(start, RTT);
+        search.expect(start, day, Duration::ZERO);
+        let (mut rounds, mut gap) = (0, Duration::ZERO);
+        while search.probe_at() - start < day {
+            let now = search.probe_at();
+            search.probed(now, RTT, LONGEST);
+            gap = search.probe_at() - now;
+            rounds += 1;
+        }
+        assert!((100..200).contains(&rounds), "{rounds}");
+        assert!(gap <= SLOW_PROBES.mul_f64(LONGEST), "{gap:?}");
+    }
+
+    #[test]
+    fn an_outage_that_cannot_be_is_none_that_is_known() {
+        let now = Instant::now();
+        let mut search = Search::new(now, RTT);
+        search.expect(now, Duration::MAX, Duration::MAX);
+        search.begin(now, true, RTT, 1.0);
+        assert_eq!(search.back, None);
+    }
 }

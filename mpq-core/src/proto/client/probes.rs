@@ -1,0 +1,50 @@
+//! The rounds of probes of a search: when the next one is due and allowed, and where it goes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::Output;
+use super::machine::ClientMachine;
+use super::probe_budget::{Reserve, Round};
+use super::search::jitter;
+use super::state::Phase;
+use super::strategy::Strategy;
+
+impl ClientMachine {
+    /// A round is sent.
+    pub(super) fn probe(&mut self, now: Instant) {
+        self.budget.spend(now, &self.round());
+        let jitter = jitter(&mut self.rng);
+        self.mv.search.probed(now, self.rtt, jitter);
+        self.outputs.push_back(Output::Probe(self.probed()));
+    }
+
+    /// When the next round is due, and there is enough left for it.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        let reserve = match self.phase {
+            _ if self.config.strategy == Strategy::Paper => return None,
+            // They open the way for the knock through firewalls.
+            Phase::Announced => Reserve::Half,
+            Phase::Searching(_) => Reserve::Attempt,
+            Phase::Settled | Phase::Arriving(..) => return None,
+        };
+        let allowed_at = self.budget.ready_at(&self.round(), reserve);
+        Some(self.mv.search.probe_at().max(allowed_at))
+    }
+
+    /// What is probed: the targets, and where the server was if it could not tell us that it stays.
+    fn probed(&self) -> Vec<SocketAddr> {
+        let cut_off = self.paths.is_cut_off();
+        let there = cut_off.then_some(self.remote);
+        self.mv.targets.iter().copied().chain(there).collect()
+    }
+
+    /// A round of probes: from every local address to all that is probed.
+    fn round(&self) -> Round {
+        let mut round = Round::default();
+        for target in self.probed() {
+            round.add_probes(target, self.paths.facing(target));
+        }
+        round
+    }
+}
