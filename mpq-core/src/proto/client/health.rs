@@ -9,6 +9,8 @@ use crate::proto::liveness::{Liveness, PathFigures, Verdict};
 #[derive(Debug)]
 pub(super) struct Health {
     liveness: Liveness,
+    /// Whether a path may go over another link: not where the strategy has redirected all of them.
+    evacuates: bool,
     evacuation: Evacuation,
     /// Each path's id, and the datagrams received on it. `None` if those are not to be compared with.
     received: Option<Vec<(u32, u64)>>,
@@ -16,9 +18,10 @@ pub(super) struct Health {
 
 impl Health {
     /// Without any path.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(evacuates: bool) -> Self {
         Self {
             liveness: Liveness::of_client(),
+            evacuates,
             evacuation: Evacuation::default(),
             received: Some(Vec::new()),
         }
@@ -52,7 +55,7 @@ impl Health {
             self.evacuation = Evacuation::default();
             return Vec::new();
         }
-        let mut steps = match downloading {
+        let mut steps = match downloading && self.evacuates {
             true => self.evacuation.look(now, figures),
             false => Vec::new(),
         };

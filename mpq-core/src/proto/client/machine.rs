@@ -60,6 +60,7 @@ impl ClientMachine {
             capabilities: config.capabilities,
         };
         let rtt = LEAST_SILENCE;
+        let health = Health::new(!config.strategy.redirects());
         Self {
             rng: fastrand::Rng::with_seed(config.seed),
             config,
@@ -71,7 +72,7 @@ impl ClientMachine {
             announcements: Announcements::new(remote),
             paths: Paths::new(local, remote),
             budget: ProbeBudget::new(now),
-            health: Health::new(),
+            health,
             knocks_left: MAX_KNOCKS,
             rtt,
             heard: now,
