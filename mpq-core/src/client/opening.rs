@@ -28,6 +28,7 @@ pub(super) fn may_open(connection: &noq::Connection) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
     use std::net::SocketAddr;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,10 +80,10 @@ mod tests {
             let mut buffer = vec![0; 65536];
             loop {
                 let (length, client) = self.front.recv_from(&mut buffer).await.unwrap();
-                if !backs.contains_key(&client) {
+                if let Entry::Vacant(entry) = backs.entry(client) {
                     let back = Arc::new(UdpSocket::bind("127.0.0.8:0").await.unwrap());
                     tokio::spawn(self.clone().back(client, back.clone()));
-                    backs.insert(client, back);
+                    entry.insert(back);
                 }
                 // What the server has no acknowledgement for, it repeats later only.
                 if self.is_released() || self.counted.load(Ordering::Relaxed) == 0 {
