@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use mpq_core::tls::{self, Identity, Trust};
 use noq_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    FourTuple, PathId, PathStatus, ServerConfig, StreamId, TransportConfig, VarInt,
+    FourTuple, PathError, PathId, PathStatus, ServerConfig, StreamId, TransportConfig, VarInt,
 };
 
 const CLIENT: usize = 0;
@@ -53,6 +53,8 @@ struct World {
     stream: Option<StreamId>,
     /// The link that carries nothing.
     cut: Option<usize>,
+    /// The server does not get the connection ids yet that it is to issue.
+    ids_withheld: bool,
 }
 
 fn transport() -> Arc<TransportConfig> {
@@ -66,6 +68,15 @@ fn transport() -> Arc<TransportConfig> {
 impl World {
     /// Connected over the first link, and sending.
     fn new() -> Self {
+        let mut world = Self::connecting();
+        world.run(LONG);
+        world.stream = world.connection(SERVER).streams().open(Dir::Uni);
+        assert!(world.stream.is_some());
+        world
+    }
+
+    /// Before the first packet.
+    fn connecting() -> Self {
         let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
         let mut server =
             ServerConfig::with_crypto(Arc::new(tls::server_config(&identity).unwrap()));
@@ -84,13 +95,11 @@ impl World {
             sent: 0,
             stream: None,
             cut: None,
+            ids_withheld: false,
         };
         let endpoint = &mut world.hosts[CLIENT].endpoint;
         let connection = endpoint.connect(world.now, client, server_address(), "localhost");
         world.hosts[CLIENT].connection = Some(connection.unwrap());
-        world.run(LONG);
-        world.stream = world.connection(SERVER).streams().open(Dir::Uni);
-        assert!(world.stream.is_some());
         world
     }
 
@@ -98,13 +107,17 @@ impl World {
         &mut self.hosts[host].connection.as_mut().unwrap().1
     }
 
-    /// A second path, over the second link, at the moment at which the server begins to use it.
-    fn open_second(&mut self) -> PathId {
+    /// Asks for a second path, over the second link.
+    fn ask_for_second(&mut self) -> Result<PathId, PathError> {
         let second = FourTuple::new(server_address(), Some(address(1).ip()));
         let now = self.now;
         let client = self.connection(CLIENT);
-        let second = client.open_path(second, PathStatus::Available, now);
-        let second = second.unwrap();
+        client.open_path(second, PathStatus::Available, now)
+    }
+
+    /// A second path, at the moment at which the server begins to use it.
+    fn open_second(&mut self) -> PathId {
+        let second = self.ask_for_second().unwrap();
         while self.packets(second).0 == 0 {
             self.run(MILLISECOND);
         }
@@ -172,7 +185,9 @@ impl World {
                 continue;
             };
             while connection.poll().is_some() {}
-            while let Some(event) = connection.poll_endpoint_events() {
+            while !(self.ids_withheld && from == SERVER)
+                && let Some(event) = connection.poll_endpoint_events()
+            {
                 if let Some(event) = endpoint.handle_event(*handle, event) {
                     connection.handle_event(event);
                 }
@@ -311,5 +326,50 @@ fn what_fills_a_gap_is_lost_where_noq_makes_order_before_it_is_read() {
     assert!(
         (0..last).any(|offset| !read.contains(&offset)),
         "noq keeps it: the work-around can go"
+    );
+}
+
+/// `client::opening`.
+#[test]
+fn a_path_is_opened_before_the_handshake_is_confirmed() {
+    let mut world = World::connecting();
+    world.ids_withheld = true;
+    let is_done = |(_, server): &(_, Connection)| !server.is_handshaking();
+    while !world.hosts[SERVER].connection.as_ref().is_some_and(is_done) {
+        world.run(MILLISECOND);
+    }
+    // HANDSHAKE_DONE is lost, and the server's ids come after it.
+    world.cut = Some(0);
+    world.run(MILLISECOND);
+    (world.cut, world.ids_withheld) = (None, false);
+    world.run(DELAYS[0] + 2 * MILLISECOND);
+    let received = world.connection(CLIENT).stats().frame_rx;
+    assert_eq!(received.handshake_done, 0);
+    assert!(received.path_new_connection_id > 0);
+    assert!(
+        world.ask_for_second().is_ok(),
+        "noq refuses it: the work-around can go"
+    );
+}
+
+/// `limits::PATHS`, which has room for paths that come to nothing.
+#[test]
+fn the_id_of_a_path_that_the_server_has_not_seen_is_lost() {
+    let mut world = World::new();
+    world.cut = Some(1);
+    let second = world.ask_for_second().unwrap();
+    world.run(LONG);
+    let now = world.now;
+    let closed = world
+        .connection(CLIENT)
+        .close_path(now, second, VarInt::from_u32(0));
+    assert!(closed.is_ok());
+    world.run(LONG);
+    let server = world.connection(SERVER).stats();
+    assert_eq!(server.frame_rx.path_abandon, 1);
+    assert_eq!(
+        (server.frame_tx.path_abandon, server.frame_tx.max_path_id),
+        (0, 0),
+        "noq answers, and grants another id: there is room for more"
     );
 }

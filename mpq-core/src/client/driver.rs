@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
 use super::event::ClientEvent;
+use super::opening::may_open;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
 use crate::frame_io::{FrameReader, write_frames};
@@ -266,13 +267,15 @@ impl Driver {
         self.event(event);
     }
 
-    /// noq tells at once if a path cannot be opened now: the server has not granted its id yet.
+    /// It is known at once if a path cannot be opened now: it is too early, or the server has not granted
+    /// its id yet.
     fn open(&mut self, local: IpAddr, remote: SocketAddr) {
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
         let tuple = FourTuple::new(mapped(remote), Some(local));
-        match connection.open_path(tuple, PathStatus::Available).path_id() {
+        let open = || connection.open_path(tuple, PathStatus::Available).path_id();
+        match may_open(&connection).then(open).flatten() {
             Some(id) => self.opening(id, local, remote),
             None => self.input(Input::PathRefused {
                 local,

@@ -3,6 +3,7 @@
 mod config;
 mod driver;
 mod event;
+mod opening;
 mod paths;
 
 use std::net::SocketAddr;

@@ -132,7 +132,7 @@ pub enum Input {
 /// Why a path could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no path id for it; the server may grant one yet.
+    /// It is too early for it, or there is no path id for it. The server may grant one yet.
     NoId,
     /// It was not validated in time, or was given up before. Its id may be lost for good.
     NoAnswer,
