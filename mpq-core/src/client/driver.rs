@@ -39,8 +39,6 @@ pub(super) struct Driver {
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
     frames: mpsc::UnboundedSender<Frame>,
-    /// The server's address as noq knows it from the start.
-    origin: SocketAddr,
     /// What our probes carry, and the server's knocks.
     token: Token,
     knock: Token,
@@ -74,6 +72,7 @@ impl Driver {
             multipath,
             strategy: config.strategy,
             allow_unvalidated: config.allow_unvalidated,
+            bare: config.bare,
             hold_back: config.hold_back.mul_f64(fraction(token)),
             seed: u64::from_be_bytes(token),
             capabilities: match config.strategy {
@@ -98,7 +97,6 @@ impl Driver {
             table,
             events,
             frames,
-            origin: remote,
             token,
             knock,
             supervision,
@@ -289,7 +287,7 @@ impl Driver {
     }
 
     fn redirect(&mut self, to: Option<SocketAddr>) {
-        self.sockets.redirect(self.origin, to);
+        self.sockets.redirect(self.machine.path_remote(), to);
         self.look();
     }
 
