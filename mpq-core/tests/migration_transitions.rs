@@ -349,20 +349,26 @@ fn the_same_move_by_each_strategy() {
         ("something comes", Some(look([2, 2]))),
     ];
     let mut text = String::new();
-    let safe = Strategy::ALL.map(|strategy| (strategy, false));
+    let with = |strategy: Strategy| Config {
+        strategy,
+        ..Config::default()
+    };
+    let usual = Strategy::ALL.map(|strategy| (with(strategy), strategy.to_string()));
     let redirecting = Strategy::ALL.into_iter().filter(|s| s.redirects());
-    let unvalidated = redirecting.map(|strategy| (strategy, true));
-    for (strategy, allow_unvalidated) in safe.into_iter().chain(unvalidated) {
-        let config = Config {
-            strategy,
-            allow_unvalidated,
-            ..Config::default()
-        };
+    let unvalidated = redirecting.map(|strategy| {
+        let mut config = with(strategy);
+        config.allow_unvalidated = true;
+        (config, format!("{strategy}, unvalidated"))
+    });
+    let helped = Strategy::ALL.into_iter().filter(|s| s.heeds_parked());
+    let bare = helped.map(|strategy| {
+        let mut config = with(strategy);
+        config.bare = true;
+        (config, format!("{strategy}, bare"))
+    });
+    for (config, name) in usual.into_iter().chain(unvalidated).chain(bare) {
+        let strategy = config.strategy;
         let (mut client, mut now) = drive(config, &[]);
-        let name = match allow_unvalidated {
-            true => format!("{strategy}, unvalidated"),
-            false => strategy.to_string(),
-        };
         writeln!(
             text,
             "\n## {name}\n\n| input | state | outputs |\n| --- | --- | --- |"

@@ -373,3 +373,78 @@ fn the_id_of_a_path_that_the_server_has_not_seen_is_lost() {
         "noq answers, and grants another id: there is room for more"
     );
 }
+
+/// `proto::client::baselines::Detection`.
+#[test]
+fn a_path_that_nobody_answers_is_opened_over_and_over_on_one_id() {
+    let mut world = World::new();
+    // The other path has nothing to carry.
+    let stream = world.stream.take();
+    world.cut = Some(1);
+    let tuple = FourTuple::new(server_address(), Some(address(1).ip()));
+    let now = world.now;
+    let client = world.connection(CLIENT);
+    let second = client.open_path(tuple, PathStatus::Available, now).unwrap();
+    // A peer grants another id only for one that it knows to be abandoned.
+    let third = client.open_path(tuple, PathStatus::Available, now);
+    assert_eq!(third, Err(PathError::MaxPathIdReached));
+    let challenges = |world: &mut World| {
+        let stats = world.connection(CLIENT).path_stats(second).unwrap();
+        (stats.frame_tx.path_challenge, stats.udp_tx.bytes)
+    };
+    world.run(MILLISECOND);
+    assert_eq!(challenges(&mut world), (1, 1200));
+    // Also after as much as a congestion window.
+    for _ in 0..60 {
+        let before = challenges(&mut world);
+        world.run(5 * LONG / 2);
+        let after = challenges(&mut world);
+        assert!(after.0 > before.0, "nothing goes there");
+        assert!(after.1 - before.1 <= 4 * 1200, "{after:?}");
+    }
+    (world.cut, world.stream) = (None, stream);
+    world.run(3 * LONG);
+    assert!(world.packets(second).0 > 0, "the server uses it");
+}
+
+/// `proto::client::baselines::Detection`.
+#[test]
+fn a_path_that_is_closed_while_no_other_is_validated_is_never_told_of() {
+    let mut world = World::new();
+    let second = world.open_second();
+    world.run(LONG);
+    let now = world.now;
+    let closed = world
+        .connection(CLIENT)
+        .close_path(now, second, VarInt::from_u32(0));
+    closed.unwrap();
+    world.run(LONG);
+    // There is one id more now. A path is opened with it, and nothing gets there yet.
+    world.cut = Some(1);
+    let tuple = FourTuple::new(server_address(), Some(address(1).ip()));
+    let now = world.now;
+    let client = world.connection(CLIENT);
+    let third = client.open_path(tuple, PathStatus::Available, now).unwrap();
+    world.run(MILLISECOND);
+    // The first one is closed while its link carries nothing, as that of a frozen server.
+    world.cut = Some(0);
+    let now = world.now;
+    let closed = world
+        .connection(CLIENT)
+        .close_path(now, PathId::ZERO, VarInt::from_u32(0));
+    closed.unwrap();
+    world.run(LONG);
+    world.cut = None;
+    world.run(5 * LONG);
+    let sent = world.packets(third).0;
+    assert!(sent > 0, "the server uses the third");
+    let client = world.connection(CLIENT);
+    let told = client.stats().frame_tx.path_abandon;
+    let server = world.connection(SERVER);
+    let heard = server.stats().frame_rx.path_abandon;
+    assert_eq!(
+        (told, heard),
+        (2, 1),
+        "noq tells it again: the work-around can go"
+    );
+}

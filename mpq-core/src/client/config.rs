@@ -25,6 +25,9 @@ pub struct ClientConfig {
     pub strategy: Strategy,
     /// Has the strategies that redirect send to addresses that nobody has validated; for testbeds.
     pub allow_unvalidated: bool,
+    /// Ignores PARKED and the server's knocks, which the literature's servers do not have; for comparison. See
+    /// [`Strategy`].
+    pub bare: bool,
     /// Up to how long, chosen at random, the client waits with going to a new address, so that many
     /// clients do not arrive at once.
     pub hold_back: Duration,
@@ -41,6 +44,7 @@ impl Default for ClientConfig {
             congestion: Congestion::default(),
             strategy: Strategy::default(),
             allow_unvalidated: false,
+            bare: false,
             hold_back: Duration::ZERO,
         }
     }

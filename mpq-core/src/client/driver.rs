@@ -40,8 +40,6 @@ pub(super) struct Driver {
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
     frames: mpsc::UnboundedSender<Frame>,
-    /// The server's address as noq knows it from the start.
-    origin: SocketAddr,
     /// Makes our probes.
     probes: ProbeKey,
     supervision: Arc<Supervision>,
@@ -77,6 +75,7 @@ impl Driver {
             multipath,
             strategy: config.strategy,
             allow_unvalidated: config.allow_unvalidated,
+            bare: config.bare,
             hold_back: config.hold_back.mul_f64(fraction()),
             seed: u64::from_be_bytes(tls::random()),
             capabilities: match config.strategy {
@@ -102,7 +101,6 @@ impl Driver {
             table,
             events,
             frames,
-            origin: remote,
             probes,
             supervision,
             expecting: false,
@@ -295,7 +293,7 @@ impl Driver {
     }
 
     fn redirect(&mut self, to: Option<SocketAddr>) {
-        self.sockets.redirect(self.origin, to);
+        self.sockets.redirect(self.machine.path_remote(), to);
         self.look();
     }
 

@@ -15,8 +15,10 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The doubtful addresses, and the paths that wait for an answer there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ReopenGate {
+    /// Whether it may ask at all. If not, paths are opened untried.
+    probes: bool,
     doubtful: BTreeSet<IpAddr>,
     waiting: BTreeMap<(IpAddr, SocketAddr), Waiting>,
 }
@@ -28,9 +30,20 @@ struct Waiting {
 }
 
 impl ReopenGate {
+    /// One that is open everywhere, and stays so if it may not probe.
+    pub(crate) fn new(probes: bool) -> Self {
+        Self {
+            probes,
+            doubtful: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
     /// A path from here has failed.
     pub(crate) fn add(&mut self, local: IpAddr) {
-        self.doubtful.insert(local);
+        if self.probes {
+            self.doubtful.insert(local);
+        }
     }
 
     /// Whether a path that is wanted now has to wait for an answer.
@@ -114,7 +127,7 @@ mod tests {
     fn only_where_a_path_has_failed_an_answer_is_waited_for() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::default();
+        let mut gate = ReopenGate::new(true);
         assert!(!gate.hold(now, local, a));
         gate.add(local);
         assert_eq!(gate.probes(now, any), []);
@@ -127,10 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_probe_opens_paths_untried() {
+        let (local, a, _) = places();
+        let now = Instant::now();
+        let mut gate = ReopenGate::new(false);
+        gate.add(local);
+        assert!(!gate.hold(now, local, a));
+        assert_eq!((gate.probes(now, any), gate.probe_at(any)), (vec![], None));
+    }
+
+    #[test]
     fn probes_come_no_more_than_once_a_second() {
         let (local, a, _) = places();
         let start = Instant::now();
-        let mut gate = ReopenGate::default();
+        let mut gate = ReopenGate::new(true);
         gate.add(local);
         gate.hold(start, local, a);
         let mut probes = 0;
@@ -147,7 +170,7 @@ mod tests {
     fn probes_go_only_to_where_a_path_is_wanted_now() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::default();
+        let mut gate = ReopenGate::new(true);
         gate.add(local);
         assert!(gate.hold(now, local, a) && gate.hold(now, local, b));
         let to = |wanted| move |_: IpAddr, remote: SocketAddr| remote == wanted;
@@ -163,7 +186,7 @@ mod tests {
     fn all_doubts_end_at_once() {
         let (local, a, _) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::default();
+        let mut gate = ReopenGate::new(true);
         gate.add(local);
         gate.hold(now, local, a);
         assert_eq!(gate.clear(), [(local, a)]);

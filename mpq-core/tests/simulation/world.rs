@@ -293,7 +293,6 @@ impl World {
             heard: self.now,
             heard_parts: 0,
             excuse: match strategy {
-                Strategy::Paper => Some("its detection path goes by a timetable"),
                 Strategy::Proactive => Some("it has left a server that stays"),
                 Strategy::Symmetric => Some("knocks get lost"),
                 _ => None,
@@ -357,10 +356,15 @@ impl World {
         self.now < self.blackout || until.is_some_and(|until| self.now < *until)
     }
 
-    /// The server that a packet of the connection reaches, over whichever path.
+    /// The server that a packet of the connection reaches, over whichever path; or that reaches the client.
     fn reaches(&self, peer: &Peer) -> Option<SocketAddr> {
+        self.reaches_by(peer, |_| true)
+    }
+
+    fn reaches_by(&self, peer: &Peer, by: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
         let redirects = peer.download.strategy.redirects();
-        let reached = peer.open.values().filter_map(|(from, remote)| {
+        let open = peer.open.values().filter(|(_, remote)| by(*remote));
+        let reached = open.filter_map(|(from, remote)| {
             let to = if redirects { peer.redirected? } else { *remote };
             let there = peer.locals.iter().any(|i| local(*i) == *from);
             (there && self.is_live(to) && !self.parted(*from, to)).then_some(to)
@@ -431,6 +435,7 @@ impl World {
             }
             client::Output::Probe(targets) => {
                 assert_ne!(peer.machine.state(), "Settled", "probes for nothing");
+                assert!(peer.download.strategy.probes(), "its paper has no probes");
                 for target in &targets {
                     assert!(peer.allowed.contains(target), "probes {target}");
                 }
@@ -457,6 +462,7 @@ impl World {
                 }
             }
             client::Output::ProbeFrom { local, target } => {
+                assert!(peer.download.strategy.probes(), "its paper has no probes");
                 assert!(peer.allowed.contains(&target), "probes {target}");
                 peer.count_probes(self.now, target, 1);
                 self.send(|| Arrival::Probe {
@@ -466,9 +472,14 @@ impl World {
                 });
             }
             client::Output::Redirect(to) => {
-                assert!(peer.download.strategy.redirects(), "redirects");
+                let strategy = peer.download.strategy;
+                assert!(
+                    strategy.redirects() || strategy.leaves_at_once(),
+                    "redirects"
+                );
                 if let Some(to) = to {
-                    assert!(peer.answered.contains(&to), "redirects to {to}");
+                    let is_there = !strategy.redirects() && to == peer.machine.remote();
+                    assert!(peer.answered.contains(&to) || is_there, "redirects to {to}");
                 }
                 peer.redirected = to;
                 self.look(id);
@@ -522,8 +533,14 @@ impl World {
     fn lose(&mut self, id: u64) {
         let peer = &self.peers[&id];
         let state = peer.machine.state();
+        // The paper's client looks only where the server said that it would go, and can hear it elsewhere only by
+        // a path that is there.
+        let here = |(from, _): &(IpAddr, _)| peer.locals.iter().any(|i| local(*i) == *from);
+        let is_cut_off = !peer.open.values().any(here);
+        let stayed = peer.machine.remote() == self.home;
+        let unknown = peer.download.strategy == Strategy::Paper && is_cut_off && stayed;
         assert!(
-            peer.excuse.is_some(),
+            peer.excuse.is_some() || unknown,
             "client {id} ({}, {state}) gave up",
             peer.download.strategy
         );
@@ -680,7 +697,12 @@ impl World {
                 }
             }
             Arrival::ToServer(id) if self.peers.contains_key(&id) => {
-                if !self.connected(id) {
+                let peer = &self.peers[&id];
+                // What is withheld goes nowhere, though the server may still be heard from there.
+                let old = peer.machine.path_remote();
+                let withheld = peer.redirected.is_none();
+                let reached = self.reaches_by(peer, |remote| !withheld || remote != old);
+                if reached.is_none() || reached != self.listening {
                     return self.later(RTT, Arrival::ToServer(id));
                 }
                 let peer = self.peers.get_mut(&id).unwrap();

@@ -103,6 +103,11 @@ pub struct Args {
     #[arg(long)]
     pub allow_unvalidated: bool,
 
+    /// Follow the server without the help that the literature's servers do not give: ignore that it says
+    /// that it is parked, and its knocks (for comparison; that it drains first cannot be switched off here)
+    #[arg(long)]
+    pub bare: bool,
+
     /// After a move, wait up to so long, at random, before going to the new address, so that many
     /// clients do not come at once
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = some_seconds)]
@@ -217,6 +222,7 @@ impl Args {
                 congestion: self.congestion,
                 strategy: self.strategy,
                 allow_unvalidated: self.allow_unvalidated,
+                bare: self.bare,
                 hold_back: self.hold_back,
             },
         })

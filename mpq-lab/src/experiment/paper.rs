@@ -17,9 +17,9 @@ pub const RTT: [Range; 2] = [
 pub fn turnaround(arm: Arm, moved: bool) -> Option<Range> {
     match (arm, moved) {
         (Arm::Quic, false) => Some(range(64.82, 60.25, 68.88)),
-        (Arm::Multipath, false) => Some(range(48.78, 44.01, 52.90)),
+        (Arm::Multipath | Arm::PaperOlia, false) => Some(range(48.78, 44.01, 52.90)),
         (Arm::Quic, true) => Some(range(109.28, 105.77, 114.16)),
-        (Arm::Multipath, true) => Some(range(62.72, 57.29, 67.93)),
+        (Arm::Multipath | Arm::PaperOlia, true) => Some(range(62.72, 57.29, 67.93)),
         _ => None,
     }
 }
@@ -28,7 +28,7 @@ pub fn turnaround(arm: Arm, moved: bool) -> Option<Range> {
 pub fn throughput(arm: Arm) -> Option<f64> {
     match arm {
         Arm::Quic => Some(14e6),
-        Arm::Multipath => Some(18e6),
+        Arm::Multipath | Arm::PaperOlia => Some(18e6),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -100,6 +101,7 @@ impl Report<'_> {
              | CUBIC, a window for each path |\n\
              | multipath-aggressive | mpq-serve --resume aggressive (noq, h3) | mpq-get (noq, h3) \
              | CUBIC, a window for each path |\n\
+             | paper-olia | mpq-serve (noq, h3) | mpq-get --strategy paper (noq, h3) | OLIA, coupled |\n\
              | paper, proactive, reactive, pool, symmetric, restart | mpq-serve (noq, h3) \
              | mpq-get --strategy … (noq, h3) | CUBIC, a window for each path |\n\
              | tcp | nginx, HTTPS | curl | CUBIC |\n\
@@ -217,9 +219,9 @@ impl Report<'_> {
             "### The timeline (Table 4), seconds after the client's start\n\n\
              | arm | announced | frozen | thawed | outage |\n| --- | --- | --- | --- | --- |\n\
              | asked for, after the handshake | {} | {} | {} | |",
-            asked(scenario.moves.and_then(|moves| moves.announce)),
-            asked(scenario.moves.map(|moves| moves.freeze)),
-            asked(scenario.moves.and_then(|moves| moves.thaw)),
+            asked(scenario.moves.iter().filter_map(|moves| moves.announce)),
+            asked(scenario.moves.iter().map(|moves| moves.freeze)),
+            asked(scenario.moves.iter().flat_map(|moves| moves.thaws.clone())),
         )?;
         for arm in arms {
             let of = |value: &dyn Fn(&Run) -> Option<f64>| self.range(scenario, *arm, value);
@@ -275,8 +277,41 @@ impl Report<'_> {
             self.text,
             "\nThe rate is in percent of that before the announcement.\n"
         )?;
+        self.outages(scenario, arms)?;
         if arms.contains(&Arm::Paper) {
             self.order(scenario, arms, without)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an arm finds the server sooner after some outages than after others, if there are several.
+    fn outages(&mut self, scenario: &Scenario, arms: &[Arm]) -> Result<()> {
+        let moves = scenario.moves.iter().filter(|moves| moves.thaws.len() > 1);
+        for moves in moves {
+            let asked = moves.thaws.iter().map(|thaw| *thaw - moves.freeze);
+            let asked: BTreeSet<Duration> = asked.collect();
+            let heads = asked
+                .iter()
+                .map(|outage| format!(" {} s |", outage.as_secs_f64()));
+            writeln!(
+                self.text,
+                "### From thaw to first byte, s, by the outage that was asked for\n\n\
+                 | arm |{}\n| --- |{}",
+                heads.collect::<String>(),
+                " --- |".repeat(asked.len())
+            )?;
+            for arm in arms {
+                let cells = asked.iter().map(|outage| {
+                    let first_byte = |run: &Run| {
+                        let of_this = moves.outage(run.number) == Some(*outage);
+                        metrics::parts(run).filter(|_| of_this)?.first_byte
+                    };
+                    format!(" {} |", cell(self.range(scenario, *arm, &first_byte), 3))
+                });
+                let cells: String = cells.collect();
+                writeln!(self.text, "| {arm} |{cells}")?;
+            }
+            writeln!(self.text)?;
         }
         Ok(())
     }
@@ -446,7 +481,7 @@ until all has arrived; only `restart` has the body sent twice. `reactive` \
 and `pool` search only once the server has been silent, `pool` for a second since nothing was \
 announced to it; `proactive` stops listening to a server that would still have delivered, so that \
 what is in flight is sent again and the lead time is lost. `paper` gives one of its paths up at the \
-announcement, and its detection path's opening is repeated at doubled intervals. `restart` waits for \
+announcement, and finds the server by its paths' openings, which are repeated at doubled intervals. `restart` waits for \
 its idle timeout and downloads all of it again.";
 
 /// Whether the paper has results of its own for it.
@@ -469,8 +504,9 @@ fn cell(range: Option<Range>, digits: usize) -> String {
     })
 }
 
-fn asked(time: Option<std::time::Duration>) -> String {
-    time.map_or(String::new(), |time| time.as_secs_f64().to_string())
+fn asked(times: impl Iterator<Item = Duration>) -> String {
+    let times: Vec<_> = times.map(|time| time.as_secs_f64().to_string()).collect();
+    times.join(", ")
 }
 
 #[cfg(test)]

@@ -100,12 +100,12 @@ fn left(plan: &[(&Scenario, Arm, u32)], spent: &[(&str, Arm, Duration)]) -> Dura
         let count = u32::try_from(like.len()).ok().filter(|count| *count > 0)?;
         Some(like.iter().sum::<Duration>() / count)
     };
-    let expected = plan.iter().map(|(scenario, arm, _)| {
+    let expected = plan.iter().map(|(scenario, arm, number)| {
         mean(&|name, other| name == scenario.name && other == *arm)
             .or_else(|| {
                 // Nothing of the kind was run yet: as a download of all, with the outage.
-                let moves = scenario.moves?;
-                let outage = moves.thaw.unwrap_or(moves.freeze);
+                let moves = scenario.moves.as_ref()?;
+                let outage = moves.thaw(*number).unwrap_or(moves.freeze);
                 let follows = arm
                     .strategy()
                     .is_some_and(|strategy| strategy != Strategy::Restart);

@@ -57,6 +57,7 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
     let stage = Stage {
         scenario,
         arm,
+        number,
         testbed: &testbed,
         sampler: &sampler,
         expected: &expected,

@@ -1,6 +1,7 @@
 //! A run of `mpq-get` and `mpq-serve`, by plain QUIC or over several paths.
 
 use anyhow::{Context, Result, ensure};
+use mpq_core::proto::Strategy;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep_until};
 
@@ -34,7 +35,7 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
         }
     };
     let moves = async {
-        match stage.scenario.moves {
+        match &stage.scenario.moves {
             Some(moves) if moves.announce.is_some() => migrate(stage, moves, zero).await,
             Some(moves) => replace(stage, moves, zero).await,
             None => Ok(Vec::new()),
@@ -103,6 +104,10 @@ fn start_client(stage: &Stage<'_>, from: Host, number: u64) -> Result<Download> 
         Some(strategy) => options.extend(["--interface", "eth1", "--strategy", strategy]),
         None => options.extend(["--protocol", "quic"]),
     }
+    let is_ours = matches!(stage.arm.strategy(), None | Some(Strategy::Multipath));
+    if stage.scenario.bare && !is_ours {
+        options.push("--bare");
+    }
     // A server that has announced its move is waited for; one that is silent is given up.
     options.extend(["--idle-timeout", &patience]);
     // We start it again, as the paper's client was.
@@ -122,12 +127,12 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
             announce: Some(announce),
             freeze,
             ..
-        }) = stage.scenario.moves
+        }) = &stage.scenario.moves
         {
-            let lead = (freeze - announce).as_secs_f64();
+            let lead = (*freeze - *announce).as_secs_f64();
             command.arg("--lead").arg(format!("{lead}s"));
         }
-        if stage.arm == Arm::MultipathOlia {
+        if stage.arm.has_olia() {
             command.args(["--congestion", "olia"]);
         }
         if stage.arm == Arm::MultipathSlowStart {
@@ -151,10 +156,10 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
 }
 
 /// The server moves as it does: announced, and by CRIU.
-async fn migrate(stage: &Stage<'_>, moves: Move, zero: Instant) -> Result<Vec<Mark>> {
+async fn migrate(stage: &Stage<'_>, moves: &Move, zero: Instant) -> Result<Vec<Mark>> {
     sleep_until(zero + moves.announce.unwrap_or_default()).await;
     let dump = stage.testbed.checkpoint(ServerA, ServerB).await?;
-    if let Some(thaw) = moves.thaw {
+    if let Some(thaw) = moves.thaw(stage.number) {
         sleep_until(zero + thaw).await;
     }
     let restored = stage.testbed.restore(ServerB).await?;
@@ -167,11 +172,11 @@ async fn migrate(stage: &Stage<'_>, moves: Move, zero: Instant) -> Result<Vec<Ma
 }
 
 /// The server dies, and another one takes its place.
-async fn replace(stage: &Stage<'_>, moves: Move, zero: Instant) -> Result<Vec<Mark>> {
+async fn replace(stage: &Stage<'_>, moves: &Move, zero: Instant) -> Result<Vec<Mark>> {
     sleep_until(zero + moves.freeze).await;
     let frozen = unix();
     stage.testbed.kill()?;
-    sleep_until(zero + moves.thaw.unwrap_or(moves.freeze)).await;
+    sleep_until(zero + moves.thaw(stage.number).unwrap_or(moves.freeze)).await;
     serve(stage, ServerB).await?;
     Ok(replaced(frozen, unix()))
 }

@@ -44,7 +44,7 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
         bail!("curl has failed {MOST_STARTS} times")
     };
     let moves = async {
-        let Some(moves) = stage.scenario.moves else {
+        let Some(moves) = &stage.scenario.moves else {
             return Ok((Vec::new(), None));
         };
         // Its host falls silent, as one does that is suspended.
@@ -52,7 +52,7 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
         let frozen = unix();
         tcp::disconnect(topology, ServerA)?;
         first.start_kill()?;
-        sleep_until(zero + moves.thaw.unwrap_or(moves.freeze)).await;
+        sleep_until(zero + moves.thaw(stage.number).unwrap_or(moves.freeze)).await;
         let second = nginx.start(topology, ServerB).await?;
         watch(stage, Side::Server, second.id());
         Ok((replaced(frozen, unix()), Some(second)))

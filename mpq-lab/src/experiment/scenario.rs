@@ -8,6 +8,7 @@
 //! runs = 20                      # of each arm [20]
 //! rival = true                   # a plain QUIC download beside it [false]
 //! patience = "30s"               # after which a lost server is given up [30s]
+//! bare = true                    # other strategies than ours go without our help, see [`Strategy`] [false]
 //! offload = true                 # packets sent in one are carried in one, see [`Network`] [false]
 //!
 //! [[links]]                      # two of them, as in [`Shape`] [those of the paper's Table 2]
@@ -20,7 +21,7 @@
 //! [move]                         # seconds after the handshake [the server stays]
 //! announce = "5s"                # [never: the server crashes, another one takes its place]
 //! freeze = "10s"
-//! thaw = "20s"                   # [as soon as the checkpoint is there]
+//! thaw = "20s"                   # or a list: each run takes the next [as soon as the checkpoint is there]
 //!
 //! [[events]]                     # what links do meanwhile
 //! at = "3s"
@@ -60,6 +61,9 @@ pub struct Scenario {
     pub rival: bool,
     /// How long a client waits for a server that has vanished.
     pub patience: Duration,
+    /// Whether the strategies of the literature are followed without the help that only this server gives
+    /// (`mpq-get --bare`).
+    pub bare: bool,
     /// The links.
     pub network: Network,
     /// What the server does.
@@ -86,6 +90,8 @@ pub enum Arm {
     MultipathAggressive,
     /// As [`Arm::Multipath`], with the strategy of this name; see [`Strategy`].
     Paper,
+    /// As [`Arm::Paper`], with OLIA instead of CUBIC at the server, as the paper has it.
+    PaperOlia,
     /// The same.
     Proactive,
     /// The same.
@@ -112,6 +118,7 @@ impl fmt::Display for Arm {
             Arm::MultipathSlowStart => "multipath-slow-start",
             Arm::MultipathAggressive => "multipath-aggressive",
             Arm::Paper => "paper",
+            Arm::PaperOlia => "paper-olia",
             Arm::Proactive => "proactive",
             Arm::Reactive => "reactive",
             Arm::Pool => "pool",
@@ -131,7 +138,7 @@ impl Arm {
             | Arm::MultipathOlia
             | Arm::MultipathSlowStart
             | Arm::MultipathAggressive => Some(Strategy::Multipath),
-            Arm::Paper => Some(Strategy::Paper),
+            Arm::Paper | Arm::PaperOlia => Some(Strategy::Paper),
             Arm::Proactive => Some(Strategy::Proactive),
             Arm::Reactive => Some(Strategy::Reactive),
             Arm::Pool => Some(Strategy::Pool),
@@ -141,25 +148,43 @@ impl Arm {
         }
     }
 
+    /// Whether its server has OLIA instead of CUBIC.
+    pub fn has_olia(self) -> bool {
+        matches!(self, Arm::MultipathOlia | Arm::PaperOlia)
+    }
+
     /// The arm that does the same while the server stays.
     pub fn without_move(self) -> Arm {
         match self.strategy() {
-            Some(_) if self != Arm::MultipathOlia => Arm::Multipath,
+            Some(_) if !self.has_olia() => Arm::Multipath,
             _ => self,
         }
     }
 }
 
 /// How the server goes from one host to the other; times since the first handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "MoveText")]
 pub struct Move {
     /// It says that it will move, unless it crashes.
     pub announce: Option<Duration>,
     /// It stops.
     pub freeze: Duration,
-    /// It is brought back; at once if not said.
-    pub thaw: Option<Duration>,
+    /// It is brought back; at once if not said. Each run takes the next of these, and then the first again.
+    pub thaws: Vec<Duration>,
+}
+
+impl Move {
+    /// When the server is brought back in a run, which are numbered from 1 on.
+    pub fn thaw(&self, run: u32) -> Option<Duration> {
+        let index = run.saturating_sub(1) as usize % self.thaws.len().max(1);
+        self.thaws.get(index).copied()
+    }
+
+    /// How long it is away in a run, if that was asked for.
+    pub fn outage(&self, run: u32) -> Option<Duration> {
+        self.thaw(run).map(|thaw| thaw - self.freeze)
+    }
 }
 
 /// A change of a link during a run.
@@ -225,6 +250,7 @@ impl Scenario {
             runs: file.runs,
             rival: file.rival,
             patience: file.patience,
+            bare: file.bare,
             network,
             moves: file.moves,
             events: file.events,
@@ -262,6 +288,8 @@ struct File {
     rival: bool,
     #[serde(default = "half_a_minute", deserialize_with = "duration")]
     patience: Duration,
+    #[serde(default)]
+    bare: bool,
     links: Option<[Shape; 2]>,
     shared: Option<Shape>,
     #[serde(default)]
@@ -293,8 +321,8 @@ struct MoveText {
     announce: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     freeze: Duration,
-    #[serde(default, deserialize_with = "some_duration")]
-    thaw: Option<Duration>,
+    #[serde(default, deserialize_with = "durations")]
+    thaw: Vec<Duration>,
 }
 
 impl TryFrom<MoveText> for Move {
@@ -309,13 +337,13 @@ impl TryFrom<MoveText> for Move {
         if announce.is_some_and(|announce| announce > freeze) {
             return Err("announce must not be later than freeze");
         }
-        if thaw.is_some_and(|thaw| thaw < freeze) {
+        if thaw.iter().any(|thaw| *thaw < freeze) {
             return Err("thaw must not be earlier than freeze");
         }
         Ok(Move {
             announce,
             freeze,
-            thaw,
+            thaws: thaw,
         })
     }
 }
@@ -332,6 +360,24 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 
 fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     duration(from).map(Some)
+}
+
+/// One or several.
+fn durations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a duration or a list of them")]
+    enum Durations {
+        One(String),
+        Several(Vec<String>),
+    }
+    let texts = match Durations::deserialize(from)? {
+        Durations::One(text) => vec![text],
+        Durations::Several(texts) => texts,
+    };
+    let durations = texts.iter().map(|text| mpq_serve::units::duration(text));
+    durations
+        .collect::<Result<_, _>>()
+        .map_err(D::Error::custom)
 }
 
 fn link<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
@@ -370,9 +416,10 @@ mod tests {
         assert_eq!(scenario.network.links[0].rate, 20_000_000);
         assert_eq!(scenario.network.links[1].loss, 0.01);
         assert_eq!(scenario.network.shared.as_ref().unwrap().rate, 15_000_000);
-        let moves = scenario.moves.unwrap();
+        let moves = scenario.moves.as_ref().unwrap();
         assert_eq!(moves.announce, Some(Duration::from_secs(1)));
-        assert_eq!(moves.thaw, Some(Duration::from_millis(2500)));
+        assert_eq!(moves.thaw(1), Some(Duration::from_millis(2500)));
+        assert_eq!(moves.thaw(2), Some(Duration::from_millis(2500)));
         assert_eq!(scenario.events[0].change.up, Some(false));
         assert_eq!(scenario.without_move().moves, None);
     }
@@ -384,6 +431,35 @@ mod tests {
         assert_eq!(scenario.runs, 20);
         assert_eq!(scenario.network, Network::default());
         assert_eq!((scenario.moves, scenario.events.len()), (None, 0));
+    }
+
+    #[test]
+    fn each_run_takes_the_next_thaw() {
+        let parse = |thaw: &str| {
+            let text = WHOLE.replace("\"2.5s\"", thaw);
+            Scenario::parse("thaws", &text)
+        };
+        let moves = parse("['2.5s', '3s', '5s']").unwrap().moves.unwrap();
+        let outages: Vec<_> = (1..=4).map(|run| moves.outage(run)).collect();
+        assert_eq!(
+            outages,
+            [500, 1000, 3000, 500].map(|ms| Some(Duration::from_millis(ms)))
+        );
+        for (wrong, field) in [("['3s', '1s']", "thaw"), ("3", "a list"), ("['3x']", "3x")] {
+            let message = format!("{:#}", parse(wrong).unwrap_err());
+            assert!(message.contains(field), "{message}");
+        }
+        let text = WHOLE.replace(", thaw = \"2.5s\"", "");
+        let moves = Scenario::parse("none", &text).unwrap().moves.unwrap();
+        assert_eq!((moves.thaw(1), moves.outage(1)), (None, None));
+    }
+
+    #[test]
+    fn the_strategies_meet_eight_outages() {
+        let moves = Scenario::shipped("strategies").unwrap().moves.unwrap();
+        let outages: std::collections::BTreeSet<_> =
+            (1..=16).map(|run| moves.outage(run)).collect();
+        assert_eq!(outages.len(), 8);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) const MOST_STARTS: u64 = 10;
 pub(super) struct Stage<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) arm: Arm,
+    /// Which one of the arm's runs.
+    pub(super) number: u32,
     pub(super) testbed: &'a Testbed,
     pub(super) sampler: &'a Sampler,
     /// The digest that a download must have.

@@ -98,7 +98,8 @@ impl Announcements {
         match phase {
             Phase::Settled => None,
             Phase::Arriving(_, attempt) => Some(attempt.target),
-            _ if strategy == Strategy::Paper => Some(mv.detection_target()),
+            // A server that is here again was heard first. This one is elsewhere: the path's event will say where.
+            Phase::Searching(_) if strategy == Strategy::Paper => None,
             _ => mv.here.then_some(remote),
         }
     }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::machine::ClientMachine;
 use super::probe_budget::Round;
 use super::state::{Attempt, Phase, Silence};
-use super::strategy::Strategy;
 use super::{Event, Output};
 use crate::proto::frame::MAX_ADDRESSES;
 
@@ -27,7 +26,7 @@ impl ClientMachine {
             };
             self.paths.answered(now, local, known_as);
         }
-        if strategy == Strategy::Paper || (knock && !strategy.heeds_knocks()) {
+        if !strategy.probes() || (knock && !self.config.heeds_knocks()) {
             return;
         }
         if remote == self.remote {
@@ -157,7 +156,7 @@ impl ClientMachine {
         }
         self.abandon_attempt();
         self.redirect(match self.config.strategy {
-            Strategy::Proactive => None,
+            strategy if strategy.leaves_at_once() => None,
             _ => Some(self.remote),
         });
         self.enter(Phase::Searching(silence));

@@ -1,55 +1,48 @@
 //! What only the strategies of the literature do, which are there for comparison.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// `proactive`: until the announcement is acknowledged, and READY on its way.
 pub(super) const LEAVING: Duration = Duration::from_millis(50);
-/// `paper`: how long the detection path may take until it is opened anew, at first (doubled each
-/// time), and how often it is; the last one stays, for the path ids come to an end.
-const FIRST_ROUND: Duration = Duration::from_secs(1);
-const MAX_ROUNDS: u32 = 4;
-
-/// `paper`: the path that is opened over and over until it succeeds.
-#[derive(Debug, Default)]
-pub(super) struct Detection {
-    /// From where; once the server is silent, from everywhere.
-    pub(super) local: Option<IpAddr>,
-    round: u32,
-    /// When the next round begins.
-    next: Option<Instant>,
+/// `paper`: who opens paths to where the server will be.
+///
+/// A path is opened by a packet with a PATH_CHALLENGE on a path id of its own, and noq repeats that packet
+/// until it is answered: after three times the initial RTT, then after twice as long each time, and every 2 s
+/// in the end. That is how the paper's detection path behaves ("QUIC doubles the delay for retransmission"),
+/// except that its quic-go went on to double the delay up to a minute. The repetition keeps the path id.
+///
+/// What noq cannot do is to open ever new paths to a server that is frozen. Path ids are never reused, a peer
+/// grants a new one only for one that it knows to be abandoned, and a frozen peer grants none: of the
+/// [`PATHS`](crate::limits) ids, those that are left would be used up after a few repetitions. A larger limit only
+/// moves that end. Each id costs either end up to 12 connection ids, of which the peer is told as soon as the
+/// connection is made: at 30 bytes each, 360 bytes on the wire in either direction, and about 1 KB of memory, for
+/// every connection, also for those that never move. So one path is opened from each interface to each target, and
+/// stays. Where targets times interfaces are more than the ids that are left, the first targets have paths.
+///
+/// Nor can noq end a continuation path at once, as the paper does when the server ceases to respond. It would tell
+/// the server (PATH_ABANDON) over that very path, as no other is validated, and not again; the restored server would
+/// go on to use the path, and what it sends there would be lost. So nothing is sent over the path any more, and it is
+/// closed once another one is there to tell that by. A server that is heard on it in between has not ceased to
+/// respond, and the path goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detection {
+    /// Nobody.
+    Off,
+    /// The address whose path was ended for it.
+    From(IpAddr),
+    /// Every address: the server has ceased to respond.
+    FromAll,
 }
 
 impl Detection {
-    /// From an address whose path was ended for it.
-    pub(super) fn from(now: Instant, local: IpAddr) -> Self {
-        Self {
-            local: Some(local),
-            round: 0,
-            next: Some(now + FIRST_ROUND),
+    /// Whether this address does.
+    pub(super) fn includes(self, local: IpAddr) -> bool {
+        match self {
+            Detection::Off => false,
+            Detection::From(detecting) => detecting == local,
+            Detection::FromAll => true,
         }
-    }
-
-    /// Begins, if it has not yet: the server is silent.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.next.get_or_insert(now + FIRST_ROUND);
-    }
-
-    /// When the path is opened anew.
-    pub(super) fn round_at(&self) -> Option<Instant> {
-        self.next
-    }
-
-    /// The path is opened anew now.
-    pub(super) fn next_round(&mut self, now: Instant) {
-        self.round += 1;
-        let more = self.round < MAX_ROUNDS;
-        self.next = more.then(|| now + FIRST_ROUND * (1 << self.round));
-    }
-
-    /// Which of the targets it is for in this round.
-    pub(super) fn target(&self, targets: &[SocketAddr]) -> SocketAddr {
-        targets[self.round as usize % targets.len()]
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::announcement::Announcements;
-use super::baselines::{Detection, LEAVING};
+use super::baselines::LEAVING;
 use super::health::Health;
 use super::paths::{Destination, Paths};
 use super::probe_budget::{ProbeBudget, Round};
@@ -14,6 +14,7 @@ use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Config, Event, Input, Output};
 use crate::proto::frame::Frame;
+use crate::proto::reopen_gate::ReopenGate;
 
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
@@ -61,6 +62,7 @@ impl ClientMachine {
         };
         let rtt = LEAST_SILENCE;
         let health = Health::new(!config.strategy.redirects());
+        let gate = ReopenGate::new(config.strategy.probes());
         Self {
             rng: fastrand::Rng::with_seed(config.seed),
             config,
@@ -70,7 +72,7 @@ impl ClientMachine {
             remote,
             redirected: Some(remote),
             announcements: Announcements::new(remote),
-            paths: Paths::new(local, remote),
+            paths: Paths::new(local, remote, gate),
             budget: ProbeBudget::new(now),
             health,
             knocks_left: MAX_KNOCKS,
@@ -153,9 +155,6 @@ impl ClientMachine {
         }
         self.give_up(now);
         self.end_attempt(now);
-        if self.mv.round_at(self.phase).is_some_and(|at| now >= at) {
-            self.next_round(now);
-        }
         if let Phase::Searching(silence) = self.phase
             && let Some((at, target)) = self.mv.search.held
             && now >= at
@@ -180,15 +179,8 @@ impl ClientMachine {
             Phase::Arriving(silence, attempt) => (Some(silence.deadline.min(attempt.until)), None),
         };
         let retry = self.paths.retry_at(self.destination());
-        [
-            self.leave_at(),
-            self.mv.round_at(self.phase),
-            self.probe_at(),
-        ]
-        .into_iter()
-        .chain([retry, search, held])
-        .flatten()
-        .min()
+        let all = [self.leave_at(), self.probe_at(), retry, search, held];
+        all.into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -223,7 +215,9 @@ impl ClientMachine {
                     && (self.mv.announced, self.mv.sequence) == (true, sequence)
                 {
                     self.event(Event::Parked { sequence });
-                    self.search(true, now);
+                    if self.config.heeds_parked() {
+                        self.search(true, now);
+                    }
                 }
             }
             Frame::Cancelled { sequence } => {
@@ -299,7 +293,7 @@ impl ClientMachine {
         self.mv.search.expect(now, lead, outage);
         match strategy {
             Strategy::Proactive => self.mv.leave_at = Some(now + LEAVING),
-            Strategy::Paper => self.sacrifice_a_path(now),
+            Strategy::Paper => self.sacrifice_a_path(),
             _ => {}
         }
         self.enter(Phase::Announced);
@@ -317,6 +311,7 @@ impl ClientMachine {
         match self.phase {
             Phase::Searching(Silence { parked: false, .. }) => {
                 self.mv.search.pause(now, self.rtt);
+                self.redirect(Some(self.remote));
                 self.enter(match self.mv.announced {
                     true => Phase::Announced,
                     false => Phase::Settled,
@@ -371,15 +366,12 @@ impl ClientMachine {
         let jitter = jitter(&mut self.rng);
         self.mv.search.begin(now, parked, self.rtt, jitter);
         self.mv.leave_at = None;
-        if self.config.strategy == Strategy::Paper {
-            self.mv.detection.begin(now);
-        }
         let deadline = now + self.config.deadline;
         let silence = Silence { deadline, parked };
         if let Some(target) = self.mv.unvalidated_target(&self.config) {
             return self.attempt(silence, target, now);
         }
-        if self.config.strategy == Strategy::Proactive {
+        if self.config.strategy.leaves_at_once() {
             self.redirect(None);
         }
         self.enter(Phase::Searching(silence));
@@ -407,17 +399,11 @@ impl ClientMachine {
     }
 
     /// `paper`: the interface of a path looks for the new address from now on.
-    fn sacrifice_a_path(&mut self, now: Instant) {
+    fn sacrifice_a_path(&mut self) {
         if let Some((local, close)) = self.paths.sacrifice() {
             self.outputs.push_back(close);
-            self.mv.detection = Detection::from(now, local);
+            self.mv.detecting = Some(local);
         }
-    }
-
-    fn next_round(&mut self, now: Instant) {
-        let old = self.mv.detection_target();
-        self.mv.detection.next_round(now);
-        self.abandon(old);
     }
 
     fn path_open(&mut self, now: Instant, id: u32, local: IpAddr, remote: SocketAddr) {
@@ -437,6 +423,7 @@ impl ClientMachine {
         self.budget.restore(remote);
         self.knocks_left = MAX_KNOCKS;
         self.heard = now;
+        self.redirect(Some(remote));
         let elsewhere = self.paths.openings_elsewhere(self.path_remote());
         elsewhere.into_iter().for_each(|old| self.abandon(old));
         self.enter(Phase::Settled);
@@ -460,9 +447,8 @@ impl ClientMachine {
     }
 
     pub(super) fn abandon_attempt(&mut self) {
-        if let Some(target) = self.mv.opened_to(self.phase, self.config.strategy) {
-            self.abandon(target);
-        }
+        let targets = self.mv.opened_to(self.phase, self.config.strategy);
+        targets.into_iter().for_each(|target| self.abandon(target));
     }
 
     /// Gives up the openings to `target`.
@@ -472,14 +458,19 @@ impl ClientMachine {
     }
 
     pub(super) fn redirect(&mut self, to: Option<SocketAddr>) {
-        if self.config.strategy.redirects() && self.redirected != to {
-            self.redirected = to;
+        let was = std::mem::replace(&mut self.redirected, to);
+        let strategy = self.config.strategy;
+        if strategy.redirects() && was != to {
             self.health.forget_received();
             self.outputs.push_back(Output::Redirect(to));
             // Whoever is there learns from it that we are.
             if to.is_some() {
                 self.ping_all();
             }
+        }
+        // New paths lead to the new address: what was sent to nobody goes to where its paths lead again.
+        if strategy == Strategy::Paper && was.is_some() != to.is_some() {
+            self.outputs.push_back(Output::Redirect(to));
         }
     }
 
@@ -502,7 +493,8 @@ impl ClientMachine {
 
     /// Opens the paths that are missing; where one has failed, asks first.
     fn open_paths(&mut self, now: Instant) {
-        let destination = self.destination();
+        let (strategy, remote) = (self.config.strategy, self.path_remote());
+        let destination = self.mv.destination(self.phase, strategy, remote);
         let retried = self.paths.retry(now, destination);
         self.outputs.extend(retried);
         let opened = self.paths.open_missing(now, destination);
@@ -526,7 +518,7 @@ impl ClientMachine {
         self.outputs.extend(pings);
     }
 
-    pub(super) fn destination(&self) -> Destination {
+    pub(super) fn destination(&self) -> Destination<'_> {
         let (phase, strategy) = (self.phase, self.config.strategy);
         self.mv.destination(phase, strategy, self.path_remote())
     }

@@ -54,6 +54,9 @@ pub struct Config {
     /// Sends the connection's datagrams to an address that nobody has validated, as the papers of
     /// the redirecting strategies do. For testbeds only.
     pub allow_unvalidated: bool,
+    /// Ignores what this server does beyond the literature to be followed more easily: PARKED and its knocks,
+    /// unless the strategy is about these. See [`Strategy`] for who profits from what.
+    pub bare: bool,
     /// How long to wait with going to a new address once somebody answers there. Chosen at random
     /// by whoever drives the machine, so that a herd of clients does not arrive at once.
     pub hold_back: Duration,
@@ -71,10 +74,25 @@ impl Default for Config {
             strategy: Strategy::default(),
             multipath: true,
             allow_unvalidated: false,
+            bare: false,
             hold_back: Duration::ZERO,
             capabilities: Frame::MULTIPATH,
             seed: 0,
         }
+    }
+}
+
+impl Config {
+    /// Whether PARKED begins the search.
+    fn heeds_parked(&self) -> bool {
+        self.strategy.heeds_parked() && !self.bare
+    }
+
+    /// Whether the server's knock is followed.
+    fn heeds_knocks(&self) -> bool {
+        // It is all that this strategy has, in its paper as well.
+        let needed = self.strategy == Strategy::Symmetric;
+        self.strategy.heeds_knocks() && (needed || !self.bare)
     }
 }
 
@@ -152,9 +170,9 @@ pub enum Output {
         /// To there.
         target: SocketAddr,
     },
-    /// Send the datagrams of QUIC's paths to this address instead, and take those from there for
-    /// theirs; to nobody, if there is none. What came before does not count: [`Input::Figures`] is
-    /// to follow at once.
+    /// Send the datagrams of QUIC's paths to the server's address, as it is before a move, to this one
+    /// instead, and take those from there for theirs; or send them to nobody, and go on hearing that address.
+    /// What came before does not count: [`Input::Figures`] is to follow at once.
     Redirect(Option<SocketAddr>),
     /// Open and validate a path.
     Open {

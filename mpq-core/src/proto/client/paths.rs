@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::baselines::Detection;
 use super::{Output, Refusal};
 use crate::proto::reopen_gate::ReopenGate;
 
@@ -42,32 +43,33 @@ struct Opening {
 
 /// Where paths may be opened to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Destination {
-    /// `paper`: from this address to there only.
-    pub(super) detection: Option<(IpAddr, SocketAddr)>,
+pub(super) struct Destination<'a> {
+    /// `paper`: who opens paths to all targets, and to nowhere else.
+    pub(super) detection: Detection,
+    pub(super) targets: &'a [SocketAddr],
     /// From all others.
     pub(super) others: Option<SocketAddr>,
 }
 
-impl Destination {
-    /// Where a path from this address may be opened to.
-    fn of(self, local: IpAddr) -> Option<SocketAddr> {
-        let destination = match self.detection {
-            Some((detecting, target)) if detecting == local => Some(target),
-            _ => self.others,
-        };
-        destination.filter(|remote| remote.is_ipv4() == local.is_ipv4())
+impl Destination<'_> {
+    /// Where paths from this address may be opened to.
+    fn of(self, local: IpAddr) -> impl Iterator<Item = SocketAddr> {
+        let detects = self.detection.includes(local);
+        let targets = self.targets.iter().copied().filter(move |_| detects);
+        let other = self.others.filter(|_| !detects);
+        let reaches = move |remote: &SocketAddr| remote.is_ipv4() == local.is_ipv4();
+        targets.chain(other).filter(reaches)
     }
 
     /// Whether a path may be opened from here to there.
     fn is(self, local: IpAddr, remote: SocketAddr) -> bool {
-        self.of(local) == Some(remote)
+        self.of(local).any(|there| there == remote)
     }
 }
 
 impl Paths {
-    /// The first one.
-    pub(super) fn new(local: IpAddr, remote: SocketAddr) -> Self {
+    /// The first one. Before others are opened again, `gate` asks.
+    pub(super) fn new(local: IpAddr, remote: SocketAddr, gate: ReopenGate) -> Self {
         Self {
             locals: vec![local],
             open: vec![Path {
@@ -78,7 +80,7 @@ impl Paths {
                 evacuated: false,
             }],
             openings: Vec::new(),
-            gate: ReopenGate::default(),
+            gate,
         }
     }
 
@@ -280,7 +282,7 @@ impl Paths {
     }
 
     /// When an opening is tried again, or asked for with a probe.
-    pub(super) fn retry_at(&self, destination: Destination) -> Option<Instant> {
+    pub(super) fn retry_at(&self, destination: Destination<'_>) -> Option<Instant> {
         let wanted = |o: &&Opening| destination.is(o.local, o.remote);
         let openings = self.openings.iter().filter(wanted);
         let probe_at = self.gate.probe_at(|l, r| destination.is(l, r));
@@ -291,7 +293,7 @@ impl Paths {
     pub(super) fn probes(
         &mut self,
         now: Instant,
-        destination: Destination,
+        destination: Destination<'_>,
     ) -> Vec<(IpAddr, SocketAddr)> {
         self.gate.probes(now, |l, r| destination.is(l, r))
     }
@@ -307,7 +309,7 @@ impl Paths {
     }
 
     /// Tries the openings that are due again, unless they have to wait for the answer of a probe.
-    pub(super) fn retry(&mut self, now: Instant, destination: Destination) -> Vec<Output> {
+    pub(super) fn retry(&mut self, now: Instant, destination: Destination<'_>) -> Vec<Output> {
         let mut outputs = Vec::new();
         for opening in &mut self.openings {
             let (local, remote) = (opening.local, opening.remote);
@@ -323,12 +325,14 @@ impl Paths {
     }
 
     /// Opens what is missing: a path from every local address to where it may be.
-    pub(super) fn open_missing(&mut self, now: Instant, destination: Destination) -> Vec<Output> {
+    pub(super) fn open_missing(
+        &mut self,
+        now: Instant,
+        destination: Destination<'_>,
+    ) -> Vec<Output> {
         let mut outputs = Vec::new();
-        for &local in &self.locals {
-            let Some(remote) = destination.of(local) else {
-                continue;
-            };
+        let from = |&local: &IpAddr| destination.of(local).map(move |remote| (local, remote));
+        for (local, remote) in self.locals.iter().flat_map(from) {
             let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
             let open = |p: &Path| here(p.local, p.remote) && !p.closing;
             let there =

@@ -22,7 +22,7 @@ impl ClientMachine {
     /// When the next round is due, and there is enough left for it.
     pub(super) fn probe_at(&self) -> Option<Instant> {
         let reserve = match self.phase {
-            _ if self.config.strategy == Strategy::Paper => return None,
+            _ if !self.config.strategy.probes() => return None,
             // They open the way for the knock through firewalls.
             Phase::Announced => Reserve::Half,
             Phase::Searching(_) => Reserve::Attempt,

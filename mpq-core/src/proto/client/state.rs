@@ -1,6 +1,6 @@
 //! How far a move is, and what is known of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::Config;
@@ -53,7 +53,8 @@ pub(super) struct Move {
     pub(super) search: Search,
     /// `proactive`: when the old address is left.
     pub(super) leave_at: Option<Instant>,
-    pub(super) detection: Detection,
+    /// `paper`: the address whose path was ended so that it looks for the server.
+    pub(super) detecting: Option<IpAddr>,
     /// Which target is gone to unvalidated next.
     turns: Turns,
 }
@@ -74,21 +75,8 @@ impl Move {
             here: false,
             search: Search::new(now, rtt),
             leave_at: None,
-            detection: Detection::default(),
+            detecting: None,
             turns: Turns::default(),
-        }
-    }
-
-    /// `paper`: where the detection path is opened to in this round. A move has a target.
-    pub(super) fn detection_target(&self) -> SocketAddr {
-        self.detection.target(&self.targets)
-    }
-
-    /// `paper`: when the detection paths are opened anew.
-    pub(super) fn round_at(&self, phase: Phase) -> Option<Instant> {
-        match phase {
-            Phase::Announced | Phase::Searching(_) => self.detection.round_at(),
-            Phase::Settled | Phase::Arriving(..) => None,
         }
     }
 
@@ -100,14 +88,14 @@ impl Move {
         self.turns.next(&self.targets)
     }
 
-    /// Where a path may be opened to, of which nobody knows yet whether it leads to the server.
-    pub(super) fn opened_to(&self, phase: Phase, strategy: Strategy) -> Option<SocketAddr> {
+    /// Where paths may be opened to, of which nobody knows yet whether they lead to the server.
+    pub(super) fn opened_to(&self, phase: Phase, strategy: Strategy) -> Vec<SocketAddr> {
         match phase {
-            Phase::Arriving(_, attempt) if !strategy.redirects() => Some(attempt.target),
+            Phase::Arriving(_, attempt) if !strategy.redirects() => vec![attempt.target],
             Phase::Announced | Phase::Searching(_) if strategy == Strategy::Paper => {
-                Some(self.detection_target())
+                self.targets.clone()
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 
@@ -131,10 +119,8 @@ impl Move {
         phase: Phase,
         strategy: Strategy,
         remote: SocketAddr,
-    ) -> Destination {
-        let paper = strategy == Strategy::Paper;
+    ) -> Destination<'_> {
         let others = match phase {
-            Phase::Searching(_) if paper => Some(self.detection_target()),
             Phase::Settled | Phase::Announced | Phase::Searching(Silence { parked: false, .. }) => {
                 Some(remote)
             }
@@ -143,12 +129,16 @@ impl Move {
             Phase::Arriving(_, attempt) => Some(attempt.target),
             Phase::Searching(_) => None,
         };
-        let detecting = self.detection.local.filter(|_| paper);
-        let detection = match phase {
-            Phase::Announced => detecting.map(|local| (local, self.detection_target())),
-            _ => None,
+        let detection = match (phase, self.detecting) {
+            (Phase::Announced, Some(local)) => Detection::From(local),
+            (Phase::Searching(_), _) if strategy == Strategy::Paper => Detection::FromAll,
+            _ => Detection::Off,
         };
-        Destination { detection, others }
+        Destination {
+            detection,
+            targets: &self.targets,
+            others,
+        }
     }
 
     /// The name of a state, for tables and logs.

@@ -5,7 +5,7 @@
 //! | strategy | told by | looks for the server with | goes there by | source |
 //! | --- | --- | --- | --- | --- |
 //! | `multipath` | MIGRATION, the pool, a knock | probes | new paths from every interface | this project |
-//! | `paper` | MIGRATION | one path that is opened over and over | that path, then the others | "Server Migration with Multipath-QUIC" (2025), method |
+//! | `paper` | MIGRATION | paths that are opened over and over, and nothing else | these paths | "Server Migration with Multipath-QUIC" (2025), method |
 //! | `proactive` | MIGRATION | probes, from the announcement on | redirection | Proactive-Explicit [1] |
 //! | `reactive` | MIGRATION | probes, once the server is silent | redirection | Reactive-Explicit [1] |
 //! | `pool` | nobody; knows the pool from ADDRESSES | probes to the pool, once the server is silent | redirection | Pool of Addresses [1] |
@@ -22,9 +22,45 @@
 //! its silence, and all of them start the new path with the old one's congestion window and lose
 //! what was in flight.
 //!
-//! Their papers send the connection's datagrams to the new address before anybody has answered
-//! there. Here an address must first have returned the unguessable token of a probe, which is as
-//! much as address validation by token asks for (RFC 9000 §8.1), unless
+//! # What the server helps with
+//!
+//! This server does more to be followed than the literature's do. A comparison has to say who profits:
+//!
+//! | strategy | drain | PARKED | knock | probes |
+//! | --- | --- | --- | --- | --- |
+//! | `multipath` | yes | yes | yes | yes |
+//! | `paper` | yes | no | no | no |
+//! | `proactive` | only if it ends before the client leaves | only if it comes before the client leaves | no | yes |
+//! | `reactive` | yes | no | no | yes |
+//! | `pool` | yes | no | no | yes |
+//! | `symmetric` | yes | no | yes: in its paper, too, the server speaks first | yes |
+//! | `restart` | in vain, as its connection is lost | no | no | no |
+//!
+//! *Drain*: before it is frozen, the server sends nothing new until all that is in flight is acknowledged. So
+//! nothing is lost in the freeze, where in the papers what was in flight is. That is the server's doing, and no
+//! client can switch it off. *PARKED* tells that this is so, where the papers' clients notice silence. The *knock*
+//! tells that the server is back. *Probes* ask for that without any cost that could run out; the papers' clients
+//! have datagrams of the connection instead, see below.
+//! [`Config::bare`](super::Config::bare) does without PARKED and the knock in every strategy but `symmetric`,
+//! which is nothing without the knock.
+//!
+//! # `paper`
+//!
+//! At the announcement one of the paths is ended, and from its interface a path is opened to the new address: the
+//! detection path. The others, the continuation paths, go on. When the server ceases to respond (no datagram for
+//! four RTT, 300 ms at the least) they end: nothing is sent over them any more, and from their interfaces paths
+//! to the new address are opened as well. What opens a path is repeated until it is answered, at intervals that
+//! double. The first path that is answered is the move. No probe is sent, also not before a path is opened again.
+//!
+//! Two things differ from the letter, since noq cannot do them. Both are in `baselines.rs`, at `Detection`: a path
+//! keeps its id while its opening is repeated, and a continuation path that has ended is closed in QUIC's
+//! terms only once another one is there.
+//!
+//! # Addresses that nobody has validated
+//!
+//! The papers of the redirecting strategies send the connection's datagrams to the new address before
+//! anybody has answered there. Here an address must first have returned the unguessable token of a probe,
+//! which is as much as address validation by token asks for (RFC 9000 §8.1), unless
 //! [`Config::allow_unvalidated`](super::Config::allow_unvalidated) says otherwise.
 
 use std::fmt;
@@ -37,11 +73,11 @@ pub enum Strategy {
     /// every interface at once.
     #[default]
     Multipath,
-    /// The paper's method: one path becomes the detection path at the announcement.
+    /// The paper's method: paths are opened to the new address until one is answered.
     Paper,
     /// Leaves the server at its announcement.
     Proactive,
-    /// Leaves the server when it falls silent.
+    /// Leaves the server when it falls silent, whatever it says.
     Reactive,
     /// Tries the addresses it was given in advance when the server falls silent.
     Pool,
@@ -77,6 +113,23 @@ impl Strategy {
             self,
             Self::Multipath | Self::Paper | Self::Proactive | Self::Reactive
         )
+    }
+
+    /// Whether it sends probes, and follows those who answer them. Else nothing but paths that are opened finds
+    /// the server.
+    pub fn probes(self) -> bool {
+        self != Self::Paper
+    }
+
+    /// Whether nothing is sent to the old address any more once the server is left, whether or not the new one
+    /// is known to answer.
+    pub fn leaves_at_once(self) -> bool {
+        matches!(self, Self::Paper | Self::Proactive)
+    }
+
+    /// Whether PARKED tells it that the server is silent from now on.
+    pub fn heeds_parked(self) -> bool {
+        matches!(self, Self::Multipath | Self::Proactive)
     }
 
     /// Whether it heeds the server's knock.
