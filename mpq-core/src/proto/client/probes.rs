@@ -8,7 +8,6 @@ use super::machine::ClientMachine;
 use super::probe_budget::{Reserve, Round};
 use super::search::jitter;
 use super::state::Phase;
-use super::strategy::Strategy;
 
 impl ClientMachine {
     /// A round is sent.
