@@ -324,7 +324,7 @@ async fn a_server_cannot_answer_in_a_victims_name() {
         (connection, control, migration)
     };
     let config = ClientConfig {
-        strategy: Strategy::Reactive,
+        strategy: Strategy::Proactive,
         ..ClientConfig::default()
     };
     let connecting = bench.connect_with(home, config);

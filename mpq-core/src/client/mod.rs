@@ -20,7 +20,7 @@ use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
 pub use crate::error::{ClientError, ConnectError};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
-use crate::net::address::mapped;
+use crate::net::address::{canonical, mapped};
 use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
 use crate::{tls, transport};
 
@@ -52,6 +52,7 @@ impl Client {
         remote: SocketAddr,
         server_name: &str,
     ) -> Result<Self, ConnectError> {
+        let remote = canonical(remote);
         // Before the list is made, so that no change is missed.
         let changes = monitor::changes().unwrap_or_else(|error| {
             tracing::warn!("changes of the network interfaces will go unnoticed: {error}");

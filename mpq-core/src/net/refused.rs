@@ -70,7 +70,7 @@ impl Drop for Listening {
 fn next_error(socket: &tokio::net::UdpSocket) -> io::Result<(i32, Option<SocketAddr>)> {
     let mut datagram = [0; 64];
     let mut parts = [IoSliceMut::new(&mut datagram)];
-    let mut about = Vec::with_capacity(ABOUT);
+    let mut about = vec![0; ABOUT];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message =
         recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut about), flags)?;

@@ -28,7 +28,8 @@
 //! freezes, changing interfaces and forged answers. What holds in every run:
 //!
 //! - Probes and openings go only to the present address and to acceptable ones that the server has
-//!   named or knocked from ([`policy`]); probes of one move are capped.
+//!   named or knocked from ([`policy`]); what is sent there is
+//!   capped, for each address and for all of them, over the life of the connection.
 //! - Answers are hints. Whoever answers and does not become a validated path in time is given up,
 //!   and the search goes on. A server that still speaks where it was has not moved.
 //! - The last path is never closed, and a client that was told of the move ends where the server

@@ -59,9 +59,9 @@
 //! # Addresses that nobody has validated
 //!
 //! The papers of the redirecting strategies send the connection's datagrams to the new address before
-//! anybody has answered there. Here an address must first have returned the unguessable token of a probe,
-//! which is as much as address validation by token asks for (RFC 9000 §8.1), unless
-//! [`Config::allow_unvalidated`](super::Config::allow_unvalidated) says otherwise.
+//! anybody has answered there. Here an address must first have answered a probe, as nobody could have in its name, not
+//! even the server that names it; which is as much as address validation by token asks for (RFC 9000 §8.1),
+//! unless [`Config::allow_unvalidated`](super::Config::allow_unvalidated) says otherwise.
 
 use std::fmt;
 use std::str::FromStr;
