@@ -98,7 +98,7 @@ impl Announcements {
         match phase {
             Phase::Settled => None,
             Phase::Arriving(_, attempt) => Some(attempt.target),
-            _ if strategy == Strategy::Paper => Some(mv.detection_target()),
+            _ if strategy == Strategy::Paper && !mv.targets.is_empty() => mv.detection_target(),
             _ => mv.here.then_some(remote),
         }
     }

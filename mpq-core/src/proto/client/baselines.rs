@@ -48,8 +48,9 @@ impl Detection {
     }
 
     /// Which of the targets it is for in this round.
-    pub(super) fn target(&self, targets: &[SocketAddr]) -> SocketAddr {
-        targets[self.round as usize % targets.len()]
+    pub(super) fn target(&self, targets: &[SocketAddr]) -> Option<SocketAddr> {
+        let turn = self.round as usize % targets.len().max(1);
+        targets.get(turn).copied()
     }
 }
 

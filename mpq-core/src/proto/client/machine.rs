@@ -270,11 +270,12 @@ impl ClientMachine {
         }
         self.announcements.set_newest(sequence);
         self.knocks_left = MAX_KNOCKS;
-        let was_here = targets.contains(&self.remote);
+        let here = targets.contains(&self.remote);
         let targets = self.announcements.acceptable(self.remote, targets);
+        let there = here.then_some(self.remote);
         let event = Event::Announced {
             sequence,
-            targets: targets.clone(),
+            targets: targets.iter().copied().chain(there).collect(),
             lead,
             outage,
         };
@@ -287,17 +288,16 @@ impl ClientMachine {
             return self.event(event);
         }
         self.settle();
-        if targets.is_empty() {
-            if !was_here {
-                self.event(Event::Refused { sequence });
-            }
-            return;
+        if targets.is_empty() && !here {
+            return self.event(Event::Refused { sequence });
         }
         self.heard = now;
         self.begin_move(true, targets, now);
-        self.mv.here = was_here;
+        self.mv.here = here;
         self.mv.search.expect(now, lead, outage);
         match strategy {
+            // There is nowhere else to go to.
+            _ if self.mv.targets.is_empty() => {}
             Strategy::Proactive => self.mv.leave_at = Some(now + LEAVING),
             Strategy::Paper => self.sacrifice_a_path(now),
             _ => {}
@@ -371,7 +371,7 @@ impl ClientMachine {
         let jitter = jitter(&mut self.rng);
         self.mv.search.begin(now, parked, self.rtt, jitter);
         self.mv.leave_at = None;
-        if self.config.strategy == Strategy::Paper {
+        if self.config.strategy == Strategy::Paper && !self.mv.targets.is_empty() {
             self.mv.detection.begin(now);
         }
         let deadline = now + self.config.deadline;
@@ -379,7 +379,7 @@ impl ClientMachine {
         if let Some(target) = self.mv.unvalidated_target(&self.config) {
             return self.attempt(silence, target, now);
         }
-        if self.config.strategy == Strategy::Proactive {
+        if self.config.strategy == Strategy::Proactive && !self.mv.targets.is_empty() {
             self.redirect(None);
         }
         self.enter(Phase::Searching(silence));
@@ -415,9 +415,10 @@ impl ClientMachine {
     }
 
     fn next_round(&mut self, now: Instant) {
-        let old = self.mv.detection_target();
-        self.mv.detection.next_round(now);
-        self.abandon(old);
+        if let Some(old) = self.mv.detection_target() {
+            self.mv.detection.next_round(now);
+            self.abandon(old);
+        }
     }
 
     fn path_open(&mut self, now: Instant, id: u32, local: IpAddr, remote: SocketAddr) {

@@ -48,7 +48,8 @@ pub(super) struct Move {
     /// Whether that is what the move is for; else the server went without a word.
     pub(super) announced: bool,
     pub(super) targets: Vec<SocketAddr>,
-    /// The announcement names the address, too, at which the server is already.
+    /// The server's present address, if the announcement names it, too: it may be silent and come back
+    /// where it is.
     pub(super) here: bool,
     pub(super) search: Search,
     /// `proactive`: when the old address is left.
@@ -79,8 +80,9 @@ impl Move {
         }
     }
 
-    /// `paper`: where the detection path is opened to in this round. A move has a target.
-    pub(super) fn detection_target(&self) -> SocketAddr {
+    /// `paper`: where the detection path is opened to in this round; nowhere in a move that has no target
+    /// but the server's present address.
+    pub(super) fn detection_target(&self) -> Option<SocketAddr> {
         self.detection.target(&self.targets)
     }
 
@@ -105,7 +107,7 @@ impl Move {
         match phase {
             Phase::Arriving(_, attempt) if !strategy.redirects() => Some(attempt.target),
             Phase::Announced | Phase::Searching(_) if strategy == Strategy::Paper => {
-                Some(self.detection_target())
+                self.detection_target()
             }
             _ => None,
         }
@@ -134,7 +136,7 @@ impl Move {
     ) -> Destination {
         let paper = strategy == Strategy::Paper;
         let others = match phase {
-            Phase::Searching(_) if paper => Some(self.detection_target()),
+            Phase::Searching(_) if paper => self.detection_target(),
             Phase::Settled | Phase::Announced | Phase::Searching(Silence { parked: false, .. }) => {
                 Some(remote)
             }
@@ -145,7 +147,7 @@ impl Move {
         };
         let detecting = self.detection.local.filter(|_| paper);
         let detection = match phase {
-            Phase::Announced => detecting.map(|local| (local, self.detection_target())),
+            Phase::Announced => detecting.zip(self.detection_target()),
             _ => None,
         };
         Destination { detection, others }
