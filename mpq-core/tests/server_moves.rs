@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 fn hello(capabilities: u64) -> Vec<u8> {
     let mut bytes = frame::preamble();
-    Frame::Hello { capabilities }.encode(&mut bytes);
+    Frame::Hello { capabilities }.encode(&mut bytes).unwrap();
     bytes
 }
 

@@ -116,8 +116,11 @@ impl PathController {
     /// Whether nothing may be sent now. The two locks are never held together here:
     /// [`SendControl::drain`] takes them in the other order.
     fn is_held(&self) -> bool {
-        let track = *self.track.lock().unwrap();
         let held = self.memory.held.load(Ordering::Relaxed);
+        if !held && !self.memory.left.load(Ordering::Relaxed) {
+            return false;
+        }
+        let track = *self.track.lock().unwrap();
         track.stale || held && !(track.lost && self.memory.is_draining())
     }
 
@@ -263,7 +266,7 @@ impl Controller for PathController {
         }
         let track = *self.track.lock().unwrap();
         match track.one_more {
-            true => track.bytes + self.mtu,
+            true => track.bytes + u64::from(self.mtu),
             // Not 0, which noq divides by.
             false => 1,
         }
@@ -272,7 +275,7 @@ impl Controller for PathController {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
-        if self.is_held() || self.memory.held.load(Ordering::Relaxed) {
+        if self.memory.held.load(Ordering::Relaxed) || self.is_held() {
             // A window of next to nothing would have noq's probes wait for minutes.
             metrics.pacing_rate = Some(UNPACED);
         } else if let Some(rate) = self.resume.pacing_rate(self.algorithm.window()) {

@@ -33,6 +33,8 @@ pub(crate) struct SendControl {
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Drain>>,
     pub(super) held: AtomicBool,
+    /// Some path may be stale.
+    pub(super) left: AtomicBool,
     /// What each path may have in flight at the most, bytes.
     pub(super) limit: AtomicU64,
 }
@@ -109,6 +111,7 @@ impl SendControl {
             tracks: Mutex::default(),
             drain: Mutex::default(),
             held: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             limit: AtomicU64::new(u64::MAX),
         }
     }
@@ -169,12 +172,14 @@ impl SendControl {
     /// Sends nothing on the paths that there are now until they are [kept](Self::keep_paths): the server has
     /// moved, and they may lead nowhere.
     pub(crate) fn leave_paths(&self) {
+        self.left.store(true, Ordering::Relaxed);
         self.each_track(|track| track.stale = true);
     }
 
     /// The paths from before a move go on.
     pub(crate) fn keep_paths(&self) {
         self.each_track(|track| track.stale = false);
+        self.left.store(false, Ordering::Relaxed);
     }
 
     /// One packet may be sent on each path that is held, so that there can be an answer.

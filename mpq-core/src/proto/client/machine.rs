@@ -522,7 +522,7 @@ impl ClientMachine {
         }
     }
 
-    fn ping_all(&mut self) {
+    pub(super) fn ping_all(&mut self) {
         let pings = self.paths.in_use().map(|path| Output::Ping { path });
         self.outputs.extend(pings);
     }
