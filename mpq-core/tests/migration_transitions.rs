@@ -421,6 +421,7 @@ fn server_outputs(server: &mut ServerMachine) -> String {
     use server::Output;
     let outputs = std::iter::from_fn(|| server.poll()).map(|output| match output {
         Output::Send(client, frame) => format!("send {} to {client}", frame_name(&frame)),
+        Output::Dismiss(client) => format!("dismiss {client}"),
         Output::CloseGates => "close gates".into(),
         Output::OpenGate(client) => format!("open gate of {client}"),
         Output::Drain => "drain".into(),
@@ -460,7 +461,9 @@ fn the_servers_table() {
     ];
     let inputs = || {
         [
-            ("HELLO from 3", In(Input::Hello(3))),
+            ("HELLO from 3, a stranger", In(Input::Hello(3))),
+            ("HELLO from 1, again", In(Input::Hello(1))),
+            ("4 connects", In(Input::Connected(4))),
             ("1 is gone", In(Input::Gone(1))),
             ("READY from 1", In(Input::Ready(1))),
             ("announce", In(announcement())),
@@ -470,7 +473,8 @@ fn the_servers_table() {
             ("abandoned", In(Input::Abandoned)),
             ("thawed at B", In(Input::Thawed(at('B')))),
             ("reopened", In(Input::Reopened)),
-            ("path of 1 is validated", In(Input::Established(1))),
+            ("1 has a path to here", In(Input::Established(1))),
+            ("1 is heard where it was", In(Input::Stayed(1))),
             ("1 s passes", After(SECOND)),
             ("30 s pass", After(30 * SECOND)),
         ]
@@ -480,6 +484,7 @@ fn the_servers_table() {
             let (mut server, mut now) = (ServerMachine::default(), Instant::now());
             server.handle(now, Input::Hello(1));
             server.handle(now, Input::Hello(2));
+            server.handle(now, Input::Connected(3));
             for step in &way()[..steps] {
                 server_step(&mut server, &mut now, step);
             }

@@ -68,6 +68,9 @@ impl Driver {
             probes: probes.clone(),
             knocks: tls::knock_key(connection),
         });
+        if !config.strategy.redirects() {
+            sockets.keep_old_paths();
+        }
         let wanted = config.interfaces.clone();
         let config = Config {
             deadline: config.migration_timeout,
@@ -271,6 +274,7 @@ impl Driver {
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
+        self.sockets.follow(remote);
         let tuple = FourTuple::new(mapped(remote), Some(local));
         let open = || connection.open_path(tuple, PathStatus::Available).path_id();
         match may_open(&connection).then(open).flatten() {

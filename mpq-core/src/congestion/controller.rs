@@ -36,6 +36,8 @@ impl ControllerFactory for SendControl {
             bytes: 0,
             progress: now,
             lost: false,
+            stale: false,
+            one_more: false,
             most: (0, now),
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,
@@ -114,11 +116,12 @@ impl PathController {
     /// Whether nothing may be sent now. The two locks are never held together here:
     /// [`SendControl::drain`] takes them in the other order.
     fn is_held(&self) -> bool {
-        if !self.memory.held.load(Ordering::Relaxed) {
+        let held = self.memory.held.load(Ordering::Relaxed);
+        if !held && !self.memory.left.load(Ordering::Relaxed) {
             return false;
         }
-        let lost = self.track.lock().unwrap().lost;
-        !(lost && self.memory.is_draining())
+        let track = *self.track.lock().unwrap();
+        track.stale || held && !(track.lost && self.memory.is_draining())
     }
 
     fn limit(&self) -> u64 {
@@ -140,6 +143,7 @@ impl Controller for PathController {
         let mut track = self.track.lock().unwrap();
         let told = track.told.take();
         track.lost = false;
+        track.one_more = false;
         track.sent += 1;
         track.bytes += u64::from(bytes);
         if track.bytes > track.most.0 || now > track.most.1 + RECENT_PERIOD {
@@ -257,17 +261,21 @@ impl Controller for PathController {
     }
 
     fn window(&self) -> u64 {
-        match self.is_held() {
+        if !self.is_held() {
+            return self.allowed();
+        }
+        let track = *self.track.lock().unwrap();
+        match track.one_more {
+            true => track.bytes + u64::from(self.mtu),
             // Not 0, which noq divides by.
-            true => 1,
-            false => self.allowed(),
+            false => 1,
         }
     }
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = self.algorithm.metrics();
         metrics.congestion_window = self.window();
-        if self.memory.held.load(Ordering::Relaxed) {
+        if self.memory.held.load(Ordering::Relaxed) || self.is_held() {
             // A window of next to nothing would have noq's probes wait for minutes.
             metrics.pacing_rate = Some(UNPACED);
         } else if let Some(rate) = self.resume.pacing_rate(self.algorithm.window()) {

@@ -33,6 +33,8 @@ pub(crate) struct SendControl {
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Drain>>,
     pub(super) held: AtomicBool,
+    /// Some path may be stale.
+    pub(super) left: AtomicBool,
     /// What each path may have in flight at the most, bytes.
     pub(super) limit: AtomicU64,
 }
@@ -49,6 +51,10 @@ pub(super) struct Track {
     pub(super) progress: Instant,
     /// A packet was lost, and none was sent since.
     pub(super) lost: bool,
+    /// It leads where the peer was before a move: nothing goes there but what is allowed.
+    pub(super) stale: bool,
+    /// One packet may be sent, whatever holds it.
+    pub(super) one_more: bool,
     /// The most of late, and when that was.
     pub(super) most: (u64, Instant),
     /// Smoothed round-trip time, and the shortest.
@@ -105,6 +111,7 @@ impl SendControl {
             tracks: Mutex::default(),
             drain: Mutex::default(),
             held: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             limit: AtomicU64::new(u64::MAX),
         }
     }
@@ -160,6 +167,37 @@ impl SendControl {
     /// Has no path have more in flight than this, bytes, whatever the network allows.
     pub(crate) fn limit(&self, bytes: u64) {
         self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sends nothing on the paths that there are now until they are [kept](Self::keep_paths): the server has
+    /// moved, and they may lead nowhere.
+    pub(crate) fn leave_paths(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.each_track(|track| track.stale = true);
+    }
+
+    /// The paths from before a move go on.
+    pub(crate) fn keep_paths(&self) {
+        self.each_track(|track| track.stale = false);
+        self.left.store(false, Ordering::Relaxed);
+    }
+
+    /// One packet may be sent on each path that is held, so that there can be an answer.
+    pub(crate) fn allow_one_more(&self) {
+        self.each_track(|track| track.one_more = true);
+    }
+
+    /// Bytes in flight on the paths from before a move.
+    pub(crate) fn left_in_flight(&self) -> u64 {
+        let stale = self.tracks().filter(|track| track.stale);
+        stale.map(|track| track.bytes).sum()
+    }
+
+    fn each_track(&self, f: impl Fn(&mut Track)) {
+        let tracks = self.tracks.lock().unwrap();
+        let open: Vec<_> = tracks.iter().filter_map(Weak::upgrade).collect();
+        drop(tracks);
+        open.iter().for_each(|track| f(&mut track.lock().unwrap()));
     }
 
     fn tracks(&self) -> impl Iterator<Item = Track> + use<> {

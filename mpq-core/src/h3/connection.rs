@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::error::{lost, varint};
 use super::gate::Gate;
+use super::go_away::GoAway;
 use super::migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream};
 use super::reassembly::Chunks;
 use super::recv::RecvStream;
@@ -79,7 +80,7 @@ impl Connection {
             incoming_bi: repeat(conn.clone(), |conn| async move { conn.accept_bi().await }),
             incoming_uni,
             _sorting: sorting,
-            streams: OpenStreams::new(conn, Order::Noq, supervision),
+            streams: OpenStreams::new(conn, Order::Noq, supervision, GoAway::default()),
             answers: None,
         };
         (connection, receiver)
@@ -88,6 +89,11 @@ impl Connection {
     /// What its streams and its driver tell each other.
     pub(crate) fn supervision(&self) -> Arc<Supervision> {
         self.streams.supervision.clone()
+    }
+
+    /// What tells the client of a server to make no more requests.
+    pub(crate) fn go_away(&self) -> GoAway {
+        self.streams.go_away.clone()
     }
 
     /// Has the answers to requests be read so; otherwise noq puts them in order.
@@ -187,6 +193,7 @@ impl<B: Buf> quic::Connection<B> for Connection {
         let supervision = &self.streams.supervision;
         let stream = ready!(poll_pending(&mut self.incoming_bi, cx))
             .map_err(|error| supervision.connection_error(error))?;
+        self.streams.go_away.accepted(stream.0.id());
         Poll::Ready(Ok(accepted(stream, supervision, self.answers.clone())))
     }
 
@@ -232,16 +239,23 @@ pub struct OpenStreams {
     supervision: Arc<Supervision>,
     /// What waits is a request.
     supervised: Supervised,
+    go_away: GoAway,
     opening_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     opening_uni: Pending<noq::SendStream>,
 }
 
 impl OpenStreams {
-    fn new(conn: noq::Connection, order: Order, supervision: Arc<Supervision>) -> Self {
+    fn new(
+        conn: noq::Connection,
+        order: Order,
+        supervision: Arc<Supervision>,
+        go_away: GoAway,
+    ) -> Self {
         Self {
             order,
             supervised: Supervised::request(supervision.clone()),
             supervision,
+            go_away,
             opening_bi: repeat(conn.clone(), |conn| async move { conn.open_bi().await }),
             opening_uni: repeat(conn.clone(), |conn| async move { conn.open_uni().await }),
             conn,
@@ -251,7 +265,8 @@ impl OpenStreams {
 
 impl Clone for OpenStreams {
     fn clone(&self) -> Self {
-        Self::new(self.conn.clone(), self.order, self.supervision.clone())
+        let (supervision, go_away) = (self.supervision.clone(), self.go_away.clone());
+        Self::new(self.conn.clone(), self.order, supervision, go_away)
     }
 }
 
@@ -282,7 +297,10 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
     ) -> Poll<Result<SendStream<B>, StreamErrorIncoming>> {
         let supervision = &self.supervision;
         poll_pending(&mut self.opening_uni, cx)
-            .map_ok(|stream| SendStream::new(stream, Supervised::other(supervision.clone()), None))
+            .map_ok(|stream| {
+                let stream = self.go_away.opened(stream);
+                SendStream::new(stream, Supervised::other(supervision.clone()), None)
+            })
             .map_err(|error| lost(supervision.connection_error(error)))
     }
 

@@ -27,6 +27,7 @@ mod connection;
 mod data_frames;
 mod error;
 pub(crate) mod gate;
+pub(crate) mod go_away;
 mod migration_stream;
 mod reassembly;
 mod recv;

@@ -1,6 +1,5 @@
 //! The sending half of a stream.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
@@ -9,12 +8,13 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use noq::WriteError;
 
 use super::error::{lost, stream_id, varint};
+use super::go_away::Stream;
 use super::send_window::Body;
 use super::supervision::Supervised;
 
 /// The sending half of a stream. Dropped before it is finished, it is reset.
 pub struct SendStream<B: Buf> {
-    stream: noq::SendStream,
+    stream: Stream,
     supervised: Supervised,
     /// What noq did not take yet.
     writing: Option<WriteBuf<B>>,
@@ -25,9 +25,13 @@ pub struct SendStream<B: Buf> {
 }
 
 impl<B: Buf> SendStream<B> {
-    pub(super) fn new(stream: noq::SendStream, supervised: Supervised, body: Option<Body>) -> Self {
+    pub(super) fn new(
+        stream: impl Into<Stream>,
+        supervised: Supervised,
+        body: Option<Body>,
+    ) -> Self {
         Self {
-            stream,
+            stream: stream.into(),
             supervised,
             writing: None,
             body,
@@ -41,7 +45,7 @@ impl<B: Buf> SendStream<B> {
             if let Some(body) = &self.body {
                 ready!(body.poll_room(self.stream.id(), cx));
             }
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk()))?;
+            let written = ready!(self.stream.poll_write(cx, data.chunk()))?;
             data.advance(written);
         }
         self.writing = None;

@@ -6,6 +6,7 @@ pub(crate) mod interfaces;
 pub(crate) mod monitor;
 pub(crate) mod mtu;
 mod noq_udp;
+mod old_paths;
 pub(crate) mod refused;
 pub(crate) mod socket;
 mod socket_set;

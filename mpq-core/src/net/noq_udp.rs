@@ -13,7 +13,7 @@ use noq::udp::{RecvMeta, Transmit};
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::io::Interest;
 
-use super::address::{canonical, mapped};
+use super::address::mapped;
 use super::socket_set::SocketSet;
 
 /// How many of the largest datagrams (64 KiB) the kernel joins into one (GRO): no more than one.
@@ -55,6 +55,7 @@ impl AsyncUdpSocket for Receiver {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         *self.shared.reader.lock().unwrap() = Some(cx.waker().clone());
+        let all_show_local = self.shared.shows_local.load(Ordering::Relaxed);
         let bound = self.shared.bound.read().unwrap();
         for turn in 0..bound.len() {
             let socket = &bound[(self.next + turn) % bound.len()];
@@ -67,11 +68,12 @@ impl AsyncUdpSocket for Receiver {
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
                     self.shared.note_sender(meta, buf);
                     self.shared.take_answers(socket.address.ip(), meta, buf);
-                    match self.shared.shown(canonical(meta.addr)) {
+                    match self.shared.shown(meta, buf) {
                         Some(remote) => meta.addr = mapped(remote),
                         None => meta.len = 0,
                     }
-                    let shown = meta.dst_ip.filter(|_| socket.shows_local);
+                    let shows_local = socket.shows_local || all_show_local;
+                    let shown = meta.dst_ip.filter(|_| shows_local);
                     meta.dst_ip = shown.map(|ip| ip.to_canonical());
                 }
                 self.next = self.next.wrapping_add(turn + 1);

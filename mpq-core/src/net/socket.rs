@@ -65,9 +65,7 @@ pub(super) struct Bound {
     pub(super) io: UdpSocket,
     pub(super) state: UdpSocketState,
     /// Whether noq is told to which address of ours a datagram came. It need not be if there is only
-    /// one, as at a server that listens on a specific address; and then a path after a move is, to
-    /// noq, from where the client was known before, and needs no validation of the client's
-    /// address anew.
+    /// one, as at a server that listens on a specific address and has not moved.
     pub(super) shows_local: bool,
     /// Tells senders that wait for this socket to let go of it.
     pub(super) closing: Notify,

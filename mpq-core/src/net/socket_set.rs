@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::task::Waker;
 
@@ -12,6 +12,7 @@ use noq::udp::{RecvMeta, Transmit, is_msg_size_err};
 use tokio::sync::mpsc;
 
 use super::address::{canonical, mapped};
+use super::old_paths::OldPaths;
 use super::socket::Bound;
 use crate::proto::probe::{self, Hint, Recogniser};
 
@@ -38,6 +39,10 @@ pub(super) struct SocketSet {
     /// The local address of the socket for what has no source.
     pub(super) preferred: RwLock<Option<IpAddr>>,
     pub(super) recogniser: Mutex<Option<Recogniser>>,
+    /// Every socket shows its local address to noq.
+    pub(super) shows_local: AtomicBool,
+    /// At a client that follows a server by paths.
+    pub(super) old_paths: Mutex<Option<OldPaths>>,
     /// Who has sent something since they are noted.
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
     answers: mpsc::Sender<Answer>,
@@ -61,6 +66,8 @@ impl SocketSet {
             redirection: RwLock::default(),
             preferred: RwLock::default(),
             recogniser: Mutex::default(),
+            shows_local: AtomicBool::new(false),
+            old_paths: Mutex::default(),
             senders: Mutex::default(),
             answers,
             send_errors: AtomicU64::new(0),
@@ -92,8 +99,13 @@ impl SocketSet {
         Some(transmit)
     }
 
-    /// Who noq is to take for the sender of what came from `remote`; `None` if it is not for noq.
-    pub(super) fn shown(&self, remote: SocketAddr) -> Option<SocketAddr> {
+    /// Who noq is to take for the sender of what came in a buffer; `None` if it is not for noq.
+    pub(super) fn shown(&self, meta: &RecvMeta, buffer: &[u8]) -> Option<SocketAddr> {
+        let remote = canonical(meta.addr);
+        let packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        if let Some(old_paths) = &mut *self.old_paths.lock().unwrap() {
+            return Some(old_paths.sender(remote, packets));
+        }
         match *self.redirection.read().unwrap() {
             Some(Redirection { from, to: Some(to) }) if remote == to => Some(from),
             Some(Redirection { from, to: Some(_) }) if remote == from => None,

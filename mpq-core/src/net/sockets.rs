@@ -27,6 +27,7 @@ use noq::udp::Transmit;
 use tokio::sync::mpsc;
 
 use super::noq_udp::Receiver;
+use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
 use super::socket_set::{Answer, MAX_SENDERS, Redirection, SocketSet};
 use crate::proto::probe::Recogniser;
@@ -155,6 +156,19 @@ impl Sockets {
         *self.0.redirection.write().unwrap() = needed;
     }
 
+    /// Has packets of old paths come from where they came before, should they come from another address that
+    /// is [followed](Self::follow) to. Not with a [redirection](Self::redirect).
+    pub fn keep_old_paths(&self) {
+        *self.0.old_paths.lock().unwrap() = Some(OldPaths::default());
+    }
+
+    /// The peer may be there now.
+    pub fn follow(&self, new_address: SocketAddr) {
+        if let Some(old_paths) = &mut *self.0.old_paths.lock().unwrap() {
+            old_paths.follow(new_address);
+        }
+    }
+
     /// Has datagrams without a source leave from this address, rather than from the first.
     pub fn prefer(&self, local: IpAddr) {
         *self.0.preferred.write().unwrap() = Some(local);
@@ -169,6 +183,23 @@ impl Sockets {
     /// come to know a datagram only after the socket that it came by was closed.
     pub fn note_senders(&self, noted: bool) {
         *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
+    }
+
+    /// Tells noq from now on to which local address a datagram came, so that paths to different ones are
+    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2).
+    pub fn show_local(&self) {
+        self.0.shows_local.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what is sent to this address comes to these sockets, as far as this host can tell.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        let is_here = |ip| std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
+        self.locals().into_iter().any(|local| match local.ip() {
+            ip if ip.is_unspecified() => {
+                local.port() == address.port() && is_here(address.ip())
+            }
+            _ => local == address,
+        })
     }
 
     /// Whether a packet of a connection came from there, so far as senders are noted.

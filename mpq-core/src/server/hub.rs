@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::dismissal;
 use super::peer::Peer;
 use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine};
 use crate::proto::trace;
@@ -41,6 +42,7 @@ impl Hub {
         if self.is_parking() {
             peer.gate.close();
         }
+        self.input(Input::Connected(id));
     }
 
     /// A connection is over.
@@ -116,6 +118,11 @@ impl Hub {
                 Output::OpenGate(client) => {
                     if let Some(peer) = peers.get(&client) {
                         peer.release();
+                    }
+                }
+                Output::Dismiss(client) => {
+                    if let Some(peer) = peers.get(&client) {
+                        tokio::spawn(dismissal::dismiss(peer.clone()));
                     }
                 }
                 Output::CloseGates => peers.values().for_each(|peer| peer.gate.close()),

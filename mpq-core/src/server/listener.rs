@@ -48,8 +48,12 @@ impl Listener {
         *self.address.lock().unwrap()
     }
 
-    /// Opens the sockets at `address`, as soon as this host has it.
+    /// Opens the sockets at `address`, as soon as this host has it. At another one than before, noq has to
+    /// validate the clients' addresses anew.
     pub(super) async fn reopen(&self, address: SocketAddr) {
+        if address != self.address() {
+            self.sockets.show_local();
+        }
         while let Err(error) = self.sockets.add(&[Bind::from(address)]) {
             tracing::warn!("cannot listen on {address}: {error}; trying again");
             tokio::time::sleep(REOPEN_RETRY).await;

@@ -5,6 +5,7 @@
 //! Each connection has a task that reads its migration stream and watches its paths.
 
 mod caller;
+mod dismissal;
 mod hub;
 mod listener;
 mod peer;
@@ -187,6 +188,7 @@ impl Server {
                 sockets,
                 send_control,
                 send_window,
+                quic.go_away(),
             );
             let supervision = quic.supervision();
             let traffic = peer_tasks::start(hub, connection, peer, stream, supervision);

@@ -14,6 +14,7 @@ use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
 use crate::h3::gate::Gate;
+use crate::h3::go_away::GoAway;
 use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;
@@ -39,6 +40,10 @@ pub(super) struct Peer {
     pub(super) send_control: Arc<SendControl>,
     /// How far ahead of that bodies are written.
     pub(super) send_window: Arc<SendWindow>,
+    /// Tells the client to make no more requests.
+    pub(super) go_away: GoAway,
+    /// It is being told to go.
+    pub(super) leaving: AtomicBool,
     pub(super) paths: Mutex<Paths>,
 }
 
@@ -48,14 +53,26 @@ pub(super) struct Paths {
     pub(super) open: BTreeMap<PathId, WeakPathHandle>,
     /// All that were ever open; noq keeps their figures for the handles.
     pub(super) ever: BTreeMap<PathId, (SocketAddr, WeakPathHandle)>,
-    /// Those from before the freeze, until the first one from after it is there.
-    old: Vec<PathId>,
-    /// Where the client was when the server was frozen.
-    known_at: Vec<SocketAddr>,
+    /// Those from before the freeze, until the first one from after it is validated.
+    pub(super) old: BTreeMap<PathId, OldPath>,
+    /// There is one from after the freeze.
+    followed: bool,
     /// What was known then of the paths to these addresses of the client, and not told to new ones yet.
     saved: BTreeMap<SocketAddr, Saved>,
     /// When that was noted; the clock of the process may stand still while it is frozen.
     saved_at: Option<SystemTime>,
+}
+
+/// A path from before the freeze.
+#[derive(Debug)]
+pub(super) struct OldPath {
+    pub(super) handle: WeakPathHandle,
+    /// Where the client was.
+    remote: SocketAddr,
+    /// Where it led at our end, if that is known.
+    local: Option<SocketAddr>,
+    /// It leads there now, as far as can be told: this host has that address.
+    pub(super) at_home: bool,
 }
 
 impl Peer {
@@ -67,6 +84,7 @@ impl Peer {
         sockets: Sockets,
         send_control: Arc<SendControl>,
         send_window: Arc<SendWindow>,
+        go_away: GoAway,
     ) -> (Self, mpsc::UnboundedReceiver<Frame>) {
         let (frames, to_send) = mpsc::unbounded_channel();
         let mut paths = Paths::default();
@@ -83,6 +101,8 @@ impl Peer {
             redirects: AtomicBool::new(false),
             send_control,
             send_window,
+            go_away,
+            leaving: AtomicBool::new(false),
             paths: Mutex::new(paths),
         };
         (peer, to_send)
@@ -98,9 +118,24 @@ impl Peer {
         self.unsaid.load(Ordering::Relaxed) > 0 && !self.frames.is_closed()
     }
 
+    /// Whether nothing is to be waited for any more before the server is frozen.
+    pub(super) fn is_drained(&self, now: Instant) -> bool {
+        !self.leaving.load(Ordering::Relaxed)
+            && !self.has_to_be_told()
+            && (!self.connection.is_alive() || self.is_closed() || self.send_control.drain(now))
+    }
+
+    fn is_closed(&self) -> bool {
+        let connection = self.connection.upgrade();
+        connection.is_none_or(|connection| connection.close_reason().is_some())
+    }
+
     /// Has all that waits for the client sent. Not before it is known where: noq would send it on
     /// the old paths, which lead nowhere.
     pub(super) fn release(&self) {
+        if !self.paths.lock().unwrap().followed {
+            self.send_control.keep_paths();
+        }
         self.send_control.release();
         self.gate.open();
     }
@@ -118,6 +153,16 @@ impl Peer {
         self.redirects.load(Ordering::Relaxed)
     }
 
+    /// The client has made a path after the freeze.
+    pub(super) fn followed(&self) {
+        self.paths.lock().unwrap().followed = true;
+    }
+
+    /// The paths of before go on.
+    pub(super) fn stayed(&self) {
+        self.paths.lock().unwrap().old.clear();
+    }
+
     /// Closes the paths of before, as soon as there are others: what is sent on them from here never
     /// arrives, since the client knows them by our old address.
     pub(super) fn arrived(&self, connection: &noq::Connection) {
@@ -125,16 +170,28 @@ impl Peer {
         if self.redirects() {
             return;
         }
-        for old in old.iter().filter_map(|old| connection.path(*old)) {
+        for old in old.keys().filter_map(|old| connection.path(*old)) {
             let _ = old.close();
         }
     }
 
-    /// Notes what is known of the paths, before the server is frozen.
-    pub(super) fn remember_paths(&self) {
+    /// Notes what is known of the paths, before the server is frozen that listens there.
+    pub(super) fn remember_paths(&self, listen: SocketAddr) {
         let mut paths = self.paths.lock().unwrap();
-        paths.old = paths.open.keys().copied().collect();
-        paths.known_at = paths.open_to().collect();
+        let old = paths.open.iter().filter_map(|(id, handle)| {
+            let path = handle.upgrade()?;
+            let local = path.local_ip().ok()?;
+            let local = SocketAddr::new(local.unwrap_or(listen.ip()), listen.port());
+            let old = OldPath {
+                handle: handle.clone(),
+                remote: canonical(path.remote_address().ok()?),
+                local: Some(canonical(local)).filter(|local| !local.ip().is_unspecified()),
+                at_home: false,
+            };
+            Some((*id, old))
+        });
+        paths.old = old.collect();
+        paths.followed = false;
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
@@ -147,8 +204,16 @@ impl Peer {
         paths.saved_at = Some(SystemTime::now());
     }
 
-    /// The paths from now on begin like this.
+    /// Finds out which of the paths of before lead to this server still.
+    pub(super) fn look_around(&self) {
+        for old in self.paths.lock().unwrap().old.values_mut() {
+            old.at_home = old.local.is_some_and(|local| self.sockets.is_at(local));
+        }
+    }
+
+    /// The paths from now on begin like this, and nothing is sent on those of before.
     pub(super) fn begin_paths(&self, resume: Resume) {
+        self.send_control.leave_paths();
         let mut paths = self.paths.lock().unwrap();
         let age = paths.saved_at.and_then(|at| at.elapsed().ok());
         if resume == Resume::Off || age.unwrap_or_default() > LIFETIME {
@@ -160,18 +225,36 @@ impl Peer {
         self.send_control.resume(Instant::now(), least);
     }
 
-    /// Says where the server is now, to where the client was.
+    /// Says where the server is now, to where the client was; and asks for an answer on the paths that may
+    /// work as before.
     pub(super) fn knock(&self) {
-        for remote in &self.paths.lock().unwrap().known_at {
+        let paths = self.paths.lock().unwrap();
+        for old in paths.old.values() {
+            // Of several addresses that this host has, the client knows that one.
+            let from = old.local.filter(|_| old.at_home);
             let knock = self.knocks.knock(&tls::random());
-            self.sockets.send(None, *remote, &knock);
+            self.sockets.send(from.map(|local| local.ip()), old.remote, &knock);
         }
+        let at_home = paths.old.values().filter(|old| old.at_home);
+        let at_home: Vec<_> = at_home.map(|old| old.handle.clone()).collect();
+        drop(paths);
+        self.ask(&at_home);
     }
 
-    /// Whether something came from the client since the senders are noted, on the paths that it had.
-    pub(super) fn is_heard(&self) -> bool {
+    /// The paths of before.
+    pub(super) fn old_paths(&self) -> Vec<WeakPathHandle> {
         let paths = self.paths.lock().unwrap();
-        paths.open_to().any(|remote| self.sockets.has_heard(remote))
+        paths.old.values().map(|old| old.handle.clone()).collect()
+    }
+
+    /// Sends one packet on each of these paths, though they are held, and wants it acknowledged.
+    pub(super) fn ask(&self, paths: &[WeakPathHandle]) {
+        if !paths.is_empty() {
+            self.send_control.allow_one_more();
+        }
+        for path in paths.iter().filter_map(WeakPathHandle::upgrade) {
+            let _ = path.ping();
+        }
     }
 }
 
@@ -179,13 +262,6 @@ impl Paths {
     pub(super) fn add(&mut self, id: PathId, remote: SocketAddr, handle: WeakPathHandle) {
         self.open.insert(id, handle.clone());
         self.ever.insert(id, (remote, handle));
-    }
-
-    /// The client's addresses now.
-    pub(super) fn open_to(&self) -> impl Iterator<Item = SocketAddr> {
-        let open = self.open.values().filter_map(WeakPathHandle::upgrade);
-        open.filter_map(|path| path.remote_address().ok())
-            .map(canonical)
     }
 
     /// The client's addresses, now or when the path was open.

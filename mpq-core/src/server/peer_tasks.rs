@@ -121,9 +121,11 @@ async fn speak(
         loop {
             match reader.next().await {
                 Ok(Some(Frame::Hello { capabilities })) => {
-                    if let (Some(frames), Some(connection)) =
-                        (to_send.take(), peer.connection.upgrade())
-                    {
+                    // Only the first counts.
+                    let Some(frames) = to_send.take() else {
+                        continue;
+                    };
+                    if let Some(connection) = peer.connection.upgrade() {
                         let (send_window, unsaid) = (peer.send_window.clone(), peer.unsaid.clone());
                         let widen = move || send_window.widen();
                         let said = move || {

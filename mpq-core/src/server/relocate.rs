@@ -1,11 +1,12 @@
 //! One move of a server, with all of its connections.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use noq::PathId;
+use noq::{FrameStats, PathId};
 use tokio::sync::mpsc;
 
 use super::caller::Caller;
@@ -15,6 +16,7 @@ use super::peer::Peer;
 use crate::congestion::Resume;
 use crate::error::MoveError;
 use crate::limits::PATHS;
+use crate::net::address::canonical;
 use crate::proto::server::{Announcement, Input, Output};
 use crate::stats::path_number;
 use crate::time::sleep_until;
@@ -27,6 +29,10 @@ const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// datagram of full size on every path, which at this pace makes about 20 Mbit/s a path.
 const KNOCKS_TOGETHER: usize = 16;
 const KNOCK_INTERVAL: Duration = Duration::from_millis(8);
+
+/// How often a client is asked on the paths of before, and how long for an answer: each question may be lost.
+const MAX_ASKS: usize = 4;
+const ASK_INTERVAL: Duration = Duration::from_millis(15);
 
 /// What became of a frozen server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +65,8 @@ impl Relocation {
         announcement: Announcement,
     ) -> Result<SocketAddr, MoveError> {
         let mut failure = String::new();
+        let listen = self.listener.address();
+        let may_come_back = announcement.targets.contains(&listen);
         self.hub.input(Input::Announce(announcement));
         loop {
             let due = self.hub.next_timeout();
@@ -84,7 +92,7 @@ impl Relocation {
                     }
                 }
                 Output::CloseSockets => {
-                    self.each_peer(Peer::remember_paths);
+                    self.each_peer(|peer| peer.remember_paths(self.listener.address()));
                     self.listener.sockets.close().await;
                     self.hub.input(Input::Closed);
                 }
@@ -94,10 +102,12 @@ impl Relocation {
                         continue;
                     };
                     self.hub.input(match thaw {
-                        // Any host has the unspecified address; a specific one says where it is.
+                        // Any host has the unspecified address; a specific one says where it is. If that
+                        // was announced, it may be another host that has it now.
                         Thaw::At(listen)
                             if listen == self.listener.address()
-                                && !listen.ip().is_unspecified() =>
+                                && !listen.ip().is_unspecified()
+                                && !may_come_back =>
                         {
                             failure = format!("it woke at its old address, {listen}");
                             Input::Failed
@@ -122,6 +132,7 @@ impl Relocation {
                         self.abandon();
                         continue;
                     }
+                    self.each_peer(Peer::look_around);
                     self.hub.input(Input::Reopened);
                     if missing.iter().any(|missing| missing.peer.redirects()) {
                         // noq is to forget the address that the old sockets had.
@@ -143,7 +154,10 @@ impl Relocation {
                         Err(MoveError::Failed(failure))
                     };
                 }
-                Output::Send(..) | Output::OpenGate(_) | Output::CloseGates => {
+                Output::Send(..)
+                | Output::OpenGate(_)
+                | Output::CloseGates
+                | Output::Dismiss(_) => {
                     unreachable!("done by the hub")
                 }
             }
@@ -174,7 +188,7 @@ impl Relocation {
         let mut waiting = self.hub.peers();
         loop {
             let now = Instant::now();
-            waiting.retain(|(_, peer)| peer.has_to_be_told() || !peer.send_control.drain(now));
+            waiting.retain(|(_, peer)| !peer.is_drained(now));
             if waiting.is_empty() || now >= start + DRAIN_LIMIT {
                 break;
             }
@@ -187,15 +201,14 @@ impl Relocation {
     /// All clients, before any of them can have spoken.
     fn missing(&self) -> Vec<Missing> {
         let peers = self.hub.peers().into_iter();
-        let missing = peers.filter_map(|(id, peer)| {
-            let connection = peer.connection.upgrade()?;
+        let missing = peers.map(|(id, peer)| {
             let newest = peer.paths.lock().unwrap().ever.keys().last().copied();
-            Some(Missing {
+            Missing {
                 id,
                 peer,
-                heard: connection.stats().udp_rx.datagrams,
+                heard: BTreeMap::new(),
                 newest: newest.map_or(0, path_number),
-            })
+            }
         });
         missing.collect()
     }
@@ -205,36 +218,80 @@ impl Relocation {
 struct Missing {
     id: u64,
     peer: Arc<Peer>,
-    /// Datagrams that had come from it.
-    heard: u64,
+    /// What was received on each of its old paths before it sent anything to here.
+    heard: BTreeMap<PathId, FrameStats>,
     /// The newest of its paths.
     newest: u32,
 }
 
 impl Missing {
-    /// Whether it has spoken, if it is still there. It does so on the paths that it had before, if
-    /// it redirects, and otherwise on one of the next that there can be. noq makes a path when the
-    /// first packet on it is authenticated; whether the client's address is valid is another
-    /// matter, and known at once if a path of before had the same (RFC 9000 §9.3).
+    /// How it has spoken, if it has: nothing else counts than what noq has decrypted. Fails if it is gone.
     ///
-    /// What noq had received and not looked at yet when the server was frozen does not count.
-    fn has_spoken(&self) -> Option<bool> {
+    /// It speaks on the paths that it had before, if it redirects or the server is where it was, and otherwise
+    /// on one of the next that there can be: noq makes a path when the first packet on it is authenticated.
+    /// Whether the client's address is valid is another matter, and noq's.
+    fn hear(&mut self) -> Option<Option<Input>> {
         let connection = self.peer.connection.upgrade()?;
-        if connection.stats().udp_rx.datagrams == self.heard {
-            return Some(false);
-        }
         let next = self.newest + 1..=self.newest + PATHS;
         let new = next.map(PathId::from);
         let new: Vec<_> = new.filter(|id| connection.path(*id).is_some()).collect();
-        let is_redirected = self.peer.redirects() && self.peer.is_heard();
-        let spoken = is_redirected || !new.is_empty();
-        if spoken {
-            self.peer.arrived(&connection);
+        if !new.is_empty() {
+            self.peer.followed();
+            for path in new {
+                self.peer.begin_path(&connection, path);
+            }
+            tokio::spawn(find_lost(self.peer.clone()));
+            return Some(Some(Input::Established(self.id)));
         }
-        for path in new {
-            self.peer.begin_path(&connection, path);
+        let spoken = self.hear_on_old_paths();
+        let at_home = spoken.iter().any(|at_home| *at_home);
+        let heard = match () {
+            () if at_home => Some(Input::Stayed(self.id)),
+            () if self.peer.redirects() && !spoken.is_empty() => Some(Input::Established(self.id)),
+            () => None,
+        };
+        if heard.is_some() {
+            self.peer.stayed();
         }
-        Some(spoken)
+        Some(heard)
+    }
+
+    /// On which of the old paths it has spoken: whether each leads to where the server was. What noq had
+    /// received and not looked at yet when the server was frozen does not count: it comes to know that before
+    /// anything comes to here.
+    fn hear_on_old_paths(&mut self) -> Vec<bool> {
+        let paths = self.peer.paths.lock().unwrap();
+        let mut spoken = Vec::new();
+        for (id, old) in &paths.old {
+            let Some(path) = old.handle.upgrade() else {
+                continue;
+            };
+            let received = path.stats().frame_rx;
+            let remote = path.remote_address().map(canonical);
+            let came = remote.is_ok_and(|remote| self.peer.sockets.has_heard(remote));
+            let before = self.heard.entry(*id).or_insert(received);
+            if !came {
+                *before = received;
+            } else if *before != received {
+                spoken.push(old.at_home);
+            }
+        }
+        spoken
+    }
+}
+
+/// Finds out what of that which is in flight on the paths of before never arrived, so that it is sent again:
+/// the client, say, was stopped when the server parked. noq takes a packet for lost if a later one on the same
+/// path is acknowledged. Without one it would wait for three probe timeouts after the path is abandoned, and
+/// those are seconds if acknowledgements came late.
+async fn find_lost(peer: Arc<Peer>) {
+    let old = peer.old_paths();
+    for _ in 0..MAX_ASKS {
+        if peer.send_control.left_in_flight() == 0 {
+            break;
+        }
+        peer.ask(&old);
+        tokio::time::sleep(ASK_INTERVAL).await;
     }
 }
 
@@ -250,12 +307,12 @@ async fn knock(hub: Arc<Hub>, clients: Vec<u64>) {
 /// Waits for the first word of each client after the move; no event tells of it.
 async fn await_arrivals(hub: Arc<Hub>, mut missing: Vec<Missing>) {
     while !missing.is_empty() && !hub.is_serving() {
-        missing.retain(|missing| match missing.has_spoken() {
-            Some(true) => {
-                hub.input(Input::Established(missing.id));
+        missing.retain_mut(|missing| match missing.hear() {
+            Some(Some(input)) => {
+                hub.input(input);
                 false
             }
-            Some(false) => true,
+            Some(None) => true,
             None => false,
         });
         tokio::time::sleep(DRAIN_STEP).await;

@@ -102,6 +102,8 @@ enum Arrival {
     Server(server::Input),
     /// The server's sockets are open at this address.
     Reopened(SocketAddr),
+    /// A client that cannot follow is told to connect anew.
+    Dismissed(u64),
     /// A client whose connection was lost comes again, for the rest.
     Resume(Download),
 }
@@ -153,6 +155,8 @@ pub(crate) struct World {
     /// Where its sockets are open.
     listening: Option<SocketAddr>,
     home: SocketAddr,
+    /// It has woken where it was.
+    came_back: bool,
     /// A copy of the server that was left running at its old address.
     ghost: Option<SocketAddr>,
     /// What becomes of the next freeze, and whether the old process goes on all the same.
@@ -224,6 +228,7 @@ impl World {
             server: ServerMachine::new(elsewhere),
             listening: Some(host(0)),
             home: host(0),
+            came_back: false,
             ghost: None,
             fate: (Duration::ZERO, server::Input::Failed, false),
             reopening: Duration::ZERO,
@@ -300,6 +305,7 @@ impl World {
         };
         self.peers.insert(id, peer);
         self.look(id);
+        self.server(server::Input::Connected(id));
         self.client(id, client::Input::Expecting(true));
         self.locals(id, vec![0, 1]);
     }
@@ -573,6 +579,18 @@ impl World {
                         self.later(delay, Arrival::ToClient(id));
                     }
                 }
+                Output::Dismiss(id) => {
+                    let Some(peer) = self.peers.get_mut(&id) else {
+                        continue;
+                    };
+                    let hello = |frame: &Frame| matches!(frame, Frame::Hello { .. });
+                    let silent = peer.to_server.iter().any(hello);
+                    let follows = peer.download.strategy != Strategy::Restart;
+                    assert!(silent || !follows, "client {id} could follow");
+                    peer.excuse = Some("it had not said that it can follow");
+                    let delay = self.delay();
+                    self.later(delay, Arrival::Dismissed(id));
+                }
                 Output::CloseGates => self.gates_closed = self.peers.keys().copied().collect(),
                 Output::OpenGate(id) => {
                     self.gates_closed.remove(&id);
@@ -584,7 +602,9 @@ impl World {
                 Output::CloseSockets => {
                     self.listening = None;
                     let (_, fate, ghost) = self.fate.clone();
-                    if let Input::Thawed(target) = fate {
+                    if let Input::Thawed(target) = fate
+                        && target != self.home
+                    {
                         self.excuse_the_uninformed(target);
                         if ghost {
                             self.ghost = Some(self.home);
@@ -615,6 +635,7 @@ impl World {
     }
 
     fn reopened(&mut self, listen: SocketAddr) {
+        self.came_back = self.server.state() == "Resuming (new address)" && listen == self.home;
         self.home = listen;
         self.listening = Some(listen);
         self.server(server::Input::Reopened);
@@ -677,6 +698,11 @@ impl World {
         match arrival {
             Arrival::Server(input) => self.server(input),
             Arrival::Reopened(listen) => self.reopened(listen),
+            Arrival::Dismissed(id) => {
+                if self.peers.contains_key(&id) {
+                    self.lose(id);
+                }
+            }
             Arrival::Tick => self.tick(),
             Arrival::Part { client, number } => self.part(client, number),
             Arrival::Resume(download) => {
@@ -787,7 +813,9 @@ impl World {
                 continue;
             }
             // The server has heard of it, over the paths that it had before.
-            if peer.download.strategy.redirects() {
+            if self.came_back {
+                self.server(server::Input::Stayed(client));
+            } else if peer.download.strategy.redirects() {
                 self.server(server::Input::Established(client));
             }
             if !self.gates_closed.contains(&client) {
@@ -1005,7 +1033,7 @@ impl World {
 
     fn relocate(&mut self, wanted: &Move) {
         let target = host(wanted.to % GOOD as u8);
-        if !self.server.is_serving() || [Some(self.home), self.ghost].contains(&Some(target)) {
+        if !self.server.is_serving() || self.ghost == Some(target) {
             return;
         }
         // Somebody has found it.

@@ -6,6 +6,7 @@
 
 pub(crate) mod impostor;
 pub(crate) mod relay;
+pub(crate) mod tap;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -109,11 +110,20 @@ struct Served {
 impl Bench {
     /// The body is the seed's.
     pub(crate) fn new(seed: u64) -> Self {
+        let network = Network::new();
+        Self::listen(seed, network, network.at(1))
+    }
+
+    /// As [`Bench::new`], but the server listens there.
+    pub(crate) fn listening(seed: u64, listen: SocketAddr) -> Self {
+        Self::listen(seed, Network::new(), listen)
+    }
+
+    fn listen(seed: u64, network: Network, listen: SocketAddr) -> Self {
         // Seen if the test fails.
         println!("seed {seed}");
-        let network = Network::new();
         let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
-        let server = Server::bind(network.at(1), &identity, ServerConfig::default()).unwrap();
+        let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
         let served = Arc::new(Served {
             sessions: AtomicU64::new(0),
             length: AtomicU64::new(u64::MAX),

@@ -99,7 +99,7 @@ impl Announcements {
             Phase::Settled => None,
             Phase::Arriving(_, attempt) => Some(attempt.target),
             // A server that is here again was heard first. This one is elsewhere: the path's event will say where.
-            Phase::Searching(_) if strategy == Strategy::Paper => None,
+            Phase::Searching(_) if strategy == Strategy::Paper && !mv.targets.is_empty() => None,
             _ => mv.here.then_some(remote),
         }
     }

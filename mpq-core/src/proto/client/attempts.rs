@@ -30,10 +30,12 @@ impl ClientMachine {
             return;
         }
         if remote == self.remote {
-            // It woke where it was; the paths to there are opened again.
+            // It woke where it was, and is to hear of us; what is missing of the paths to there is opened again.
             if let Phase::Searching(silence) = self.phase {
                 let parked = false;
                 self.enter(Phase::Searching(Silence { parked, ..silence }));
+                self.redirect(Some(remote));
+                self.ping_all();
             }
             return;
         }

@@ -264,11 +264,12 @@ impl ClientMachine {
         }
         self.announcements.set_newest(sequence);
         self.knocks_left = MAX_KNOCKS;
-        let was_here = targets.contains(&self.remote);
+        let here = targets.contains(&self.remote);
         let targets = self.announcements.acceptable(self.remote, targets);
+        let there = here.then_some(self.remote);
         let event = Event::Announced {
             sequence,
-            targets: targets.clone(),
+            targets: targets.iter().copied().chain(there).collect(),
             lead,
             outage,
         };
@@ -281,17 +282,16 @@ impl ClientMachine {
             return self.event(event);
         }
         self.settle();
-        if targets.is_empty() {
-            if !was_here {
-                self.event(Event::Refused { sequence });
-            }
-            return;
+        if targets.is_empty() && !here {
+            return self.event(Event::Refused { sequence });
         }
         self.heard = now;
         self.begin_move(true, targets, now);
-        self.mv.here = was_here;
+        self.mv.here = here;
         self.mv.search.expect(now, lead, outage);
         match strategy {
+            // There is nowhere else to go to.
+            _ if self.mv.targets.is_empty() => {}
             Strategy::Proactive => self.mv.leave_at = Some(now + LEAVING),
             Strategy::Paper => self.sacrifice_a_path(),
             _ => {}
@@ -371,7 +371,7 @@ impl ClientMachine {
         if let Some(target) = self.mv.unvalidated_target(&self.config) {
             return self.attempt(silence, target, now);
         }
-        if self.config.strategy.leaves_at_once() {
+        if self.config.strategy.leaves_at_once() && !self.mv.targets.is_empty() {
             self.redirect(None);
         }
         self.enter(Phase::Searching(silence));
@@ -513,7 +513,7 @@ impl ClientMachine {
         }
     }
 
-    fn ping_all(&mut self) {
+    pub(super) fn ping_all(&mut self) {
         let pings = self.paths.in_use().map(|path| Output::Ping { path });
         self.outputs.extend(pings);
     }

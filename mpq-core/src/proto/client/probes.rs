@@ -31,10 +31,11 @@ impl ClientMachine {
         Some(self.mv.search.probe_at().max(allowed_at))
     }
 
-    /// What is probed: the targets, and where the server was if it could not tell us that it stays.
+    /// What is probed: the targets, and where the server was if it may come back there, or could not tell us
+    /// that it stays.
     fn probed(&self) -> Vec<SocketAddr> {
-        let cut_off = self.paths.is_cut_off();
-        let there = cut_off.then_some(self.remote);
+        let there = self.mv.here || self.paths.is_cut_off();
+        let there = there.then_some(self.remote);
         self.mv.targets.iter().copied().chain(there).collect()
     }
 

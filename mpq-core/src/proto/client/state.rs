@@ -48,7 +48,8 @@ pub(super) struct Move {
     /// Whether that is what the move is for; else the server went without a word.
     pub(super) announced: bool,
     pub(super) targets: Vec<SocketAddr>,
-    /// The announcement names the address, too, at which the server is already.
+    /// The server's present address, if the announcement names it, too: it may be silent and come back
+    /// where it is.
     pub(super) here: bool,
     pub(super) search: Search,
     /// `proactive`: when the old address is left.

@@ -1,0 +1,97 @@
+//! What a server that has moved sends on the paths of before.
+//!
+//! A client knows those paths by the server's old address, and QUIC discards what comes on them from another
+//! one (RFC 9000 §9). But the server may have to find out what of that which it sent before the move never
+//! arrived: it sends one packet on each of them from its new address, and its acknowledgement tells. So packets
+//! from the address that paths are being opened to are shown to noq as if they came from where their connection
+//! ID was first seen to come from.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// noq's connection IDs have this length, bytes.
+const ID_LENGTH: usize = 8;
+/// How many connection IDs are known; each path has one at a time.
+const MAX_IDS: usize = 64;
+
+type Id = [u8; ID_LENGTH];
+
+/// Which connection IDs came from where.
+#[derive(Debug, Default)]
+pub(super) struct OldPaths {
+    known: VecDeque<(Id, SocketAddr)>,
+    /// Where the server may be now.
+    new_address: Option<SocketAddr>,
+}
+
+impl OldPaths {
+    /// The server may be there from now on.
+    pub(super) fn follow(&mut self, new_address: SocketAddr) {
+        self.new_address = Some(new_address);
+    }
+
+    /// Who is to be taken for the sender of packets that came together from `remote`.
+    pub(super) fn sender<'a>(
+        &mut self,
+        remote: SocketAddr,
+        packets: impl Iterator<Item = &'a [u8]>,
+    ) -> SocketAddr {
+        let mut sender = None;
+        for id in packets.filter_map(id) {
+            let first_from = self.first_from(id, remote);
+            if *sender.get_or_insert(first_from) != first_from {
+                return remote;
+            }
+        }
+        match self.new_address {
+            Some(new_address) if new_address == remote => sender.unwrap_or(remote),
+            _ => remote,
+        }
+    }
+
+    fn first_from(&mut self, id: Id, remote: SocketAddr) -> SocketAddr {
+        if let Some((_, from)) = self.known.iter().rev().find(|(known, _)| *known == id) {
+            return *from;
+        }
+        if self.known.len() == MAX_IDS {
+            self.known.pop_front();
+        }
+        self.known.push_back((id, remote));
+        remote
+    }
+}
+
+/// The destination connection ID of a packet with a short header (RFC 9000 §17.3.1).
+fn id(packet: &[u8]) -> Option<Id> {
+    let (first, rest) = packet.split_first()?;
+    let is_short = first & 0xc0 == 0x40;
+    is_short.then_some(*rest.first_chunk()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(id: u8) -> Vec<u8> {
+        [&[0x40][..], &[id; ID_LENGTH], b"body"].concat()
+    }
+
+    #[test]
+    fn only_packets_of_old_paths_from_where_the_server_may_be_are_shown_as_before() {
+        let [old, new, other] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"].map(|a| a.parse().unwrap());
+        let mut paths = OldPaths::default();
+        let sender = |paths: &mut OldPaths, remote, ids: &[u8]| {
+            let packets: Vec<_> = ids.iter().map(|id| packet(*id)).collect();
+            paths.sender(remote, packets.iter().map(Vec::as_slice))
+        };
+        assert_eq!(sender(&mut paths, old, &[1]), old);
+        assert_eq!(sender(&mut paths, new, &[1]), new, "nobody is there yet");
+        paths.follow(new);
+        assert_eq!(sender(&mut paths, new, &[1]), old);
+        assert_eq!(sender(&mut paths, new, &[1, 1]), old);
+        assert_eq!(sender(&mut paths, new, &[2]), new);
+        assert_eq!(sender(&mut paths, new, &[1, 2]), new, "the new path counts");
+        assert_eq!(sender(&mut paths, other, &[1]), other);
+        assert_eq!(paths.sender(new, [&b"\xc0"[..]].into_iter()), new);
+    }
+}
