@@ -230,7 +230,9 @@ fn redirected_probes_go_to_where_the_server_is() {
         outage: SECOND,
         lead: SECOND,
     }));
+    // That the server parks is nothing to it: it notices the silence.
     rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.run(SECOND, &[]);
     rig.answer(0, 2);
     rig.run(SECOND, &[1, 1]);
     assert_eq!(rig.client.remote(), server(2));

@@ -185,7 +185,11 @@ async fn a_client_that_cannot_follow_is_told_to_go_before_the_freeze() {
     let frames = reader.await.unwrap();
     let kinds: Vec<_> = frames.iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, [4, 7], "SETTINGS and GOAWAY");
-    assert_eq!(frames[1].1, [4], "the request that was accepted is not named");
+    assert_eq!(
+        frames[1].1,
+        [4],
+        "the request that was accepted is not named"
+    );
     // It had not been frozen yet: it still is.
     assert!(!moving.is_finished());
     thaw.send(place).unwrap();
@@ -249,11 +253,17 @@ fn whoever_has_just_connected_may_still_say_hello_while_the_server_parks() {
     let mut parking = Parking::new();
     assert_eq!(parking.dismissed(), [STRANGER]);
     parking.handle(Input::Quiet);
-    assert_eq!((parking.outputs(), parking.server.state()), (vec![], "Parking"));
+    assert_eq!(
+        (parking.outputs(), parking.server.state()),
+        (vec![], "Parking")
+    );
     parking.handle(Input::Hello(YOUNG));
     let outputs = parking.outputs();
-    let [Output::Send(YOUNG, Frame::Migration { .. }), Output::Send(YOUNG, Frame::Parked { .. }), Output::Drain] =
-        outputs[..]
+    let [
+        Output::Send(YOUNG, Frame::Migration { .. }),
+        Output::Send(YOUNG, Frame::Parked { .. }),
+        Output::Drain,
+    ] = outputs[..]
     else {
         panic!("{outputs:?}");
     };
@@ -277,7 +287,10 @@ fn whoever_does_not_say_hello_while_the_server_parks_is_dismissed_too() {
     parking.now += MILLISECOND;
     parking.handle(Input::Connected(4));
     parking.handle(Input::Quiet);
-    assert_eq!(parking.outputs(), [Output::Dismiss(4), Output::CloseSockets]);
+    assert_eq!(
+        parking.outputs(),
+        [Output::Dismiss(4), Output::CloseSockets]
+    );
 }
 
 #[test]
@@ -295,7 +308,10 @@ fn a_repeated_hello_is_no_arrival_and_does_not_bring_back_who_was_dismissed() {
     parking.handle(Input::Reopened);
     parking.outputs();
     parking.handle(Input::Hello(FOLLOWER));
-    assert_eq!((parking.outputs(), parking.server.state()), (vec![], "Arriving"));
+    assert_eq!(
+        (parking.outputs(), parking.server.state()),
+        (vec![], "Arriving")
+    );
 }
 
 /// Downloads while the server is away for `outage`, and comes back where it was.
@@ -344,7 +360,10 @@ async fn a_server_that_announces_its_present_address_is_waited_for() {
         assert_eq!((handshakes, bench.sessions()), (1, 1), "{strategy}");
         let events = happened(&mut events);
         let over = |event: &&ClientEvent| {
-            matches!(event, ClientEvent::Parked { .. } | ClientEvent::Cancelled { .. })
+            matches!(
+                event,
+                ClientEvent::Parked { .. } | ClientEvent::Cancelled { .. }
+            )
         };
         let seen: Vec<_> = events.iter().filter(over).collect();
         let [ClientEvent::Parked { .. }, ClientEvent::Cancelled { .. }] = seen[..] else {

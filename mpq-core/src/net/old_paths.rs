@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn only_packets_of_old_paths_from_where_the_server_may_be_are_shown_as_before() {
-        let [old, new, other] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"].map(|a| a.parse().unwrap());
+        let [old, new, other] =
+            ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"].map(|a| a.parse().unwrap());
         let mut paths = OldPaths::default();
         let sender = |paths: &mut OldPaths, remote, ids: &[u8]| {
             let packets: Vec<_> = ids.iter().map(|id| packet(*id)).collect();

@@ -195,9 +195,7 @@ impl Sockets {
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let is_here = |ip| std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
         self.locals().into_iter().any(|local| match local.ip() {
-            ip if ip.is_unspecified() => {
-                local.port() == address.port() && is_here(address.ip())
-            }
+            ip if ip.is_unspecified() => local.port() == address.port() && is_here(address.ip()),
             _ => local == address,
         })
     }

@@ -99,8 +99,14 @@ impl Watched {
 }
 
 impl Evacuation {
-    /// Looks at all validated paths of a download, several times in a round trip.
-    pub(crate) fn look(&mut self, now: Instant, figures: &[PathFigures]) -> Vec<Step> {
+    /// Looks at all validated paths, several times in a round trip. Only while `downloading` a silence
+    /// tells of a dead link; a path that was evacuated before is closed in any case.
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        figures: &[PathFigures],
+        downloading: bool,
+    ) -> Vec<Step> {
         self.0.retain(|id, _| figures.iter().any(|f| f.id == *id));
         for f in figures {
             let watched = self.0.entry(f.id).or_insert(Watched::new(f, now));
@@ -124,7 +130,11 @@ impl Evacuation {
                 continue;
             }
             let quiet = now.duration_since(watched.heard);
-            if path == over || watched.busy < STREAM_DATAGRAMS || quiet < MIN_QUIET.max(rtt) {
+            if !downloading
+                || path == over
+                || watched.busy < STREAM_DATAGRAMS
+                || quiet < MIN_QUIET.max(rtt)
+            {
                 continue;
             }
             let Some(asked) = watched.asked else {
@@ -154,6 +164,7 @@ mod tests {
     /// Two paths over which a download streams.
     struct Pair {
         evacuation: Evacuation,
+        downloading: bool,
         now: Instant,
         figures: [PathFigures; 2],
     }
@@ -173,6 +184,7 @@ mod tests {
             };
             let mut pair = Self {
                 evacuation: Evacuation::default(),
+                downloading: true,
                 now: Instant::now(),
                 figures: [path(0), path(1)],
             };
@@ -187,7 +199,8 @@ mod tests {
 
         fn look(&mut self) -> Vec<Step> {
             self.now += LOOK;
-            self.evacuation.look(self.now, &self.figures)
+            self.evacuation
+                .look(self.now, &self.figures, self.downloading)
         }
 
         /// Looks for so long while `traffic` happens; the first step that is more than to ask, and when.
@@ -222,7 +235,8 @@ mod tests {
             assert!(after <= 3 * RTT + LOOK, "{after:?}");
             let (path, over) = (dead as u32, living as u32);
             assert_eq!(step, Step::Evacuate { path, over });
-            // It works again over the other link, and is closed all the same.
+            // It works again over the other link, and is closed all the same, also if that was all.
+            pair.downloading = false;
             let (after, step) = pair
                 .run(SECOND, |figures, _| {
                     figures.iter_mut().for_each(|f| f.received += 1);
@@ -272,7 +286,7 @@ mod tests {
         let only = [pair.figures[0]];
         for _ in 0..100 {
             pair.now += LOOK;
-            assert_eq!(pair.evacuation.look(pair.now, &only), []);
+            assert_eq!(pair.evacuation.look(pair.now, &only, true), []);
         }
     }
 }

@@ -10,9 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
-use super::relocate::Thaw;
 use crate::error::MoveError;
 use crate::proto::server::Output;
+
+/// What became of a frozen server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thaw {
+    /// It woke, and is to listen here.
+    At(SocketAddr),
+    /// It was not frozen, and goes on where it was; why.
+    Failed(String),
+}
 
 /// What the machine wants from a move in progress.
 type Outputs = mpsc::UnboundedReceiver<Output>;

@@ -9,7 +9,8 @@ use super::peer::Peer;
 use crate::h3::NO_ERROR;
 
 /// What the client is told with H3_NO_ERROR.
-pub(super) const REASON: &[u8] = b"the server moves and this connection cannot follow: connect again";
+pub(super) const REASON: &[u8] =
+    b"the server moves and this connection cannot follow: connect again";
 /// How long GOAWAY and what was in flight may take to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long noq may take to send the end of the connection.

@@ -23,11 +23,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use self::caller::Moves;
+pub use self::caller::Thaw;
 use self::hub::Hub;
 use self::listener::Listener;
 use self::peer::Peer;
 use self::relocate::Relocation;
-pub use self::relocate::Thaw;
 use crate::congestion::send_control::SendControl;
 use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, MoveError};

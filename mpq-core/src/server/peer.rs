@@ -233,7 +233,8 @@ impl Peer {
             // Of several addresses that this host has, the client knows that one.
             let from = old.local.filter(|_| old.at_home);
             let knock = self.knocks.knock(&tls::random());
-            self.sockets.send(from.map(|local| local.ip()), old.remote, &knock);
+            self.sockets
+                .send(from.map(|local| local.ip()), old.remote, &knock);
         }
         let at_home = paths.old.values().filter(|old| old.at_home);
         let at_home: Vec<_> = at_home.map(|old| old.handle.clone()).collect();

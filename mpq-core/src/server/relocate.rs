@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use noq::{FrameStats, PathId};
 use tokio::sync::mpsc;
 
-use super::caller::Caller;
+use super::caller::{Caller, Thaw};
 use super::hub::Hub;
 use super::listener::Listener;
 use super::peer::Peer;
@@ -33,15 +33,6 @@ const KNOCK_INTERVAL: Duration = Duration::from_millis(8);
 /// How often a client is asked on the paths of before, and how long for an answer: each question may be lost.
 const MAX_ASKS: usize = 4;
 const ASK_INTERVAL: Duration = Duration::from_millis(15);
-
-/// What became of a frozen server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Thaw {
-    /// It woke, and is to listen here.
-    At(SocketAddr),
-    /// It was not frozen, and goes on where it was; why.
-    Failed(String),
-}
 
 /// What moves, and how.
 pub(super) struct Relocation {

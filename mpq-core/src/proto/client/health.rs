@@ -55,10 +55,8 @@ impl Health {
             self.evacuation = Evacuation::default();
             return Vec::new();
         }
-        let mut steps = match downloading && self.evacuates {
-            true => self.evacuation.look(now, figures),
-            false => Vec::new(),
-        };
+        let stream = downloading && self.evacuates;
+        let mut steps = self.evacuation.look(now, figures, stream);
         let verdicts = self.liveness.look(now, figures, downloading);
         steps.extend(verdicts.into_iter().map(|verdict| match verdict {
             Verdict::Ping(id) => Step::Ask(id),
