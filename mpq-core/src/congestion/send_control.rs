@@ -174,4 +174,9 @@ impl SendControl {
         let thaw = Some(now);
         *self.memory.lock().unwrap() = Memory { least, thaw };
     }
+
+    /// Paths begin as ever: there was no move.
+    pub(crate) fn forget(&self) {
+        *self.memory.lock().unwrap() = Memory::default();
+    }
 }

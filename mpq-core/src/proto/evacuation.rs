@@ -227,7 +227,10 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!(step, Step::Close(path));
-            assert!(after <= MIN_SETTLING.max(RTT * SETTLING_RTTS) + LOOK, "{after:?}");
+            assert!(
+                after <= MIN_SETTLING.max(RTT * SETTLING_RTTS) + LOOK,
+                "{after:?}"
+            );
         }
     }
 

@@ -154,6 +154,14 @@ impl Peer {
         }
     }
 
+    /// The paths go on as they are: there was no move.
+    pub(super) fn stay(&self) {
+        let mut paths = self.paths.lock().unwrap();
+        paths.old.clear();
+        paths.saved.clear();
+        self.send_control.forget();
+    }
+
     /// Says where the server is now, to where the client was.
     pub(super) fn knock(&self) {
         let knock = probe::knock(self.knock);
