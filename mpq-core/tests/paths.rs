@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use futures::future::join_all;
 use http::Response;
-use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, PathInfo, PathState};
 use mpq_core::limits::{SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::Bind;
-use mpq_core::server::{Server, ServerConfig};
+use mpq_core::proto::server::Announcement;
+use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
 use mpq_core::tls::{Identity, Trust};
 use sha2::{Digest, Sha256};
 use support::get;
@@ -267,6 +268,34 @@ async fn dies_and_comes_back(local: &str) {
     assert_eq!(back, 2, "the next id that there is");
     download(&client, async || {}).await;
     assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paths_outlive_a_move_that_is_not_made() {
+    let server = serve();
+    let network = Network::new(server.local_addr());
+    let client = connect(network.address(), &[FIRST, SECOND]).await;
+    let mut events = client.events();
+    path_is(&mut events, SECOND, PathState::Validated).await;
+    let freeze = async { Thaw::Failed("no room".into()) };
+    let announcement = Announcement {
+        targets: Vec::new(),
+        lead: Duration::ZERO,
+        outage: Duration::ZERO,
+    };
+    let moved = server.relocate(announcement, freeze, |_| ()).await;
+    assert!(matches!(moved, Err(MoveError::Failed(_))), "{moved:?}");
+
+    // After a move, the first path that is new closes the old ones.
+    download(&client, async || network.set_dead(&[SECOND], true)).await;
+    path_is(&mut events, SECOND, PathState::Closed).await;
+    network.set_dead(&[SECOND], false);
+    path_is(&mut events, SECOND, PathState::Validated).await;
+    download(&client, async || {}).await;
+    let of_first = |path: &PathInfo| (path.local.to_string() == FIRST).then_some(path.state);
+    let first: Vec<_> = client.paths().iter().filter_map(of_first).collect();
+    assert_eq!(first, [PathState::Validated]);
     client.close().await;
 }
 

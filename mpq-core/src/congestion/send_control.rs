@@ -215,4 +215,9 @@ impl SendControl {
         let thaw = Some(now);
         *self.memory.lock().unwrap() = Memory { thaw, least };
     }
+
+    /// Paths begin as ever: there was no move.
+    pub(crate) fn forget(&self) {
+        *self.memory.lock().unwrap() = Memory::default();
+    }
 }

@@ -225,6 +225,14 @@ impl Peer {
         self.send_control.resume(Instant::now(), least);
     }
 
+    /// The paths go on as they are: there was no move.
+    pub(super) fn stay(&self) {
+        let mut paths = self.paths.lock().unwrap();
+        paths.old.clear();
+        paths.saved.clear();
+        self.send_control.forget();
+    }
+
     /// Says where the server is now, to where the client was; and asks for an answer on the paths that may
     /// work as before.
     pub(super) fn knock(&self) {

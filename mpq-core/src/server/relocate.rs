@@ -137,6 +137,9 @@ impl Relocation {
                 Output::Knock(clients) => drop(tokio::spawn(knock(self.hub.clone(), clients))),
                 Output::Done { moved } => {
                     self.listener.sockets.note_senders(false);
+                    if !moved {
+                        self.each_peer(Peer::stay);
+                    }
                     self.each_peer(Peer::release);
                     let listen = self.listener.address();
                     return if moved {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The largest piece of a body that is read and sent at a time, in bytes. What has been sent when
-/// the gate closes still has to drain, and every running response holds one.
+/// the server parks still has to drain, and every running response holds one.
 const CHUNK: u64 = 128 << 10;
 
 /// The smallest piece, however slow the rate, in bytes.
@@ -38,7 +38,7 @@ impl Pace {
     /// When `bytes` more may be sent, and counts them.
     pub(super) fn reserve(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
         let rate = self.rate?;
-        // A wait at the gate must not be followed by a burst of all that was missed.
+        // A wait while the server is parked must not be followed by a burst of all that was missed.
         let earliest = now.checked_sub(BURST).unwrap_or(self.next);
         let at = self.next.max(earliest);
         self.next = at + Duration::from_secs_f64(bytes as f64 * 8.0 / rate.get() as f64);

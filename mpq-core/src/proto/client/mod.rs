@@ -109,7 +109,7 @@ pub enum Input {
     /// The counters of all validated paths, several times in a round trip and at once after a
     /// redirection.
     Figures(Vec<PathFigures>),
-    /// Whether a download is running, so that silence means something.
+    /// Whether somebody waits for the server, so that silence means something.
     Expecting(bool),
     /// Somebody answers at a target of the announcement. A hint, not a proof.
     Answer {
