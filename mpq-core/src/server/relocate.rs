@@ -75,6 +75,8 @@ impl Relocation {
                 }
             };
             match output {
+                // It was given up before its turn came.
+                Output::Drain if !self.hub.is_parking() => {}
                 Output::Drain => {
                     if self.unless_abandoned(self.drain()).await.is_some() {
                         self.hub.input(Input::Quiet);
