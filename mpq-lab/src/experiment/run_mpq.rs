@@ -1,5 +1,7 @@
 //! A run of `mpq-get` and `mpq-serve`, by plain QUIC or over several paths.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mpq_core::proto::Strategy;
 use tokio::process::Command;
@@ -10,9 +12,14 @@ use crate::arms::sample::Side;
 use crate::experiment::client_log;
 use crate::experiment::record::{Mark, What};
 use crate::experiment::scenario::{Arm, Move};
-use crate::experiment::stage::{MOST_STARTS, Outcome, Stage, replaced};
+use crate::experiment::stage::{Outcome, Stage, replaced};
 use crate::network::topology::Host::{self, ServerA, ServerB};
 use crate::system::host::unix;
+
+/// Before a client is started again. A server that leaves says so at once, and is not back for a while.
+const START_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is started at the most.
+const MOST_STARTS: u64 = 200;
 
 /// Downloads while the server and the links do what the scenario says, and tells what that has shown.
 pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
@@ -91,6 +98,7 @@ async fn programs(stage: &Stage<'_>, first: Download) -> Result<Vec<Vec<Entry>>>
             stage.scenario.moves.is_some() && starts <= MOST_STARTS,
             "mpq-get failed: {status}"
         );
+        tokio::time::sleep(START_PAUSE).await;
         download = start_client(stage, ServerB, starts)?;
     }
     Ok(programs)
