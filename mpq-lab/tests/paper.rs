@@ -22,9 +22,9 @@ mod common;
 /// Longer than the intervals at which an opening is repeated, which double up to 2 s.
 const OUTAGE: Duration = Duration::from_secs(9);
 /// Between two packets that open a path, in seconds: noq's largest interval, and some time to send.
-const MOST_BETWEEN: f64 = 2.5;
+const MOST_BETWEEN: f64 = 2.2;
 /// After the freeze, in seconds: until the client has noticed the silence, and has acted.
-const NOTICED: f64 = 1.5;
+const NOTICED: f64 = 1.0;
 /// What a packet that opens a path is padded to, bytes (RFC 9000 §8.2.1).
 const PADDED: usize = 1200;
 /// The client's addresses.
