@@ -19,6 +19,14 @@ const NO_ALPN: u64 = 0x100 + 120;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The server's name leads nowhere.
+    #[error("cannot resolve {name}: {source}")]
+    Name {
+        /// As it was given.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An interface that was asked for cannot be used.
     #[error("interface {name}: {reason}")]
     Interface {
@@ -88,6 +96,16 @@ impl ConnectError {
         }
     }
 
+    /// Whether another address of the same host may do better. A bad certificate, say, is an answer, which
+    /// another address would only hide.
+    pub(crate) fn is_of_the_address(&self) -> bool {
+        use ConnectError::{Interface, NoInterface, Refused, Socket, Timeout};
+        matches!(
+            self,
+            Interface { .. } | NoInterface { .. } | Socket(_) | Refused | Timeout
+        )
+    }
+
     /// A handshake that ended with this QUIC error code (RFC 9000 §20.1).
     pub fn handshake(code: u64, reason: String) -> Self {
         match code {
@@ -148,6 +166,26 @@ impl From<ClientError> for ConnectionErrorIncoming {
             error => Self::Undefined(Arc::new(error)),
         }
     }
+}
+
+/// Why an answer, or the rest of its body, does not come.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// What was asked for cannot be part of a URL.
+    #[error("no URL can be made of it: {0}")]
+    Url(#[from] http::Error),
+    /// HTTP/3 failed, or the connection was lost; [`Client::closed`](crate::client::Client::closed) says why.
+    #[error(transparent)]
+    Stream(#[from] h3::error::StreamError),
+    /// The body is not as long as its head had it (RFC 9114 §4.1.2).
+    #[error("{received} bytes came of a body of {announced}")]
+    Length {
+        /// Bytes.
+        received: u64,
+        /// Bytes.
+        announced: u64,
+    },
 }
 
 /// Why a client that came is not served.

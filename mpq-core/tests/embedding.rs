@@ -15,7 +15,7 @@ use futures::future::join_all;
 use h3::error::{ConnectionError, StreamError};
 use h3::quic::ConnectionErrorIncoming;
 use http::{Request, Response};
-use mpq_core::client::{Client, ClientConfig, ClientError, ClientEvent};
+use mpq_core::client::{Client, ClientConfig, ClientError, ClientEvent, RequestError};
 use mpq_core::server::{AcceptError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::{Identity, Trust, rustls_client};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -439,6 +439,40 @@ async fn a_writer_that_waits_for_a_thaw_ends_with_its_connection() {
             error = writing => {
                 lost(&error);
             }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_not_as_long_as_announced_is_an_error() {
+    in_time(async {
+        let network = Network::new();
+        let (server, _) = serve(network);
+        let (mut session, client) = connected(&server, network).await;
+        for (announced, comes) in [("3", true), ("4", false), ("2", false)] {
+            let answered = async {
+                let request = session.h3.accept().await.unwrap().unwrap();
+                let (_, mut stream) = request.resolve_request().await.unwrap();
+                let head = Response::builder().header("content-length", announced);
+                let head = head.body(()).unwrap();
+                stream.send_response(head).await.unwrap();
+                stream.send_data(Bytes::from_static(b"abc")).await.unwrap();
+                stream.finish().await.unwrap();
+            };
+            let asked = async {
+                let mut body = client.get("/").await.unwrap().into_body();
+                loop {
+                    match body.chunk().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
+            };
+            let ((), came) = tokio::join!(answered, asked);
+            let is_wrong = matches!(came, Err(RequestError::Length { received: 3, .. }));
+            assert!(came.is_ok() == comes && is_wrong != comes, "{came:?}");
         }
     })
     .await;

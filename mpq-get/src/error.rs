@@ -208,6 +208,7 @@ impl Error {
     /// A failure to connect to `remote`, whose certificate was checked for `host`.
     pub fn connecting(error: ConnectError, remote: SocketAddr, host: &str) -> Error {
         match error {
+            ConnectError::Name { name: host, source } => Error::Host { host, source },
             ConnectError::Interface { name, reason } => Error::Interface { name, reason },
             ConnectError::NoInterface { family } => Error::NoInterface(family),
             ConnectError::Socket(source) => Error::Unreachable {

@@ -25,6 +25,17 @@ pub fn check(arguments: &[String]) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    show(&mut cargo(&[
+        "clippy",
+        "--release",
+        "--package",
+        "mpq-core",
+        "--all-features",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     // The privileged tests run the tools as programs.
     show(&mut cargo(&["build", "--release", "--workspace", "--bins"]))?;
 
@@ -40,5 +51,23 @@ pub fn check(arguments: &[String]) -> Result<()> {
         }
         Err(error) => eprintln!("Without the privileged tests: {error:#}"),
     }
-    show(&mut test)
+    show(&mut test)?;
+    features()
+}
+
+/// Tests what the workspace leaves out: mpq-core's features, with those of its tests that they add to, and the
+/// examples in its documentation.
+fn features() -> Result<()> {
+    let of_core = [
+        "test",
+        "--release",
+        "--package",
+        "mpq-core",
+        "--all-features",
+    ];
+    let targets: [&[&str]; 2] = [&["--lib", "--test", "examples"], &["--doc"]];
+    for targets in targets {
+        show(cargo(&of_core).args(targets))?;
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 mod config;
 mod driver;
 mod event;
+mod get;
+mod name;
 mod opening;
 mod paths;
 
@@ -16,9 +18,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 pub use self::config::ClientConfig;
 use self::driver::Driver;
 pub use self::event::ClientEvent;
+pub use self::get::Body;
 use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
-pub use crate::error::{ClientError, ConnectError};
+pub use crate::error::{ClientError, ConnectError, RequestError};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
 use crate::net::address::{canonical, mapped};
 use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
@@ -35,6 +38,8 @@ pub struct Client {
     connection: noq::Connection,
     endpoint: noq::Endpoint,
     requests: h3::client::SendRequest<OpenStreams, Bytes>,
+    /// The server, as URLs name it.
+    authority: String,
     /// Reads nothing, so that whoever takes it has all since the start.
     events: Mutex<broadcast::Receiver<(Instant, ClientEvent)>>,
     paths: PathTable,
@@ -111,6 +116,7 @@ impl Client {
             connection,
             endpoint,
             requests,
+            authority: name::authority(server_name, remote.port()),
             events,
             paths,
             failure,

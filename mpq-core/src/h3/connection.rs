@@ -22,7 +22,7 @@ use super::recv::RecvStream;
 use super::send::SendStream;
 use super::send_window::{Body, SendWindow};
 use super::supervision::{Supervised, Supervision};
-use super::whole_bodies::RequestStream;
+use super::whole_bodies::{RequestStream, WholeBody};
 use crate::congestion::send_control::SendControl;
 use crate::proto::varint::read_varint;
 
@@ -169,15 +169,15 @@ async fn read_type(mut stream: noq::RecvStream) -> Option<(u64, Chunks)> {
 }
 
 impl<B: Buf> quic::Connection<B> for Connection {
-    type RecvStream = RecvStream;
+    type RecvStream = WholeBody<RecvStream>;
     type OpenStreams = OpenStreams;
 
     fn poll_accept_recv(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
+    ) -> Poll<Result<WholeBody<RecvStream>, ConnectionErrorIncoming>> {
         match ready!(self.incoming_uni.poll_recv(cx)) {
-            Some(stream) => Poll::Ready(Ok(stream)),
+            Some(stream) => Poll::Ready(Ok(WholeBody::without_bodies(stream))),
             None => {
                 let reason = self.streams.conn.close_reason();
                 let reason = reason.unwrap_or(ConnectionError::LocallyClosed);

@@ -92,7 +92,7 @@ impl<S, R> RequestStream<S, R> {
     pub(super) fn new(send: S, recv: R) -> Self {
         let recv = WholeBody {
             stream: recv,
-            frames: DataFrames::default(),
+            frames: Some(DataFrames::default()),
             ended: false,
         };
         Self { send, recv }
@@ -163,11 +163,24 @@ impl<S, R: quic::RecvStream> quic::RecvStream for RequestStream<S, R> {
     }
 }
 
-/// The receiving half of a request stream. Where it ends within a DATA frame, it fails.
+/// The receiving half of a request stream, which fails where it ends within a DATA frame; or a stream without
+/// bodies, as it is: h3-util wants one type for both.
 pub struct WholeBody<R> {
     stream: R,
-    frames: DataFrames,
+    /// None where there are no bodies.
+    frames: Option<DataFrames>,
     ended: bool,
+}
+
+impl<R> WholeBody<R> {
+    /// A unidirectional stream.
+    pub(super) fn without_bodies(stream: R) -> Self {
+        Self {
+            stream,
+            frames: None,
+            ended: false,
+        }
+    }
 }
 
 impl<R: quic::RecvStream> quic::RecvStream for WholeBody<R> {
@@ -177,18 +190,22 @@ impl<R: quic::RecvStream> quic::RecvStream for WholeBody<R> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        let whole = |mut chunk: R::Buf| chunk.copy_to_bytes(chunk.remaining());
+        let Some(frames) = &mut self.frames else {
+            return self.stream.poll_data(cx).map_ok(|chunk| chunk.map(whole));
+        };
         while !self.ended {
-            if let Some(bytes) = self.frames.pop() {
+            if let Some(bytes) = frames.pop() {
                 return Poll::Ready(Ok(Some(bytes)));
             }
             match ready!(self.stream.poll_data(cx))? {
-                Some(mut chunk) => self.frames.push(chunk.copy_to_bytes(chunk.remaining())),
+                Some(chunk) => frames.push(whole(chunk)),
                 None => self.ended = true,
             }
         }
         // RFC 9114 §7.1 wants the connection closed, as h3 does where it finds it itself. Its H3_FRAME_ERROR
         // cannot be asked for here.
-        Poll::Ready(self.frames.finish().map_err(|error| {
+        Poll::Ready(frames.finish().map_err(|error| {
             let connection_error = ConnectionErrorIncoming::InternalError(error.to_string());
             StreamErrorIncoming::ConnectionErrorIncoming { connection_error }
         }))

@@ -4,6 +4,8 @@
 //! itself is the caller's: a future that resolves once the process has woken, wherever that is.
 //! Each connection has a task that reads its migration stream and watches its paths.
 
+#[cfg(feature = "axum")]
+mod acceptor;
 mod caller;
 mod dismissal;
 mod hub;
@@ -22,6 +24,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(feature = "axum")]
+pub use self::acceptor::Acceptor;
 use self::caller::Moves;
 pub use self::caller::Thaw;
 use self::hub::Hub;
@@ -63,6 +67,16 @@ pub struct Server {
     crypto: noq::ServerConfig,
     hub: Arc<Hub>,
     moves: Arc<Moves>,
+}
+
+/// Ends a handshake that takes too long.
+async fn in_time<T>(
+    handshake: impl Future<Output = Result<T, AcceptError>>,
+) -> Result<T, AcceptError> {
+    let in_time = tokio::time::timeout(HANDSHAKE, handshake);
+    in_time
+        .await
+        .unwrap_or(Err(AcceptError::Timeout(HANDSHAKE)))
 }
 
 /// A handshake under way, which goes on while it is awaited; best in a task of its own.
@@ -149,24 +163,29 @@ impl Server {
     pub async fn accept(&self) -> Option<Handshake> {
         let incoming = self.listener.endpoint.accept().await?;
         let remote = canonical(incoming.remote_address());
-        let session = self.session(incoming, remote);
-        let session = async {
-            let in_time = tokio::time::timeout(HANDSHAKE, session);
-            in_time
-                .await
-                .unwrap_or(Err(AcceptError::Timeout(HANDSHAKE)))
-        };
+        let connected = self.connected(incoming, remote);
+        let session = in_time(async move {
+            let (quic, traffic) = connected.await?;
+            let h3 = h3::server::builder().send_grease(false).build(quic).await;
+            Ok(Session {
+                h3: h3.map_err(AcceptError::Http3)?,
+                remote,
+                traffic,
+            })
+        });
         Some(Handshake {
             remote,
             session: Box::pin(session),
         })
     }
 
-    fn session(
+    /// A connection without HTTP/3 yet, and what tells its traffic.
+    fn connected(
         &self,
         incoming: noq::Incoming,
         remote: SocketAddr,
-    ) -> impl Future<Output = Result<Session, AcceptError>> + Send + use<> {
+    ) -> impl Future<Output = Result<(Connection, oneshot::Receiver<Traffic>), AcceptError>> + Send + use<>
+    {
         // Connections do not share their congestion control.
         let mut config = self.crypto.clone();
         let send_control = Arc::new(SendControl::new(Algorithm::new(self.config.congestion)));
@@ -192,17 +211,14 @@ impl Server {
             );
             let supervision = quic.supervision();
             let traffic = peer_tasks::start(hub, connection, peer, stream, supervision);
-            let h3 = h3::server::builder()
-                .send_grease(false)
-                .build(quic)
-                .await
-                .map_err(AcceptError::Http3)?;
-            Ok(Session {
-                h3,
-                remote,
-                traffic,
-            })
+            Ok((quic, traffic))
         }
+    }
+
+    /// What gives the connections to an axum or tonic service; see [`Acceptor`].
+    #[cfg(feature = "axum")]
+    pub fn acceptor(&self) -> Acceptor {
+        Acceptor::new(self.clone())
     }
 
     /// Stops accepting, closes all connections, and waits until the peers were told.
@@ -211,6 +227,20 @@ impl Server {
             .endpoint
             .close(NO_ERROR, b"the server is leaving");
         self.listener.endpoint.wait_all_draining().await;
+    }
+
+    /// Moves to another address of this host at once; as [`Server::relocate`], with nothing to freeze.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn move_to(&self, address: SocketAddr) -> Result<SocketAddr, MoveError> {
+        let announcement = Announcement {
+            targets: vec![address],
+            lead: Duration::ZERO,
+            outage: Duration::ZERO,
+        };
+        self.relocate(announcement, async { Thaw::At(address) }, |_| ())
+            .await
     }
 
     /// Moves: announces it, parks after the lead time, awaits `freeze` with nothing in flight and
