@@ -94,6 +94,8 @@ pub mod proto;
 #[cfg(feature = "qlog")]
 mod qlog;
 mod runtime;
+#[cfg(feature = "serde")]
+mod seconds;
 pub mod server;
 mod stats;
 mod time;

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mpq_core::client::{
-    Client, ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState,
+    Client, ClientConfig, ClientError, ClientEvent, ConnectError, MigrationEvent, PathEvent,
+    PathInfo, PathState,
 };
 use mpq_core::h3::MIGRATION_STREAM_TYPE;
 use mpq_core::net::{Bind, Sockets};
@@ -66,7 +67,7 @@ async fn in_the_middle(seed: u64) {
         assert_eq!(moving.await.unwrap(), place);
         until(
             &mut events,
-            |event| matches!(event, ClientEvent::Moved { remote, .. } if *remote == target),
+            |event| matches!(event, ClientEvent::Migration(MigrationEvent::Moved { remote, .. }) if *remote == target),
         )
         .await;
     }
@@ -125,7 +126,10 @@ async fn old_datagrams_fetch_no_token_that_ends_the_connection() {
         .await
         .unwrap();
     until(&mut events, |event| {
-        matches!(event, ClientEvent::Settled { .. })
+        matches!(
+            event,
+            ClientEvent::Migration(MigrationEvent::Settled { .. })
+        )
     })
     .await;
     download.grows(PROOF).await;
@@ -173,7 +177,7 @@ async fn old_datagrams_fetch_no_token_that_ends_the_connection() {
 /// Waits until the client has found somebody at `address`.
 async fn found(events: &mut support::Events, address: SocketAddr) {
     let there = |event: &ClientEvent| match event {
-        ClientEvent::Detected { remote, .. } => *remote == address,
+        ClientEvent::Migration(MigrationEvent::Detected { remote, .. }) => *remote == address,
         _ => false,
     };
     until(events, there).await;
@@ -200,8 +204,10 @@ async fn an_impostor_is_passed_over_for_the_server_at_another_address() {
         download.whole().await;
         for event in happened(&mut events) {
             match event {
-                ClientEvent::Moved { remote, .. } => assert_eq!(remote, true_one, "{impostor:?}"),
-                ClientEvent::PathValidated(path) => assert_ne!(path.remote, false_one),
+                ClientEvent::Migration(MigrationEvent::Moved { remote, .. }) => {
+                    assert_eq!(remote, true_one, "{impostor:?}")
+                }
+                ClientEvent::Path(PathEvent::Validated(path)) => assert_ne!(path.remote, false_one),
                 _ => {}
             }
         }
@@ -230,7 +236,10 @@ async fn an_impostor_is_left_for_the_server_that_stays_where_it_was() {
         let moved = bench.server.relocate(announced, freeze, |_| ()).await;
         assert!(matches!(moved, Err(MoveError::Failed(_))), "{impostor:?}");
         until(&mut events, |event| {
-            matches!(event, ClientEvent::Cancelled { .. })
+            matches!(
+                event,
+                ClientEvent::Migration(MigrationEvent::Cancelled { .. })
+            )
         })
         .await;
         download.grows(PROOF).await;
@@ -278,10 +287,12 @@ async fn where_only_an_impostor_is_the_client_gives_up_at_the_deadline() {
         let (mut parked, mut failed, mut opened) = (None, None, 0);
         while let Ok((time, event)) = events.try_recv() {
             match event {
-                ClientEvent::Parked { .. } => parked = Some(time),
-                ClientEvent::Failed { .. } => failed = Some(time),
-                ClientEvent::PathOpened(path) if path.remote == false_one => opened += 1,
-                ClientEvent::PathValidated(path) => assert_ne!(path.remote, false_one),
+                ClientEvent::Migration(MigrationEvent::Parked { .. }) => parked = Some(time),
+                ClientEvent::Migration(MigrationEvent::Failed) => failed = Some(time),
+                ClientEvent::Path(PathEvent::Opened(path)) if path.remote == false_one => {
+                    opened += 1
+                }
+                ClientEvent::Path(PathEvent::Validated(path)) => assert_ne!(path.remote, false_one),
                 _ => {}
             }
         }
@@ -353,7 +364,12 @@ async fn a_server_cannot_answer_in_a_victims_name() {
             }
         }
     }
-    let detected = |event: &ClientEvent| matches!(event, ClientEvent::Detected { .. });
+    let detected = |event: &ClientEvent| {
+        matches!(
+            event,
+            ClientEvent::Migration(MigrationEvent::Detected { .. })
+        )
+    };
     assert!(!happened(&mut events).iter().any(detected));
     // Had the victim answered by itself, the client would have come.
     loop {
@@ -512,10 +528,12 @@ async fn a_flood_from_everywhere_changes_nothing() {
     download.whole().await;
     for event in happened(&mut events) {
         match event {
-            ClientEvent::Detected { remote, .. } | ClientEvent::Moved { remote, .. } => {
+            ClientEvent::Migration(MigrationEvent::Detected { remote, .. })
+            | ClientEvent::Migration(MigrationEvent::Moved { remote, .. }) => {
                 assert_eq!(remote, next);
             }
-            ClientEvent::Failed { .. } | ClientEvent::Cancelled { .. } => panic!("{event:?}"),
+            ClientEvent::Migration(MigrationEvent::Failed)
+            | ClientEvent::Migration(MigrationEvent::Cancelled { .. }) => panic!("{event:?}"),
             _ => {}
         }
     }

@@ -15,7 +15,9 @@ use futures::future::join_all;
 use h3::error::{ConnectionError, StreamError};
 use h3::quic::ConnectionErrorIncoming;
 use http::{Request, Response};
-use mpq_core::client::{Client, ClientConfig, ClientError, ClientEvent, RequestError};
+use mpq_core::client::{
+    Client, ClientConfig, ClientError, ClientEvent, MigrationEvent, RequestError,
+};
 use mpq_core::server::{AcceptError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::{Identity, Trust, rustls_client};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -41,8 +43,14 @@ async fn in_time<T>(test: impl Future<Output = T>) -> T {
 async fn goes_on(bench: &Bench, client: &Client, events: &mut Events, cancelled: bool) {
     if cancelled {
         until(events, |event| {
-            assert!(!matches!(event, ClientEvent::Moved { .. }), "{event:?}");
-            matches!(event, ClientEvent::Cancelled { sequence: 1 })
+            assert!(
+                !matches!(event, ClientEvent::Migration(MigrationEvent::Moved { .. })),
+                "{event:?}"
+            );
+            matches!(
+                event,
+                ClientEvent::Migration(MigrationEvent::Cancelled { sequence: 1 })
+            )
         })
         .await;
         assert_eq!(bench.server.local_addr(), bench.network.at(1));
@@ -56,12 +64,12 @@ async fn goes_on(bench: &Bench, client: &Client, events: &mut Events, cancelled:
         .relocate(announcement(&[third], Duration::ZERO), freeze, |_| ());
     assert_eq!(moving.await.unwrap(), third);
     until(events, |event| {
-        matches!(event, ClientEvent::Announced { sequence: 2, targets, .. } if *targets == [third])
+        matches!(event, ClientEvent::Migration(MigrationEvent::Announced { sequence: 2, targets, .. }) if *targets == [third])
     })
     .await;
     until(
         events,
-        |event| matches!(event, ClientEvent::Moved { sequence: 2, remote } if *remote == third),
+        |event| matches!(event, ClientEvent::Migration(MigrationEvent::Moved { sequence: 2, remote }) if *remote == third),
     )
     .await;
     download.grows(PROOF).await;
@@ -84,7 +92,7 @@ async fn a_move_that_is_dropped_while_it_is_announced_is_cancelled() {
         let announcement = announcement(&[bench.network.at(2)], 3_600 * SECOND);
         tokio::select! {
             moved = bench.server.relocate(announcement, pending(), |_| ()) => panic!("{moved:?}"),
-            _ = until(&mut events, |event| matches!(event, ClientEvent::Announced { .. })) => {}
+            _ = until(&mut events, |event| matches!(event, ClientEvent::Migration(MigrationEvent::Announced { .. }))) => {}
         }
         goes_on(&bench, &client, &mut events, true).await;
     })
@@ -152,7 +160,7 @@ async fn a_move_that_is_dropped_once_the_server_is_there_is_made() {
         }
         assert_eq!(bench.server.local_addr(), second);
         until(&mut events, |event| {
-            matches!(event, ClientEvent::Moved { sequence: 1, remote } if *remote == second)
+            matches!(event, ClientEvent::Migration(MigrationEvent::Moved { sequence: 1, remote }) if *remote == second)
         })
         .await;
         goes_on(&bench, &client, &mut events, false).await;
@@ -261,7 +269,7 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
         let announcement = announcement(&[bench.network.at(2)], 3_600 * SECOND);
         tokio::select! {
             moved = bench.server.relocate(announcement, pending(), |_| ()) => panic!("{moved:?}"),
-            _ = until(events, |event| matches!(event, ClientEvent::Announced { .. })) => {
+            _ = until(events, |event| matches!(event, ClientEvent::Migration(MigrationEvent::Announced { .. }))) => {
                 middle.set(EVERYTHING_IS_LOST);
             }
         }
@@ -343,11 +351,17 @@ async fn a_connection_moves_whose_requests_nobody_accepts() {
         let moved = server.relocate(announced, freeze, |_| ()).await;
         assert_eq!(moved.unwrap(), second);
         until(&mut events, |event| {
-            matches!(event, ClientEvent::Announced { sequence: 1, .. })
+            matches!(
+                event,
+                ClientEvent::Migration(MigrationEvent::Announced { sequence: 1, .. })
+            )
         })
         .await;
         until(&mut events, |event| {
-            matches!(event, ClientEvent::Moved { sequence: 1, .. })
+            matches!(
+                event,
+                ClientEvent::Migration(MigrationEvent::Moved { sequence: 1, .. })
+            )
         })
         .await;
     })

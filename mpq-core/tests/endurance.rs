@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use mpq_core::client::ClientEvent;
+use mpq_core::client::{ClientEvent, MigrationEvent};
 use mpq_core::proto::server::Announcement;
 use mpq_core::server::Thaw;
 use support::{Bench, MILLISECOND, announcement, in_use, until};
@@ -52,7 +52,7 @@ async fn fifty_moves_planned_and_unplanned() {
         assert_eq!(moved.unwrap(), place);
         until(
             &mut events,
-            |event| matches!(event, ClientEvent::Settled { remote } if *remote == place),
+            |event| matches!(event, ClientEvent::Migration(MigrationEvent::Settled { remote }) if *remote == place),
         )
         .await;
         if number == SETTLED {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use futures::future::join_all;
 use http::Response;
-use mpq_core::client::{Client, ClientConfig, ClientEvent, PathInfo, PathState};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, PathEvent, PathInfo, PathState};
 use mpq_core::limits::{SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::Bind;
 use mpq_core::proto::server::Announcement;
@@ -228,9 +228,9 @@ async fn path_is(
 ) -> u32 {
     loop {
         let (_, event) = events.recv().await.unwrap();
-        if let ClientEvent::PathOpened(path)
-        | ClientEvent::PathValidated(path)
-        | ClientEvent::PathClosed(path) = event
+        if let ClientEvent::Path(PathEvent::Opened(path))
+        | ClientEvent::Path(PathEvent::Validated(path))
+        | ClientEvent::Path(PathEvent::Closed(path)) = event
             && path.state == state
             && path.local.to_string() == local
         {
@@ -377,7 +377,10 @@ async fn no_path_is_given_up_when_all_are_silent() {
     })
     .await;
     while let Ok((_, event)) = events.try_recv() {
-        assert!(!matches!(event, ClientEvent::PathClosed(_)), "{event:?}");
+        assert!(
+            !matches!(event, ClientEvent::Path(PathEvent::Closed(_))),
+            "{event:?}"
+        );
     }
     assert_eq!(client.paths().len(), 2);
     client.close().await;

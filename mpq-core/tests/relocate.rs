@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::Response;
-use mpq_core::client::{Client, ClientConfig, ClientEvent, PathState};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, MigrationEvent, PathEvent, PathState};
 use mpq_core::proto::Strategy;
 use mpq_core::proto::server::{AlternativeAddresses, Announcement};
 use mpq_core::server::{MoveError, Server, ServerConfig, Thaw};
@@ -149,7 +149,7 @@ async fn a_download_goes_on_through_three_moves() {
     assert_eq!(server.sequence(), 3);
     let mut moved = Vec::new();
     while let Ok((_, event)) = events.try_recv() {
-        if let ClientEvent::Moved { sequence, remote } = event {
+        if let ClientEvent::Migration(MigrationEvent::Moved { sequence, remote }) = event {
             moved.push((sequence, remote));
         }
     }
@@ -192,8 +192,8 @@ async fn there_and_back(
     let (mut moved, mut silent) = (Vec::new(), 0);
     while let Ok((_, event)) = events.try_recv() {
         match event {
-            ClientEvent::Moved { remote, .. } => moved.push(remote),
-            ClientEvent::Silent => silent += 1,
+            ClientEvent::Migration(MigrationEvent::Moved { remote, .. }) => moved.push(remote),
+            ClientEvent::Migration(MigrationEvent::Silent) => silent += 1,
             _ => {}
         }
     }
@@ -216,7 +216,7 @@ async fn every_strategy_follows_over_two_interfaces_and_over_one() {
             let mut events = client.events();
             for _ in interfaces {
                 until(&mut events, |event| {
-                    matches!(event, ClientEvent::PathValidated(_))
+                    matches!(event, ClientEvent::Path(PathEvent::Validated(_)))
                 })
                 .await;
             }
@@ -293,8 +293,9 @@ async fn stays(thaw: fn(SocketAddr) -> Thaw, why: &str) {
     let mut cancelled = 0;
     while let Ok((_, event)) = events.try_recv() {
         match event {
-            ClientEvent::Cancelled { sequence: 1 } => cancelled += 1,
-            ClientEvent::Moved { .. } | ClientEvent::Failed { .. } => panic!("{event:?}"),
+            ClientEvent::Migration(MigrationEvent::Cancelled { sequence: 1 }) => cancelled += 1,
+            ClientEvent::Migration(MigrationEvent::Moved { .. })
+            | ClientEvent::Migration(MigrationEvent::Failed) => panic!("{event:?}"),
             _ => {}
         }
     }
@@ -365,7 +366,7 @@ async fn both_paths(client: &Client) {
     let mut validated = 0;
     while validated < 2 {
         let (_, event) = events.recv().await.unwrap();
-        validated += u32::from(matches!(event, ClientEvent::PathValidated(_)));
+        validated += u32::from(matches!(event, ClientEvent::Path(PathEvent::Validated(_))));
     }
 }
 
@@ -388,7 +389,10 @@ async fn a_connection_leaves_its_figures_with_the_paths_of_before_a_move() {
     moves.await.unwrap().unwrap();
     // All that happened since `both_paths` took the events from before.
     let mut events = client.events();
-    while !matches!(events.recv().await.unwrap().1, ClientEvent::Settled { .. }) {}
+    while !matches!(
+        events.recv().await.unwrap().1,
+        ClientEvent::Migration(MigrationEvent::Settled { .. })
+    ) {}
     client.close().await;
 
     let Traffic { total, paths, .. } = traffic.await.unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::Request;
-use mpq_core::client::{ClientConfig, ClientEvent};
+use mpq_core::client::{ClientConfig, ClientEvent, MigrationEvent};
 use mpq_core::h3::{Connection, OpenStreams, open_migration_stream};
 use mpq_core::proto::server::{Announcement, Input, Output, ServerMachine};
 use mpq_core::proto::{Frame, Strategy, frame};
@@ -362,11 +362,16 @@ async fn a_server_that_announces_its_present_address_is_waited_for() {
         let over = |event: &&ClientEvent| {
             matches!(
                 event,
-                ClientEvent::Parked { .. } | ClientEvent::Cancelled { .. }
+                ClientEvent::Migration(MigrationEvent::Parked { .. })
+                    | ClientEvent::Migration(MigrationEvent::Cancelled { .. })
             )
         };
         let seen: Vec<_> = events.iter().filter(over).collect();
-        let [ClientEvent::Parked { .. }, ClientEvent::Cancelled { .. }] = seen[..] else {
+        let [
+            ClientEvent::Migration(MigrationEvent::Parked { .. }),
+            ClientEvent::Migration(MigrationEvent::Cancelled { .. }),
+        ] = seen[..]
+        else {
             panic!("{strategy}: {events:?}");
         };
     }
@@ -378,6 +383,11 @@ async fn a_server_that_listens_everywhere_says_at_once_that_it_woke_where_it_was
     let (mut events, handshakes) = comes_back(&bench, ClientConfig::default(), SECOND / 2).await;
     assert_eq!((handshakes, bench.sessions()), (1, 1));
     let events = happened(&mut events);
-    let cancelled = |event: &ClientEvent| matches!(event, ClientEvent::Cancelled { .. });
+    let cancelled = |event: &ClientEvent| {
+        matches!(
+            event,
+            ClientEvent::Migration(MigrationEvent::Cancelled { .. })
+        )
+    };
     assert!(events.iter().any(cancelled), "{events:?}");
 }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use mpq_core::client::{ClientEvent, MigrationEvent};
 
-use crate::arms::mpq_get::{Done, Entry, Event};
+use crate::arms::mpq_get::{DownloadEvent, Entry, Summary};
 
 /// When the server stopped and ran again; unix times in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +20,7 @@ pub struct Outage {
 /// A download during which the server moved.
 #[derive(Debug)]
 pub struct MoveSummary {
-    done: Done,
+    done: Summary,
     expected: String,
     target: SocketAddr,
     outage: Option<Outage>,
@@ -40,29 +41,33 @@ impl MoveSummary {
         target: SocketAddr,
         outage: Option<Outage>,
     ) -> Result<MoveSummary> {
-        let find = |what: &str, wanted: &dyn Fn(&Event) -> bool| {
+        let find = |what: &str, wanted: &dyn Fn(&DownloadEvent) -> bool| {
             entries
                 .iter()
                 .find(|entry| wanted(&entry.event))
                 .with_context(|| format!("the client has not seen {what}"))
         };
-        let Event::Done(done) = &find("the end", &|event| matches!(event, Event::Done(_)))?.event
+        let DownloadEvent::Done(done) =
+            &find("the end", &|event| matches!(event, DownloadEvent::Done(_)))?.event
         else {
             unreachable!("just matched")
         };
-        let Event::Connected { unix } = find("a connection", &|event| {
-            matches!(event, Event::Connected { .. })
+        let DownloadEvent::Connected { unix, .. } = find("a connection", &|event| {
+            matches!(event, DownloadEvent::Connected { .. })
         })?
         .event
         else {
             unreachable!("just matched")
         };
         let parked = find("the server park", &|event| {
-            matches!(event, Event::Parked { .. })
+            matches!(
+                event,
+                DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Parked { .. }))
+            )
         })?;
         let first_byte = find(
             "a byte from the new address",
-            &|event| matches!(event, Event::FirstByteAfterMove { remote, .. } if *remote == target),
+            &|event| matches!(event, DownloadEvent::FirstByteAfterMove { remote, .. } if *remote == target),
         )?;
         Ok(MoveSummary {
             done: done.clone(),
@@ -80,7 +85,7 @@ impl MoveSummary {
     /// # Errors
     /// What is not so.
     pub fn verify(&self) -> Result<()> {
-        let Done {
+        let Summary {
             sha256,
             handshakes,
             requests,
@@ -101,7 +106,7 @@ impl MoveSummary {
     fn bytes(&self, after: bool) -> u64 {
         let paths = self.done.paths.iter();
         let side = paths.filter(|path| (path.remote == self.target) == after);
-        side.map(|path| path.bytes).sum()
+        side.map(|path| path.received).sum()
     }
 }
 
@@ -140,7 +145,7 @@ impl fmt::Display for MoveSummary {
                     writeln!(
                         f,
                         "{title:12} {:>11} bytes  {} ({}) to {}",
-                        path.bytes, path.interface, path.local, path.remote
+                        path.received, path.interface, path.local, path.remote
                     )?;
                 }
             }
@@ -151,46 +156,52 @@ impl fmt::Display for MoveSummary {
 
 #[cfg(test)]
 mod tests {
+    use mpq_core::client::{PathInfo, PathState};
+    use serde_json::json;
+
     use super::*;
-    use crate::arms::mpq_get::Path;
+    use crate::arms::mpq_get::tests::{connected, read, summary};
 
     fn target() -> SocketAddr {
         "10.1.0.3:4433".parse().unwrap()
     }
 
-    fn entries(done: Done) -> Vec<Entry> {
-        let remote = target();
+    fn entries(done: Summary) -> Vec<Entry> {
+        let first_byte = json!({
+            "event": "first_byte_after_move", "remote": target(), "gap": 0.5, "moved_to_first_byte": 0.1,
+        });
         [
-            (0.1, Event::Connected { unix: 1000.0 }),
-            (1.0, Event::Parked { sequence: 1 }),
-            (2.5, Event::FirstByteAfterMove { remote, gap: 0.5 }),
-            (4.0, Event::Done(done)),
+            (0.1, connected(1000.0)),
+            (1.0, read(json!({"event": "parked", "sequence": 1}))),
+            (2.5, read(first_byte)),
+            (4.0, DownloadEvent::Done(done)),
         ]
         .map(|(t, event)| Entry { t, event })
         .into()
     }
 
-    fn done() -> Done {
-        let path = |remote: &str, bytes| Path {
+    fn done() -> Summary {
+        let path = |id, remote: &str, received| PathInfo {
+            id,
             interface: "eth0".into(),
             local: "10.0.0.2".parse().unwrap(),
             remote: remote.parse().unwrap(),
-            bytes,
+            state: PathState::Closed,
+            rtt: None,
+            received,
+            sent: 0,
+            lost: 0,
         };
-        Done {
-            bytes: 1_000_000,
-            seconds: 4.0,
-            sha256: "ab".into(),
-            handshakes: 1,
-            requests: 1,
+        Summary {
             paths: vec![
-                path("10.1.0.2:4433", 400_000),
-                path("10.1.0.3:4433", 700_000),
+                path(0, "10.1.0.2:4433", 400_000),
+                path(1, "10.1.0.3:4433", 700_000),
             ],
+            ..summary(1_000_000, 4.0)
         }
     }
 
-    fn verdict(change: impl FnOnce(&mut Done)) -> String {
+    fn verdict(change: impl FnOnce(&mut Summary)) -> String {
         let mut done = done();
         change(&mut done);
         match MoveSummary::new(&entries(done), "ab".into(), target(), None)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::Result;
 use common::{criu, privileged};
-use mpq_lab::arms::mpq_get::{Download, Event};
+use mpq_lab::arms::mpq_get::{Download, DownloadEvent};
 use mpq_lab::arms::mpq_server::Content;
 use mpq_lab::arms::testbed::Testbed;
 use mpq_lab::network::model::Network;
@@ -112,20 +112,20 @@ async fn a_download_resumes_from_where_dns_says_that_the_server_is_now() {
 
     assert!(dns.asked.load(Ordering::Relaxed) > before, "it asks again");
     let resumed = entries.iter().find_map(|entry| match entry.event {
-        Event::Resumed { remote, offset } => Some((remote, offset?)),
+        DownloadEvent::Reconnected { remote, offset } => Some((remote, offset)),
         _ => None,
     });
     let (remote, offset) = resumed.expect("it goes on");
     assert_eq!(remote, ServerB.server_address());
     // Nothing that was on the disk is asked for again.
     assert!(offset >= content.size / 2, "{offset}");
-    let Event::Done(done) = &entries.last().unwrap().event else {
+    let DownloadEvent::Done(done) = &entries.last().unwrap().event else {
         panic!("{entries:?}");
     };
     assert_eq!(done.bytes, content.size);
     assert_eq!(done.sha256, content.sha256());
     let over_b = done.paths.iter().filter(|path| path.remote == remote);
-    let received: u64 = over_b.map(|path| path.bytes).sum();
+    let received: u64 = over_b.map(|path| path.received).sum();
     let rest = content.size - offset;
     assert!(
         (rest..rest + rest / 10).contains(&received),

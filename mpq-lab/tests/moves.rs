@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
-use mpq_lab::arms::mpq_get::{Done, Download, Entry, Event};
+use mpq_core::client::{ClientEvent, MigrationEvent};
+use mpq_lab::arms::mpq_get::{Download, DownloadEvent, Entry, Summary};
 use mpq_lab::arms::mpq_server::Content;
 use mpq_lab::arms::testbed::Testbed;
 use mpq_lab::move_summary::MoveSummary;
@@ -35,9 +36,9 @@ async fn download(
         .unwrap()
 }
 
-fn done(entries: &[Entry]) -> &Done {
+fn done(entries: &[Entry]) -> &Summary {
     match &entries.last().unwrap().event {
-        Event::Done(done) => done,
+        DownloadEvent::Done(done) => done,
         event => panic!("the last event is {event:?}"),
     }
 }
@@ -101,7 +102,7 @@ async fn a_server_goes_and_comes_back_in_one_download() {
         testbed.checkpoint(ServerA, ServerB).await?;
         testbed.restore(ServerB).await?;
         download
-            .wait_for(|event| matches!(event, Event::FirstByteAfterMove { .. }))
+            .wait_for(|event| matches!(event, DownloadEvent::FirstByteAfterMove { .. }))
             .await?;
         download.wait_for_bytes(content.size / 2).await?;
         testbed.checkpoint(ServerB, ServerA).await?;
@@ -114,7 +115,7 @@ async fn a_server_goes_and_comes_back_in_one_download() {
     let stations: Vec<_> = entries
         .iter()
         .filter_map(|entry| match entry.event {
-            Event::FirstByteAfterMove { remote, .. } => Some(remote),
+            DownloadEvent::FirstByteAfterMove { remote, .. } => Some(remote),
             _ => None,
         })
         .collect();
@@ -204,7 +205,12 @@ async fn a_dump_that_fails_leaves_the_server_where_it_was() {
 
     assert!(!refusal.is_empty(), "the checkpoint has not failed");
     assert_kept(&entries, content);
-    let cancelled = |entry: &Entry| matches!(entry.event, Event::Cancelled { .. });
+    let cancelled = |entry: &Entry| {
+        matches!(
+            entry.event,
+            DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Cancelled { .. }))
+        )
+    };
     assert!(entries.iter().any(cancelled), "{entries:?}");
     let stayed = ServerA.server_address();
     let done = done(&entries);

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use common::{criu, privileged};
-use mpq_lab::arms::mpq_get::{Event, Path};
+use mpq_core::client::{ClientEvent, PathEvent, PathInfo};
+use mpq_lab::arms::mpq_get::DownloadEvent;
 use mpq_lab::arms::mpq_server::Content;
 use mpq_lab::arms::testbed::Testbed;
 use mpq_lab::network::model::Network;
@@ -144,9 +145,9 @@ async fn paper_sends_no_probe_and_opens_paths_through_the_whole_outage() {
     let options = ["--interface", "eth0", "--interface", "eth1", "--strategy"];
     let options = [&options[..], &["paper"]].concat();
     let mut download = testbed.download_as("paper", ServerA, &options).unwrap();
-    let second = |path: &Path| path.local == LOCALS[1];
+    let second = |path: &PathInfo| path.local == LOCALS[1];
     download
-        .wait_for(|event| matches!(event, Event::PathValidated(path) if second(path)))
+        .wait_for(|event| matches!(event, DownloadEvent::Connection(ClientEvent::Path(PathEvent::Validated(path))) if second(path)))
         .await
         .unwrap();
     download.wait_for_bytes(content.size / 4).await.unwrap();
@@ -157,11 +158,11 @@ async fn paper_sends_no_probe_and_opens_paths_through_the_whole_outage() {
     let left = OUTAGE.as_secs_f64() - (unix() - frozen);
     tokio::time::sleep(Duration::from_secs_f64(left)).await;
     let thawed = testbed.restore(ServerB).await.unwrap().thawed;
-    let there = |event: &Event| matches!(event, Event::FirstByteAfterMove { .. });
+    let there = |event: &DownloadEvent| matches!(event, DownloadEvent::FirstByteAfterMove { .. });
     download.wait_for(there).await.unwrap();
     let seen = capture.finish().unwrap();
     let entries = download.finish().await.unwrap();
-    let Event::Done(done) = &entries.last().unwrap().event else {
+    let DownloadEvent::Done(done) = &entries.last().unwrap().event else {
         panic!("{:?}", entries.last());
     };
     assert_eq!((done.handshakes, done.requests), (1, 1), "{done:?}");

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::{criu, privileged};
+use mpq_core::client::{ClientEvent, InterfaceEvent, PathEvent, PathInfo};
 use mpq_core::limits::STREAM_WINDOW;
-use mpq_lab::arms::mpq_get::{Done, Download, Entry, Event};
+use mpq_lab::arms::mpq_get::{Download, DownloadEvent, Entry, Summary};
 use mpq_lab::arms::mpq_server::Content;
 use mpq_lab::arms::sample::Sampler;
 use mpq_lab::arms::testbed::Testbed;
@@ -25,7 +26,7 @@ const SECOND: &str = "10.0.1.2";
 async fn download(
     content: Content,
     during: impl AsyncFnOnce(&Testbed, &mut Download) -> Result<()>,
-) -> (Vec<Entry>, Done) {
+) -> (Vec<Entry>, Summary) {
     download_over(&Network::default(), content, during).await
 }
 
@@ -34,7 +35,7 @@ async fn download_over(
     network: &Network,
     content: Content,
     during: impl AsyncFnOnce(&Testbed, &mut Download) -> Result<()>,
-) -> (Vec<Entry>, Done) {
+) -> (Vec<Entry>, Summary) {
     let testbed = Testbed::new(&criu(), network).unwrap();
     let run = async {
         testbed.serve(ServerA, content, |_| ()).await?;
@@ -46,7 +47,7 @@ async fn download_over(
     let entries = result
         .with_context(|| format!("{content:?}; the logs:\n{}", testbed.logs()))
         .unwrap();
-    let Event::Done(done) = &entries.last().unwrap().event else {
+    let DownloadEvent::Done(done) = &entries.last().unwrap().event else {
         panic!("the last event is {:?}", entries.last());
     };
     let done = done.clone();
@@ -79,26 +80,26 @@ fn set_link(testbed: &Testbed, link: usize, up: bool) -> Result<()> {
 async fn until_down(download: &mut Download, address: &str) -> Result<()> {
     let address: IpAddr = address.parse()?;
     download
-        .wait_for(|event| matches!(event, Event::InterfaceDown { local } if *local == address))
+        .wait_for(|event| matches!(event, DownloadEvent::Connection(ClientEvent::Interface(InterfaceEvent::Down { local, .. })) if *local == address))
         .await
 }
 
 async fn until_validated(download: &mut Download, address: &str) -> Result<()> {
     let address: IpAddr = address.parse()?;
     download
-        .wait_for(|event| matches!(event, Event::PathValidated(path) if path.local == address))
+        .wait_for(|event| matches!(event, DownloadEvent::Connection(ClientEvent::Path(PathEvent::Validated(path))) if path.local == address))
         .await
 }
 
 async fn until_closed(download: &mut Download, address: &str) -> Result<()> {
     let address: IpAddr = address.parse()?;
     download
-        .wait_for(|event| matches!(event, Event::PathClosed(path) if path.local == address))
+        .wait_for(|event| matches!(event, DownloadEvent::Connection(ClientEvent::Path(PathEvent::Closed(path))) if path.local == address))
         .await
 }
 
-fn paths_from(done: &Done, address: &str) -> usize {
-    let of_this = |path: &&mpq_lab::arms::mpq_get::Path| path.local.to_string() == address;
+fn paths_from(done: &Summary, address: &str) -> usize {
+    let of_this = |path: &&PathInfo| path.local.to_string() == address;
     done.paths.iter().filter(of_this).count()
 }
 
@@ -117,7 +118,7 @@ async fn a_link_that_dies_silently_does_not_stop_a_download() {
         set_link(testbed, 1, false)
     })
     .await;
-    let closed = |entry: &Entry| matches!(&entry.event, Event::PathClosed(path) if path.local.to_string() == SECOND);
+    let closed = |entry: &Entry| matches!(&entry.event, DownloadEvent::Connection(ClientEvent::Path(PathEvent::Closed(path))) if path.local.to_string() == SECOND);
     assert!(entries.iter().any(closed), "{entries:?}");
     // It stayed dead, and cost no further path.
     assert_eq!(paths_from(&done, SECOND), 1, "{done:?}");
@@ -253,7 +254,7 @@ async fn a_client_that_changes_networks_while_the_server_is_frozen_finds_it() {
     })
     .await;
     for address in ["10.0.0.7", "10.0.1.7"] {
-        let there = |path: &mpq_lab::arms::mpq_get::Path| {
+        let there = |path: &PathInfo| {
             path.local.to_string() == address && path.remote == ServerB.server_address()
         };
         assert!(done.paths.iter().any(there), "{address}: {done:?}");
@@ -279,7 +280,7 @@ async fn a_server_moves_while_a_link_is_dead_and_the_link_finds_it_later() {
         let target = ServerB.server_address();
         download
             .wait_for(
-                |event| matches!(event, Event::FirstByteAfterMove { remote, .. } if *remote == target),
+                |event| matches!(event, DownloadEvent::FirstByteAfterMove { remote, .. } if *remote == target),
             )
             .await?;
         set_link(testbed, 1, true)?;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt;
 use noq::{FourTuple, PathEvent, PathId, PathStatus};
@@ -12,7 +12,7 @@ use noq_proto::{NetworkChangeHint, PathAbandonReason};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
-use super::event::ClientEvent;
+use super::event::{self, ClientEvent, InterfaceEvent};
 use super::opening::may_open;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
@@ -111,12 +111,9 @@ impl Driver {
         };
         let local = driver.locals[0].ip;
         driver.opening(PathId::ZERO, local, remote);
-        driver.event(
-            driver
-                .table
-                .set(0, PathState::Validated)
-                .map(ClientEvent::PathValidated),
-        );
+        if let Some(info) = driver.table.set(0, PathState::Validated) {
+            driver.event(event::PathEvent::Validated(info));
+        }
         driver
     }
 
@@ -193,10 +190,8 @@ impl Driver {
         trace::transition("client", before, self.machine.state(), cause);
     }
 
-    fn event(&self, event: impl Into<Option<ClientEvent>>) {
-        if let Some(event) = event.into() {
-            let _ = self.events.send((Instant::now(), event));
-        }
+    fn event(&self, event: impl Into<ClientEvent>) {
+        let _ = self.events.send((Instant::now(), event.into()));
     }
 
     fn perform(&mut self, output: Output) {
@@ -229,42 +224,14 @@ impl Driver {
     }
 
     fn announce(&mut self, event: Event) {
-        let event = match event {
-            Event::Announced {
-                sequence,
-                targets,
-                lead,
-                outage,
-            } => ClientEvent::Announced {
-                sequence,
-                targets,
-                lead,
-                outage,
-            },
-            Event::Addresses { pool, name } => ClientEvent::Addresses { pool, name },
-            Event::Refused { .. } => ClientEvent::Failed {
-                reason: "the announced address is not one that this server may send us to".into(),
-            },
-            Event::Parked { sequence } => ClientEvent::Parked { sequence },
-            Event::Silent => ClientEvent::Silent,
-            Event::Detected { remote, knock } => ClientEvent::Detected {
-                remote,
-                by: if knock { "knock" } else { "probe" },
-            },
-            Event::Moved { sequence, remote } => ClientEvent::Moved { sequence, remote },
-            Event::Settled { remote } => ClientEvent::Settled { remote },
-            Event::Dead { path } => return tracing::info!("path {path} is silent, and closed"),
-            Event::Cancelled { sequence } => ClientEvent::Cancelled { sequence },
+        match event {
             Event::Failed => {
                 let reason = "no answer at the new address before the deadline".to_owned();
-                self.failure = Some(ClientError::Migration(reason.clone()));
-                ClientEvent::Failed { reason }
+                self.failure = Some(ClientError::Migration(reason));
             }
-            Event::Idle => {
-                self.failure = Some(ClientError::Idle);
-                return;
-            }
-        };
+            Event::Idle => self.failure = Some(ClientError::Idle),
+            _ => {}
+        }
         self.event(event);
     }
 
@@ -312,14 +279,14 @@ impl Driver {
             local,
             remote,
             state: PathState::Opening,
-            rtt: Duration::ZERO,
+            rtt: None,
             received: 0,
             sent: 0,
             lost: 0,
         };
         self.table
             .insert(info.clone(), path.map(|path| path.weak_handle()));
-        self.event(ClientEvent::PathOpened(info));
+        self.event(event::PathEvent::Opened(info));
     }
 
     fn close(&mut self, id: u32) {
@@ -339,7 +306,7 @@ impl Driver {
                     return;
                 };
                 let (path, local, remote) = (info.id, info.local, info.remote);
-                self.event(ClientEvent::PathValidated(info));
+                self.event(event::PathEvent::Validated(info));
                 self.input(Input::PathOpen {
                     path,
                     local,
@@ -353,7 +320,7 @@ impl Driver {
                     return;
                 };
                 let (local, remote) = (info.local, info.remote);
-                self.event(ClientEvent::PathClosed(info));
+                self.event(event::PathEvent::Closed(info));
                 let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
                 let refusal = Refusal::NoAnswer;
                 self.input(match was_validated {
@@ -431,7 +398,7 @@ impl Driver {
         self.locals.clear();
         for Local { interface, ip, .. } in &gone {
             self.sockets.close_local(*ip);
-            self.event(ClientEvent::InterfaceDown {
+            self.event(InterfaceEvent::Down {
                 interface: interface.clone(),
                 local: *ip,
             });
@@ -444,7 +411,7 @@ impl Driver {
                     tracing::warn!("cannot use {} at {}: {error}", local.interface, local.ip);
                     continue;
                 }
-                self.event(ClientEvent::InterfaceUp {
+                self.event(InterfaceEvent::Up {
                     interface: local.interface.clone(),
                     local: local.ip,
                 });

@@ -1,52 +1,77 @@
 //! What a client tells of a connection.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use super::paths::PathInfo;
+use crate::proto::client::Event as MigrationEvent;
 
-/// What an onlooker wants to know.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "as in `proto::client::Event`")]
+/// What an onlooker wants to know. With the feature `serde` it is an object with the name of what happened
+/// as `event`, beside the fields.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(untagged))]
 pub enum ClientEvent {
-    /// An interface, or an address of it, can be used from now on.
-    InterfaceUp { interface: String, local: IpAddr },
+    /// Of this host's interfaces.
+    Interface(InterfaceEvent),
+    /// Of the connection's paths.
+    Path(PathEvent),
+    /// Of the server, and of its moves.
+    Migration(MigrationEvent),
+}
+
+/// An interface, or an address of it, has come or gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event"))]
+pub enum InterfaceEvent {
+    /// It can be used from now on.
+    #[cfg_attr(feature = "serde", serde(rename = "interface_up"))]
+    Up {
+        /// The interface's name.
+        interface: String,
+        /// The address.
+        local: IpAddr,
+    },
     /// It cannot be used any more.
-    InterfaceDown { interface: String, local: IpAddr },
-    /// A path is being opened.
-    PathOpened(PathInfo),
-    /// A path is in use.
-    PathValidated(PathInfo),
-    /// A path is no more.
-    PathClosed(PathInfo),
-    /// The server will move.
-    Announced {
-        sequence: u64,
-        targets: Vec<SocketAddr>,
-        lead: Duration,
-        outage: Duration,
+    #[cfg_attr(feature = "serde", serde(rename = "interface_down"))]
+    Down {
+        /// The interface's name.
+        interface: String,
+        /// The address.
+        local: IpAddr,
     },
-    /// Where else the server may be found.
-    Addresses {
-        pool: Vec<SocketAddr>,
-        name: Option<String>,
-    },
-    /// The server is about to be frozen.
-    Parked { sequence: u64 },
-    /// The server fell silent without parking, or without any word.
-    Silent,
-    /// Somebody answers at a target; `by` is `probe` or `knock`.
-    Detected {
-        remote: SocketAddr,
-        by: &'static str,
-    },
-    /// The server is at its new address: the first path there is validated, or it has answered to
-    /// redirected datagrams.
-    Moved { sequence: u64, remote: SocketAddr },
-    /// All paths are on the new address.
-    Settled { remote: SocketAddr },
-    /// The server stays.
-    Cancelled { sequence: u64 },
-    /// The move was refused or took too long.
-    Failed { reason: String },
+}
+
+/// A path has come or gone.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event"))]
+pub enum PathEvent {
+    /// It is being validated.
+    #[cfg_attr(feature = "serde", serde(rename = "path_opened"))]
+    Opened(PathInfo),
+    /// It is in use.
+    #[cfg_attr(feature = "serde", serde(rename = "path_validated"))]
+    Validated(PathInfo),
+    /// It is no more.
+    #[cfg_attr(feature = "serde", serde(rename = "path_closed"))]
+    Closed(PathInfo),
+}
+
+impl From<InterfaceEvent> for ClientEvent {
+    fn from(event: InterfaceEvent) -> Self {
+        Self::Interface(event)
+    }
+}
+
+impl From<PathEvent> for ClientEvent {
+    fn from(event: PathEvent) -> Self {
+        Self::Path(event)
+    }
+}
+
+impl From<MigrationEvent> for ClientEvent {
+    fn from(event: MigrationEvent) -> Self {
+        Self::Migration(event)
+    }
 }

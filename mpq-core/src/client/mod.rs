@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::config::ClientConfig;
 use self::driver::Driver;
-pub use self::event::ClientEvent;
+pub use self::event::{ClientEvent, InterfaceEvent, PathEvent};
 pub use self::get::Body;
 use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
@@ -25,6 +25,7 @@ pub use crate::error::{ClientError, ConnectError, RequestError};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
 use crate::net::address::{canonical, mapped};
 use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
+pub use crate::proto::client::Event as MigrationEvent;
 use crate::{tls, transport};
 
 /// Events that a slow reader may fall behind; a move makes about ten.

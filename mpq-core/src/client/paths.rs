@@ -11,9 +11,11 @@ use crate::proto::PathFigures;
 use crate::stats::figures;
 
 /// A path, now or as it was when it was closed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PathInfo {
     /// QUIC's path id.
+    #[cfg_attr(feature = "serde", serde(rename = "path"))]
     pub id: u32,
     /// Interface that it leaves by.
     pub interface: String,
@@ -23,9 +25,15 @@ pub struct PathInfo {
     pub remote: SocketAddr,
     /// How far it is.
     pub state: PathState,
-    /// Round-trip time, smoothed.
-    pub rtt: Duration,
+    /// Round-trip time, smoothed; `None` until something has come over it.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    #[cfg_attr(feature = "serde", serde(with = "crate::seconds::option"))]
+    pub rtt: Option<Duration>,
     /// UDP payload received, bytes.
+    #[cfg_attr(feature = "serde", serde(rename = "bytes"))]
     pub received: u64,
     /// UDP payload sent, bytes.
     pub sent: u64,
@@ -35,6 +43,8 @@ pub struct PathInfo {
 
 /// The life of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum PathState {
     /// Challenged, not answered yet.
     Opening,
@@ -106,7 +116,9 @@ impl Entry {
     fn refresh(&mut self) -> &PathInfo {
         if let Some(path) = self.handle.as_ref().and_then(WeakPathHandle::upgrade) {
             let stats = path.stats();
-            self.info.rtt = stats.rtt;
+            // Before that, noq has only a guess.
+            let measured = self.info.state != PathState::Opening && stats.udp_rx.bytes > 0;
+            self.info.rtt = measured.then_some(stats.rtt);
             self.info.received = stats.udp_rx.bytes;
             self.info.sent = stats.udp_tx.bytes;
             self.info.lost = stats.lost_packets;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use h3::client::RequestStream;
 use http::{Request, Response};
-use mpq_core::client::{Client, ClientConfig, ClientEvent, PathInfo, PathState};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, PathEvent, PathInfo, PathState};
 use mpq_core::h3::OpenStreams;
 use mpq_core::proto::server::Announcement;
 use mpq_core::server::{Server, ServerConfig, Session};
@@ -285,7 +285,7 @@ pub(crate) async fn until(
 pub(crate) async fn both_paths(events: &mut Events) {
     for _ in 0..2 {
         until(events, |event| {
-            matches!(event, ClientEvent::PathValidated(_))
+            matches!(event, ClientEvent::Path(PathEvent::Validated(_)))
         })
         .await;
     }

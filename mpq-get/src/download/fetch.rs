@@ -132,11 +132,7 @@ async fn begin<S: OpenStreams<Bytes>>(
             }
             Answer::Rest { end, length } => {
                 transfer.partial.borrow_mut().length = length;
-                transfer.tell(DownloadEvent::Resumed {
-                    sequence: None,
-                    offset: Some(offset),
-                    remote,
-                });
+                transfer.tell(DownloadEvent::Reconnected { offset, remote });
                 return Ok(Some(Begun {
                     asked,
                     end: Some(end),

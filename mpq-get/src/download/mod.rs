@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use h3::error::StreamError;
 use mpq_core::Usage;
-use mpq_core::client::{Client, ClientEvent};
+use mpq_core::client::{Client, ClientEvent, MigrationEvent};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -240,23 +240,30 @@ async fn next(events: &mut Receiver<(Instant, ClientEvent)>) -> (Instant, Client
 }
 
 fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Reporter) {
+    if let ClientEvent::Migration(event) = &event {
+        note(at, event, transfer);
+    }
+    report.event(at, &event.into());
+}
+
+/// What the body's gap is measured by, and another connection would begin with.
+fn note(at: Instant, event: &MigrationEvent, transfer: &Transfer) {
     let mut outage = transfer.outage.borrow_mut();
-    match &event {
-        ClientEvent::Announced { .. } => outage.announced(at),
-        ClientEvent::Parked { .. } | ClientEvent::Silent => outage.parked(at),
-        ClientEvent::Detected { .. } => outage.detected(at),
-        ClientEvent::Moved { remote, .. } => {
+    match event {
+        MigrationEvent::Announced { .. } => outage.announced(at),
+        MigrationEvent::Parked { .. } | MigrationEvent::Silent => outage.parked(at),
+        MigrationEvent::Detected { .. } => outage.detected(at),
+        MigrationEvent::Moved { remote, .. } => {
             transfer.remote.set(Some(*remote));
             outage.moved(at, *remote);
         }
-        ClientEvent::Cancelled { .. } => outage.cancel(),
-        ClientEvent::Addresses { pool, name } => {
+        MigrationEvent::Cancelled { .. } => outage.cancel(),
+        MigrationEvent::Addresses { pool, name } => {
             transfer.pool.replace(pool.clone());
             transfer.name.replace(name.clone());
         }
         _ => {}
     }
-    report.event(at, &event.into());
 }
 
 fn tell_news(transfer: &Transfer, report: &mut Reporter) {

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use mpq_core::client::PathInfo;
+
 use super::request::DownloadRequest;
 use crate::http::resume::Partial;
 use crate::output::{Output, part_meta};
-use crate::report::events::{DownloadEvent, Path};
+use crate::report::events::DownloadEvent;
 use crate::report::outage::Outage;
 use crate::transport::Connection;
 
@@ -26,7 +28,7 @@ pub(super) struct Transfer {
     pub(super) name: RefCell<Option<String>>,
     /// Of the connections so far.
     pub(super) handshakes: Cell<u64>,
-    pub(super) paths: RefCell<Vec<Path>>,
+    pub(super) paths: RefCell<Vec<PathInfo>>,
     pub(super) outage: RefCell<Outage>,
     /// What has happened to the body and has not been told yet.
     pub(super) news: RefCell<Vec<(Instant, DownloadEvent)>>,
@@ -77,8 +79,7 @@ impl Transfer {
     pub(super) fn count(&self, client: &impl Connection) {
         let handshakes = self.handshakes.get() + client.handshakes();
         self.handshakes.set(handshakes);
-        let paths = client.paths().into_iter().map(Path::from);
-        self.paths.borrow_mut().extend(paths);
+        self.paths.borrow_mut().extend(client.paths());
     }
 
     /// Whether another attempt can add to what there is, or take it back.

@@ -62,10 +62,10 @@ impl BandwidthDelay {
         if !first && paths.iter().any(|path| !self.rtts.contains_key(&path.id)) {
             self.settled = now + RTT_SETTLING;
         }
-        let rtts = paths.iter().map(|path| {
-            let least = self.rtts.entry(path.id).or_insert(path.rtt);
-            *least = path.rtt.min(*least);
-            *least
+        let rtts = paths.iter().filter_map(|path| {
+            let least = self.rtts.entry(path.id).or_insert(path.rtt?);
+            *least = path.rtt?.min(*least);
+            Some(*least)
         });
         // A client measures it where it has something to send; elsewhere it may be an old one.
         let rtt = rtts.min().unwrap_or_default();
@@ -95,7 +95,7 @@ pub(super) mod tests {
             local: "10.0.0.1".parse().unwrap(),
             remote: "10.1.0.2:443".parse().unwrap(),
             state: PathState::Validated,
-            rtt,
+            rtt: Some(rtt),
             received,
             sent: 0,
             lost: 0,

@@ -1,14 +1,14 @@
 //! What happens during a download, and the line of JSON that tells a program of it (`--json`).
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use mpq_core::client::{ClientEvent, PathInfo, PathState};
-use serde::Serialize;
+use mpq_core::client::{ClientEvent, MigrationEvent, PathInfo};
+use serde::{Deserialize, Serialize};
 
 /// One event. Its JSON object has the variant's name in snake case as `event`, beside the fields.
 /// Times are in seconds, sizes in bytes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum DownloadEvent {
     /// The handshake is complete.
@@ -22,72 +22,12 @@ pub enum DownloadEvent {
         /// Unix time at which `t` is 0.
         unix: f64,
     },
-    /// An interface, or an address of it, has come.
-    InterfaceUp {
-        /// Its name.
-        interface: String,
-        /// The address.
-        local: IpAddr,
-    },
-    /// An interface, or an address of it, has gone.
-    InterfaceDown {
-        /// Its name.
-        interface: String,
-        /// The address.
-        local: IpAddr,
-    },
-    /// A path is being validated.
-    PathOpened(Path),
-    /// A path is ready for data.
-    PathValidated(Path),
-    /// A path is no longer used.
-    PathClosed(Path),
-    /// The server has said where else it may be found.
-    Addresses {
-        /// Alternative addresses.
-        pool: Vec<SocketAddr>,
-        /// A DNS name that leads to it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-    },
-    /// The server has said that it will move.
-    MigrationAnnounced {
-        /// The move's number.
-        sequence: u64,
-        /// Where it will be.
-        targets: Vec<SocketAddr>,
-        /// Time until it parks.
-        lead: f64,
-    },
-    /// The server has stopped sending in order to move.
-    Parked {
-        /// The move's number.
-        sequence: u64,
-    },
-    /// Nothing comes from the server any more.
-    Silent,
-    /// The server answers at its new address.
-    Detected {
-        /// The new address.
-        remote: SocketAddr,
-        /// `probe` or `knock`: who spoke first.
-        by: &'static str,
-    },
-    /// The download goes on at another address: on the same connection after a move, or on another
-    /// one after a loss.
-    Resumed {
-        /// The move's number, after a move.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        sequence: Option<u64>,
-        /// The first byte that is asked for, after a loss.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        offset: Option<u64>,
+    /// The download goes on over another connection after a loss.
+    #[serde(rename = "resumed")]
+    Reconnected {
+        /// The first byte that is asked for.
+        offset: u64,
         /// The server's address.
-        remote: SocketAddr,
-    },
-    /// The paths to the old address are closed.
-    Settled {
-        /// The new address.
         remote: SocketAddr,
     },
     /// The body goes on.
@@ -97,16 +37,6 @@ pub enum DownloadEvent {
         /// How long it took, and for what.
         #[serde(flatten)]
         parts: OutageParts,
-    },
-    /// The server stays where it is.
-    Cancelled {
-        /// The move's number.
-        sequence: u64,
-    },
-    /// The server was not found again.
-    MigrationFailed {
-        /// Why it was given up.
-        reason: String,
     },
     /// There will be another attempt.
     Retry {
@@ -127,7 +57,7 @@ pub enum DownloadEvent {
         /// Bytes of the body that are there.
         bytes: u64,
         /// The paths that there are now.
-        paths: Vec<Path>,
+        paths: Vec<PathInfo>,
     },
     /// The last event of a download that failed.
     Error {
@@ -138,46 +68,41 @@ pub enum DownloadEvent {
     },
     /// The last event of a download that succeeded.
     Done(Summary),
+    /// What the connection tells.
+    #[serde(untagged)]
+    Connection(ClientEvent),
 }
 
-/// A path in an event.
-#[derive(Debug, Clone, Serialize)]
-pub struct Path {
-    /// Its number in this connection.
-    pub path: u32,
-    /// The local interface.
-    pub interface: String,
-    /// The local address.
-    pub local: IpAddr,
-    /// The server's address.
-    pub remote: SocketAddr,
-    /// UDP payload bytes received over it.
-    pub bytes: u64,
-    /// Round-trip time, smoothed; missing until something has come over it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rtt: Option<f64>,
+/// A line of JSON: an event and when it happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry<E = DownloadEvent> {
+    /// Seconds since the program's start.
+    pub t: f64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: E,
 }
 
 /// What a move's outage is made of, as seen from here, in seconds. What was not seen is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OutageParts {
     /// Between the last body byte before and the first after.
     pub gap: f64,
     /// From the announcement until the server parked, or fell silent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced_to_parked: Option<f64>,
     /// From then until it answered at the new address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked_to_detected: Option<f64>,
     /// From then until the first path there was validated.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detected_to_moved: Option<f64>,
     /// From then until the body went on.
     pub moved_to_first_byte: f64,
 }
 
 /// The whole download in numbers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Bytes of the body, from its first to its last.
     pub bytes: u64,
@@ -193,82 +118,37 @@ pub struct Summary {
     /// Requests sent.
     pub requests: u64,
     /// Every path there was.
-    pub paths: Vec<Path>,
+    pub paths: Vec<PathInfo>,
     /// Processor time that the program took, in user and kernel mode together, seconds.
     pub cpu: f64,
     /// The most memory that the program had resident, bytes.
     pub peak_memory: u64,
 }
 
-impl From<PathInfo> for Path {
-    fn from(info: PathInfo) -> Path {
-        // Before that, noq has only a guess.
-        let measured = info.state != PathState::Opening && info.received > 0;
-        Path {
-            path: info.id,
-            interface: info.interface,
-            local: info.local,
-            remote: info.remote,
-            bytes: info.received,
-            rtt: measured.then(|| (info.rtt.as_secs_f64() * 1e6).round() / 1e6),
-        }
-    }
-}
-
 impl From<ClientEvent> for DownloadEvent {
     fn from(event: ClientEvent) -> DownloadEvent {
-        match event {
-            ClientEvent::InterfaceUp { interface, local } => {
-                DownloadEvent::InterfaceUp { interface, local }
-            }
-            ClientEvent::InterfaceDown { interface, local } => {
-                DownloadEvent::InterfaceDown { interface, local }
-            }
-            ClientEvent::PathOpened(info) => DownloadEvent::PathOpened(info.into()),
-            ClientEvent::PathValidated(info) => DownloadEvent::PathValidated(info.into()),
-            ClientEvent::PathClosed(info) => DownloadEvent::PathClosed(info.into()),
-            ClientEvent::Announced {
-                sequence,
-                targets,
-                lead,
-                ..
-            } => DownloadEvent::MigrationAnnounced {
-                sequence,
-                targets,
-                lead: lead.as_secs_f64(),
-            },
-            ClientEvent::Addresses { pool, name } => DownloadEvent::Addresses { pool, name },
-            ClientEvent::Parked { sequence } => DownloadEvent::Parked { sequence },
-            ClientEvent::Silent => DownloadEvent::Silent,
-            ClientEvent::Detected { remote, by } => DownloadEvent::Detected { remote, by },
-            ClientEvent::Moved { sequence, remote } => DownloadEvent::Resumed {
-                sequence: Some(sequence),
-                offset: None,
-                remote,
-            },
-            ClientEvent::Settled { remote } => DownloadEvent::Settled { remote },
-            ClientEvent::Cancelled { sequence } => DownloadEvent::Cancelled { sequence },
-            ClientEvent::Failed { reason } => DownloadEvent::MigrationFailed { reason },
-        }
+        DownloadEvent::Connection(event)
     }
 }
 
 impl DownloadEvent {
     /// Whether it tells of a move or of a loss: people want to know, without asking for it.
     pub fn is_incident(&self) -> bool {
-        !matches!(
-            self,
-            DownloadEvent::Connected { .. }
-                | DownloadEvent::Addresses { .. }
-                | DownloadEvent::InterfaceUp { .. }
-                | DownloadEvent::InterfaceDown { .. }
-                | DownloadEvent::PathOpened(_)
-                | DownloadEvent::PathValidated(_)
-                | DownloadEvent::PathClosed(_)
-                | DownloadEvent::Progress { .. }
-                | DownloadEvent::Error { .. }
-                | DownloadEvent::Done(_)
-        )
+        match self {
+            DownloadEvent::Connection(ClientEvent::Migration(event)) => !matches!(
+                event,
+                MigrationEvent::Addresses { .. } | MigrationEvent::Dead { .. }
+            ),
+            DownloadEvent::Connection(_)
+            | DownloadEvent::Connected { .. }
+            | DownloadEvent::Progress { .. }
+            | DownloadEvent::Error { .. }
+            | DownloadEvent::Done(_) => false,
+            DownloadEvent::Reconnected { .. }
+            | DownloadEvent::FirstByteAfterMove { .. }
+            | DownloadEvent::Retry { .. }
+            | DownloadEvent::Restarted { .. } => true,
+        }
     }
 
     /// Writes the event as a line of JSON; `t` is in seconds since the start.
@@ -276,13 +156,7 @@ impl DownloadEvent {
     /// # Errors
     /// If `out` cannot be written.
     pub fn write_json(&self, t: f64, mut out: impl Write) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            t: f64,
-            #[serde(flatten)]
-            event: &'a DownloadEvent,
-        }
-        let line = Line {
+        let line = Entry {
             t: (t * 1e6).round() / 1e6,
             event: self,
         };
@@ -295,68 +169,85 @@ impl DownloadEvent {
 mod tests {
     use std::time::Duration;
 
+    use mpq_core::client::{InterfaceEvent, PathEvent, PathState};
+    use serde_json::json;
+
     use super::*;
 
-    fn json(event: DownloadEvent) -> serde_json::Value {
+    /// What programs read, which is the same event for one that reads it into this type.
+    fn read(event: impl Into<DownloadEvent>) -> serde_json::Value {
+        let event = event.into();
         let mut line = Vec::new();
         event.write_json(1.234_567_89, &mut line).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(line.last(), Some(&b'\n'));
+        let entry: Entry = serde_json::from_slice(&line).unwrap();
+        assert_eq!(
+            entry,
+            Entry {
+                t: 1.234_568,
+                event
+            }
+        );
         serde_json::from_slice(&line).unwrap()
     }
 
-    fn path() -> Path {
-        Path {
-            path: 1,
+    fn path() -> PathInfo {
+        PathInfo {
+            id: 1,
             interface: "eth1".to_owned(),
             local: "10.0.1.2".parse().unwrap(),
             remote: "10.1.0.2:443".parse().unwrap(),
-            bytes: 7,
-            rtt: Some(0.05),
+            state: PathState::Closed,
+            rtt: Some(Duration::from_micros(50_123)),
+            received: 7,
+            sent: 3,
+            lost: 2,
         }
     }
 
     #[test]
     fn objects_are_flat() {
         assert_eq!(
-            json(DownloadEvent::PathClosed(path())),
-            serde_json::json!({
+            read(ClientEvent::from(PathEvent::Closed(path()))),
+            json!({
                 "t": 1.234568, "event": "path_closed", "path": 1, "interface": "eth1",
-                "local": "10.0.1.2", "remote": "10.1.0.2:443", "bytes": 7, "rtt": 0.05,
+                "local": "10.0.1.2", "remote": "10.1.0.2:443", "state": "closed", "rtt": 0.050123,
+                "bytes": 7, "sent": 3, "lost": 2,
             })
         );
-        let down = ClientEvent::InterfaceDown {
+        let down = InterfaceEvent::Down {
             interface: "eth1".to_owned(),
             local: "10.0.1.2".parse().unwrap(),
         };
         assert_eq!(
-            json(down.into()),
-            serde_json::json!({
+            read(ClientEvent::from(down)),
+            json!({
                 "t": 1.234568, "event": "interface_down", "interface": "eth1", "local": "10.0.1.2",
             })
         );
         assert_eq!(
-            json(DownloadEvent::Silent),
-            serde_json::json!({ "t": 1.234568, "event": "silent" })
+            read(ClientEvent::from(MigrationEvent::Silent)),
+            json!({ "t": 1.234568, "event": "silent" })
         );
-        let announced = DownloadEvent::from(ClientEvent::Announced {
+        let announced = MigrationEvent::Announced {
             sequence: 3,
             targets: vec!["10.1.0.3:443".parse().unwrap()],
             lead: Duration::from_millis(1500),
             outage: Duration::ZERO,
-        });
+        };
         assert_eq!(
-            json(announced),
-            serde_json::json!({
+            read(ClientEvent::from(announced)),
+            json!({
                 "t": 1.234568, "event": "migration_announced", "sequence": 3,
-                "targets": ["10.1.0.3:443"], "lead": 1.5,
+                "targets": ["10.1.0.3:443"], "lead": 1.5, "outage": 0.0,
             })
         );
     }
 
     #[test]
     fn done_lists_the_paths() {
-        let done = json(DownloadEvent::Done(Summary {
+        let done = read(DownloadEvent::Done(Summary {
             bytes: 5,
             received: 3,
             seconds: 0.5,
@@ -378,56 +269,35 @@ mod tests {
     }
 
     #[test]
-    fn a_round_trip_is_told_once_it_is_measured() {
-        let info = |state, received| PathInfo {
-            id: 0,
-            interface: "eth0".to_owned(),
-            local: "10.0.0.2".parse().unwrap(),
-            remote: "10.1.0.2:443".parse().unwrap(),
-            state,
-            rtt: Duration::from_nanos(50_123_456),
-            received,
-            sent: 0,
-            lost: 0,
-        };
-        let rtt = |state, received| Path::from(info(state, received)).rtt;
-        assert_eq!(rtt(PathState::Opening, 9), None);
-        assert_eq!(rtt(PathState::Closed, 0), None);
-        assert_eq!(rtt(PathState::Validated, 9), Some(0.050123));
-        assert_eq!(rtt(PathState::Closed, 9), Some(0.050123));
-        let unmeasured = Path {
+    fn a_round_trip_that_is_not_measured_is_not_told() {
+        let unmeasured = PathInfo {
             rtt: None,
             ..path()
         };
-        let progress = json(DownloadEvent::Progress {
+        let progress = read(DownloadEvent::Progress {
             bytes: 5,
             paths: vec![path(), unmeasured],
         });
-        assert_eq!(progress["paths"][0]["rtt"], 0.05);
+        assert_eq!(progress["paths"][0]["rtt"], 0.050123);
         assert_eq!(progress["paths"][1].get("rtt"), None);
     }
 
     #[test]
     fn a_move_and_a_loss_both_end_with_resumed() {
         let remote = "10.1.0.3:443".parse().unwrap();
-        let moved = DownloadEvent::from(ClientEvent::Moved {
+        let moved = MigrationEvent::Moved {
             sequence: 2,
-            remote,
-        });
-        assert_eq!(
-            json(moved),
-            serde_json::json!({
-                "t": 1.234568, "event": "resumed", "sequence": 2, "remote": "10.1.0.3:443",
-            })
-        );
-        let lost = DownloadEvent::Resumed {
-            sequence: None,
-            offset: Some(7),
             remote,
         };
         assert_eq!(
-            json(lost),
-            serde_json::json!({
+            read(ClientEvent::from(moved)),
+            json!({
+                "t": 1.234568, "event": "resumed", "sequence": 2, "remote": "10.1.0.3:443",
+            })
+        );
+        assert_eq!(
+            read(DownloadEvent::Reconnected { offset: 7, remote }),
+            json!({
                 "t": 1.234568, "event": "resumed", "offset": 7, "remote": "10.1.0.3:443",
             })
         );
@@ -446,8 +316,8 @@ mod tests {
             },
         };
         assert_eq!(
-            json(event),
-            serde_json::json!({
+            read(event),
+            json!({
                 "t": 1.234568, "event": "first_byte_after_move", "remote": "10.1.0.3:443",
                 "gap": 1.5, "parked_to_detected": 1.25, "detected_to_moved": 0.125,
                 "moved_to_first_byte": 0.125,

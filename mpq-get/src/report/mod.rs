@@ -97,10 +97,7 @@ impl Reporter {
             now,
             &DownloadEvent::Progress {
                 bytes: snapshot.bytes,
-                paths: live_paths(&snapshot.paths)
-                    .cloned()
-                    .map(Into::into)
-                    .collect(),
+                paths: live_paths(&snapshot.paths).cloned().collect(),
             },
         );
         self.progress.update(now, snapshot);

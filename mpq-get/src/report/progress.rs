@@ -228,14 +228,17 @@ fn path_line(path: &PathInfo, rate: f64) -> String {
         PathState::Validated => "validated",
         PathState::Closed => "closed",
     };
-    format!(
-        "path {}: {} to {}  {state}  {:.1} Mbit/s  RTT {:.1} ms",
+    let mut line = format!(
+        "path {}: {} to {}  {state}  {:.1} Mbit/s",
         path.id,
         path.interface,
         path.remote,
         rate * 1e-6,
-        path.rtt.as_secs_f64() * 1e3,
-    )
+    );
+    if let Some(rtt) = path.rtt {
+        line += &format!("  RTT {:.1} ms", rtt.as_secs_f64() * 1e3);
+    }
+    line
 }
 
 /// The rate in bit/s, and the time left where it can be told.

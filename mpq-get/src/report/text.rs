@@ -2,20 +2,9 @@
 
 use std::fmt;
 
-use super::events::{DownloadEvent, Path, Summary};
+use mpq_core::client::{ClientEvent, InterfaceEvent, MigrationEvent, PathEvent, PathInfo};
 
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Path {
-            path,
-            interface,
-            local,
-            remote,
-            ..
-        } = self;
-        write!(f, "path {path}: {interface} ({local}) to {remote}")
-    }
-}
+use super::events::{DownloadEvent, Summary};
 
 impl fmt::Display for DownloadEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,47 +19,15 @@ impl fmt::Display for DownloadEvent {
                 };
                 write!(f, "connected to {remote} by {kind}")
             }
-            DownloadEvent::InterfaceUp { interface, local } => {
-                write!(f, "{interface} ({local}) is up")
-            }
-            DownloadEvent::InterfaceDown { interface, local } => {
-                write!(f, "{interface} ({local}) is down")
-            }
-            DownloadEvent::PathOpened(path) => write!(f, "{path}: opened"),
-            DownloadEvent::PathValidated(path) => write!(f, "{path}: validated"),
-            DownloadEvent::PathClosed(path) => {
-                write!(f, "{path}: closed, {} bytes received", path.bytes)
-            }
-            DownloadEvent::Addresses { pool, name } => {
-                let pool = pool.iter().map(ToString::to_string);
-                let places: Vec<_> = pool.chain(name.clone()).collect();
-                write!(f, "server may also be found at {}", places.join(" or "))
-            }
-            DownloadEvent::MigrationAnnounced { targets, lead, .. } => {
-                let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "server will move to {} in {lead:.1} s",
-                    targets.join(" or ")
-                )
-            }
-            DownloadEvent::Parked { .. } => write!(f, "server parked, searching"),
-            DownloadEvent::Silent => write!(f, "server silent, searching"),
-            DownloadEvent::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
-            DownloadEvent::Resumed {
-                offset: Some(offset),
-                remote,
-                ..
-            } => write!(f, "download goes on at byte {offset} from {remote}"),
-            DownloadEvent::Resumed { remote, .. } => write!(f, "connection goes on at {remote}"),
-            DownloadEvent::Settled { remote } => {
-                write!(f, "server settled at {remote}, old paths closed")
+            DownloadEvent::Connection(ClientEvent::Interface(event)) => interface(event, f),
+            DownloadEvent::Connection(ClientEvent::Path(event)) => path(event, f),
+            DownloadEvent::Connection(ClientEvent::Migration(event)) => migration(event, f),
+            DownloadEvent::Reconnected { offset, remote } => {
+                write!(f, "download goes on at byte {offset} from {remote}")
             }
             DownloadEvent::FirstByteAfterMove { remote, parts } => {
                 write!(f, "download resumed from {remote} after {:.3} s", parts.gap)
             }
-            DownloadEvent::Cancelled { .. } => write!(f, "server stays where it is"),
-            DownloadEvent::MigrationFailed { reason } => write!(f, "server lost: {reason}"),
             DownloadEvent::Retry {
                 reason,
                 wait,
@@ -93,15 +50,78 @@ impl fmt::Display for DownloadEvent {
     }
 }
 
+fn interface(event: &InterfaceEvent, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match event {
+        InterfaceEvent::Up { interface, local } => write!(f, "{interface} ({local}) is up"),
+        InterfaceEvent::Down { interface, local } => write!(f, "{interface} ({local}) is down"),
+    }
+}
+
+fn path(event: &PathEvent, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (PathEvent::Opened(path) | PathEvent::Validated(path) | PathEvent::Closed(path)) = event;
+    let PathInfo {
+        id,
+        interface,
+        local,
+        remote,
+        received,
+        ..
+    } = path;
+    write!(f, "path {id}: {interface} ({local}) to {remote}: ")?;
+    match event {
+        PathEvent::Opened(_) => write!(f, "opened"),
+        PathEvent::Validated(_) => write!(f, "validated"),
+        PathEvent::Closed(_) => write!(f, "closed, {received} bytes received"),
+    }
+}
+
+fn migration(event: &MigrationEvent, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match event {
+        MigrationEvent::Announced { targets, lead, .. } => {
+            let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
+            let (targets, lead) = (targets.join(" or "), lead.as_secs_f64());
+            write!(f, "server will move to {targets} in {lead:.1} s")
+        }
+        MigrationEvent::Addresses { pool, name } => {
+            let pool = pool.iter().map(ToString::to_string);
+            let places: Vec<_> = pool.chain(name.clone()).collect();
+            write!(f, "server may also be found at {}", places.join(" or "))
+        }
+        MigrationEvent::Refused { .. } => {
+            write!(
+                f,
+                "server named an address that it may not send us to, refused"
+            )
+        }
+        MigrationEvent::Parked { .. } => write!(f, "server parked, searching"),
+        MigrationEvent::Silent => write!(f, "server silent, searching"),
+        MigrationEvent::Detected { remote, by } => write!(f, "server found at {remote} by {by}"),
+        MigrationEvent::Moved { remote, .. } => write!(f, "connection goes on at {remote}"),
+        MigrationEvent::Settled { remote } => {
+            write!(f, "server settled at {remote}, old paths closed")
+        }
+        MigrationEvent::Dead { path } => write!(f, "path {path} is silent, and closed"),
+        MigrationEvent::Cancelled { .. } => write!(f, "server stays where it is"),
+        MigrationEvent::Failed => {
+            write!(
+                f,
+                "server lost: no answer at the new address before the deadline"
+            )
+        }
+        MigrationEvent::Idle => write!(f, "server lost: nothing came for too long"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_loss_ends_with_the_byte_it_goes_on_at() {
-        let lost = DownloadEvent::Resumed {
-            sequence: None,
-            offset: Some(7),
+        let lost = DownloadEvent::Reconnected {
+            offset: 7,
             remote: "10.1.0.3:443".parse().unwrap(),
         };
         assert_eq!(
@@ -112,16 +132,17 @@ mod tests {
 
     #[test]
     fn people_read_every_target() {
-        let event = DownloadEvent::MigrationAnnounced {
+        let event = ClientEvent::from(MigrationEvent::Announced {
             sequence: 1,
             targets: vec![
                 "10.1.0.3:443".parse().unwrap(),
                 "[fd00::3]:443".parse().unwrap(),
             ],
-            lead: 2.0,
-        };
+            lead: Duration::from_secs(2),
+            outage: Duration::ZERO,
+        });
         assert_eq!(
-            event.to_string(),
+            DownloadEvent::from(event).to_string(),
             "server will move to 10.1.0.3:443 or [fd00::3]:443 in 2.0 s"
         );
     }

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use h3::client::SendRequest;
 use h3::error::Code;
 use mpq_core::Congestion;
-use mpq_core::client::{ClientConfig, ClientError, ClientEvent, ConnectError, PathInfo, PathState};
+use mpq_core::client::{
+    ClientConfig, ClientError, ClientEvent, ConnectError, PathEvent, PathInfo, PathState,
+};
 use mpq_core::h3::WholeBodies;
 use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::{Bind, Local, refused, usable};
@@ -127,7 +129,7 @@ impl Connection for PlainQuic {
 
     fn events(&self) -> broadcast::Receiver<(Instant, ClientEvent)> {
         let events = self.events.subscribe();
-        let path = ClientEvent::PathValidated(self.path());
+        let path = ClientEvent::Path(PathEvent::Validated(self.path()));
         // Only fails without a receiver.
         let _ = self.events.send((Instant::now(), path));
         events
@@ -170,7 +172,7 @@ impl PlainQuic {
                 None => PathState::Validated,
                 Some(_) => PathState::Closed,
             },
-            rtt: stats.path.rtt,
+            rtt: Some(stats.path.rtt),
             received: stats.udp_rx.bytes,
             sent: stats.udp_tx.bytes,
             lost: stats.path.lost_packets,

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use tokio::process::Command;
 
-use crate::arms::mpq_get::{Done, Download, Event};
+use crate::arms::mpq_get::{Download, DownloadEvent, Summary};
 use crate::arms::mpq_server::{Content, content_options, start_server};
 use crate::arms::testbed::Testbed;
 use crate::bench::ratios::Ratio;
@@ -162,7 +162,7 @@ where
 
 /// What one run tells.
 struct Measured {
-    done: Done,
+    done: Summary,
     client_cpu: f64,
     server_cpu: Option<f64>,
     frozen: f64,
@@ -252,16 +252,16 @@ async fn on_network(
 }
 
 /// A download's figures and the CPU time that it has used, in seconds, once it is complete.
-async fn finished(mut download: Download, expected: &str) -> Result<(Done, f64)> {
+async fn finished(mut download: Download, expected: &str) -> Result<(Summary, f64)> {
     let pid = download.pid().context("mpq-get has ended")?;
     download
-        .wait_for(|event| matches!(event, Event::Done(_)))
+        .wait_for(|event| matches!(event, DownloadEvent::Done(_)))
         .await?;
     // All is done but its exit, and nobody has waited for it yet.
     let cpu = cpu(pid).context("mpq-get has been waited for")?;
     let entries = download.finish().await?;
     let done = entries.into_iter().find_map(|entry| match entry.event {
-        Event::Done(done) => Some(done),
+        DownloadEvent::Done(done) => Some(done),
         _ => None,
     });
     let done = done.context("just seen")?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Buf;
 use http::Request;
-use mpq_core::client::{Client, ClientConfig, ClientEvent};
+use mpq_core::client::{Client, ClientConfig, ClientEvent, MigrationEvent};
 use mpq_core::tls::Trust;
 use mpq_get::report::events::DownloadEvent;
 use mpq_serve::site::random::Random;
@@ -379,9 +379,9 @@ async fn download(
         while let Ok((at, event)) = events.try_recv() {
             let at = unix() - at.elapsed().as_secs_f64();
             match event {
-                ClientEvent::Announced { .. } => announced = Some(at),
-                ClientEvent::Detected { .. } => detected = true,
-                ClientEvent::Moved { .. } => moved = Some(at),
+                ClientEvent::Migration(MigrationEvent::Announced { .. }) => announced = Some(at),
+                ClientEvent::Migration(MigrationEvent::Detected { .. }) => detected = true,
+                ClientEvent::Migration(MigrationEvent::Moved { .. }) => moved = Some(at),
                 _ => {}
             }
             if byte.is_none() {

@@ -1,23 +1,24 @@
 //! What the events of one `mpq-get` tell of a run.
 
 use anyhow::{Context, Result, bail, ensure};
+use mpq_core::client::{ClientEvent, MigrationEvent};
 
-use crate::arms::mpq_get::{Done, Entry, Event};
+use crate::arms::mpq_get::{DownloadEvent, Entry, Summary};
 use crate::experiment::record::{Mark, What};
 
 /// When the client was started, as unix time.
 pub(super) fn started_at(entries: &[Entry]) -> Result<f64> {
     let found = entries.iter().find_map(|entry| match entry.event {
-        Event::Connected { unix } => Some(unix),
+        DownloadEvent::Connected { unix, .. } => Some(unix),
         _ => None,
     });
     found.context("the client has not connected")
 }
 
 /// The figures of a client that has everything.
-pub(super) fn done(entries: &[Entry]) -> Result<&Done> {
+pub(super) fn done(entries: &[Entry]) -> Result<&Summary> {
     match entries.last().map(|entry| &entry.event) {
-        Some(Event::Done(done)) => Ok(done),
+        Some(DownloadEvent::Done(done)) => Ok(done),
         other => bail!("the client's last event is {other:?}"),
     }
 }
@@ -30,14 +31,25 @@ pub(super) fn marks(entries: &[Entry]) -> Vec<Mark> {
     };
     let seen = entries.iter().filter_map(|entry| {
         let what = match entry.event {
-            Event::Connected { .. } => What::Connected,
-            Event::MigrationAnnounced { .. } => What::Announced,
-            Event::Parked { .. } => What::Parked,
-            Event::Silent => What::Silent,
-            Event::Detected { .. } => What::Detected,
-            Event::Resumed { .. } => What::Resumed,
-            Event::FirstByteAfterMove { .. } => What::FirstByte,
-            Event::Error { .. } => What::Lost,
+            DownloadEvent::Connected { .. } => What::Connected,
+            DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Announced {
+                ..
+            })) => What::Announced,
+            DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Parked {
+                ..
+            })) => What::Parked,
+            DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Silent)) => {
+                What::Silent
+            }
+            DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Detected {
+                ..
+            })) => What::Detected,
+            DownloadEvent::Reconnected { .. }
+            | DownloadEvent::Connection(ClientEvent::Migration(MigrationEvent::Moved { .. })) => {
+                What::Resumed
+            }
+            DownloadEvent::FirstByteAfterMove { .. } => What::FirstByte,
+            DownloadEvent::Error { .. } => What::Lost,
             _ => return None,
         };
         Some(Mark::new(start + entry.t, what))
@@ -48,8 +60,8 @@ pub(super) fn marks(entries: &[Entry]) -> Vec<Mark> {
 /// Body bytes that a client received.
 pub(super) fn body(entries: &[Entry]) -> u64 {
     let told = entries.iter().rev().find_map(|entry| match &entry.event {
-        Event::Progress { bytes } => Some(*bytes),
-        Event::Done(done) => Some(done.bytes),
+        DownloadEvent::Progress { bytes, .. } => Some(*bytes),
+        DownloadEvent::Done(done) => Some(done.bytes),
         _ => None,
     });
     told.unwrap_or(0)
@@ -58,7 +70,7 @@ pub(super) fn body(entries: &[Entry]) -> u64 {
 /// Body bits a second after the first second of a download that took longer.
 pub(super) fn payload(entries: &[Entry]) -> Option<f64> {
     let (from, early) = entries.iter().find_map(|entry| match entry.event {
-        Event::Progress { bytes } if entry.t >= 1.0 => Some((entry.t, bytes)),
+        DownloadEvent::Progress { bytes, .. } if entry.t >= 1.0 => Some((entry.t, bytes)),
         _ => None,
     })?;
     let done = done(entries).ok()?;
@@ -68,7 +80,7 @@ pub(super) fn payload(entries: &[Entry]) -> Option<f64> {
 /// The pause that a move makes in the body, in seconds.
 pub(super) fn gap(entries: &[Entry]) -> Option<f64> {
     entries.iter().find_map(|entry| match entry.event {
-        Event::FirstByteAfterMove { gap, .. } => Some(gap),
+        DownloadEvent::FirstByteAfterMove { parts, .. } => Some(parts.gap),
         _ => None,
     })
 }
@@ -83,8 +95,8 @@ pub(super) fn standstill<'a>(clients: impl IntoIterator<Item = &'a Vec<Entry>>) 
         let mut most = 0;
         for entry in entries {
             let bytes = match &entry.event {
-                Event::Progress { bytes } => *bytes,
-                Event::Done(done) => done.bytes,
+                DownloadEvent::Progress { bytes, .. } => *bytes,
+                DownloadEvent::Done(done) => done.bytes,
                 _ => continue,
             };
             if bytes > most {
@@ -107,7 +119,7 @@ pub(super) fn share(first: &[Entry], second: &[Entry]) -> Result<f64> {
     let received = |entries: &[Entry], until: f64| {
         let start = started_at(entries)?;
         let bytes = entries.iter().rev().find_map(|entry| match &entry.event {
-            Event::Progress { bytes } if start + entry.t <= until => Some(*bytes),
+            DownloadEvent::Progress { bytes, .. } if start + entry.t <= until => Some(*bytes),
             _ => None,
         });
         Ok::<_, anyhow::Error>(bytes.unwrap_or(0) as f64)
@@ -120,21 +132,13 @@ pub(super) fn share(first: &[Entry], second: &[Entry]) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::arms::mpq_get::tests::{connected, done, read};
 
-    fn done(seconds: f64) -> Event {
-        Event::Done(Done {
-            bytes: 0,
-            seconds,
-            sha256: String::new(),
-            handshakes: 1,
-            requests: 1,
-            paths: Vec::new(),
-        })
-    }
-
-    fn entries(unix: f64, events: Vec<(f64, Event)>) -> Vec<Entry> {
-        let start = (0.1, Event::Connected { unix });
+    fn entries(unix: f64, events: Vec<(f64, DownloadEvent)>) -> Vec<Entry> {
+        let start = (0.1, connected(unix));
         [start]
             .into_iter()
             .chain(events)
@@ -142,9 +146,12 @@ mod tests {
             .collect()
     }
 
+    fn progress(bytes: u64) -> DownloadEvent {
+        read(json!({"event": "progress", "bytes": bytes, "paths": []}))
+    }
+
     #[test]
     fn a_standstill_is_a_time_in_which_the_body_does_not_grow() {
-        let progress = |bytes| Event::Progress { bytes };
         let first = entries(
             100.0,
             vec![
@@ -163,14 +170,13 @@ mod tests {
 
     #[test]
     fn a_share_is_counted_while_both_run() {
-        let progress = |bytes| Event::Progress { bytes };
         let first = entries(
             100.0,
             vec![
                 (1.0, progress(50)),
                 (2.0, progress(200)),
                 (3.0, progress(350)),
-                (3.5, done(3.5)),
+                (3.5, done(350, 3.5)),
             ],
         );
         let second = entries(
@@ -179,7 +185,7 @@ mod tests {
                 (1.0, progress(100)),
                 (2.0, progress(200)),
                 (9.0, progress(900)),
-                (9.5, done(9.5)),
+                (9.5, done(900, 9.5)),
             ],
         );
         // From 101 to 103.5: the first receives 300, the second 200.

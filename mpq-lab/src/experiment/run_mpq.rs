@@ -7,7 +7,7 @@ use mpq_core::proto::Strategy;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep_until};
 
-use crate::arms::mpq_get::{Download, Entry, Event};
+use crate::arms::mpq_get::{Download, DownloadEvent, Entry};
 use crate::arms::sample::Side;
 use crate::experiment::client_log;
 use crate::experiment::record::{Mark, What};
@@ -27,7 +27,7 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
     let mut download = start_client(stage, ServerA, 1)?;
     let start = unix();
     download
-        .wait_for(|event| matches!(event, Event::Connected { .. }))
+        .wait_for(|event| matches!(event, DownloadEvent::Connected { .. }))
         .await?;
     let zero = Instant::now();
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::ClientMachine;
 use super::probe_budget::Round;
 use super::state::{Attempt, Phase, Silence};
-use super::{Event, Output};
+use super::{Event, Output, Sign};
 use crate::proto::frame::MAX_ADDRESSES;
 
 /// How long whoever answers may take to become a path, in RTT and at the least, before the search
@@ -75,7 +75,8 @@ impl ClientMachine {
             };
             *left = fewer;
         }
-        self.event(Event::Detected { remote, knock });
+        let by = if knock { Sign::Knock } else { Sign::Probe };
+        self.event(Event::Detected { remote, by });
         if self.config.hold_back.is_zero() {
             return self.attempt(silence, remote, now);
         }

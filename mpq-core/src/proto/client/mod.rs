@@ -31,6 +31,7 @@ mod search;
 mod state;
 mod strategy;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -206,18 +207,24 @@ pub enum Output {
     Event(Event),
 }
 
-/// What an onlooker wants to know.
+/// What an onlooker wants to know. With the feature `serde`, `event` has the name of what happened, and times
+/// are in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
 pub enum Event {
     /// The server will move.
+    #[cfg_attr(feature = "serde", serde(rename = "migration_announced"))]
     Announced {
         /// Of the announcement.
         sequence: u64,
         /// Those of the announced addresses that are acceptable.
         targets: Vec<SocketAddr>,
         /// Time until it parks.
+        #[cfg_attr(feature = "serde", serde(with = "crate::seconds"))]
         lead: Duration,
         /// How long it expects to be away.
+        #[cfg_attr(feature = "serde", serde(with = "crate::seconds"))]
         outage: Duration,
     },
     /// Where else the server may be found.
@@ -225,9 +232,14 @@ pub enum Event {
         /// Those of its addresses that are acceptable.
         pool: Vec<SocketAddr>,
         /// A DNS name that leads to it.
+        #[cfg_attr(
+            feature = "serde",
+            serde(default, skip_serializing_if = "Option::is_none")
+        )]
         name: Option<String>,
     },
-    /// An announcement was not acceptable.
+    /// An announcement was not acceptable: the server may not send us there.
+    #[cfg_attr(feature = "serde", serde(rename = "migration_refused"))]
     Refused {
         /// Of the announcement.
         sequence: u64,
@@ -243,10 +255,12 @@ pub enum Event {
     Detected {
         /// Where.
         remote: SocketAddr,
-        /// By a knock, rather than by the answer to a probe.
-        knock: bool,
+        /// How it made itself known.
+        by: Sign,
     },
-    /// The first path to the new address is validated.
+    /// The first path to the new address is validated, or the server has answered there to redirected
+    /// datagrams.
+    #[cfg_attr(feature = "serde", serde(rename = "resumed"))]
     Moved {
         /// Of the newest announcement; 0 if there was none.
         sequence: u64,
@@ -259,6 +273,7 @@ pub enum Event {
         remote: SocketAddr,
     },
     /// A path's link is dead while another one works; the path is closed.
+    #[cfg_attr(feature = "serde", serde(rename = "path_dead"))]
     Dead {
         /// QUIC's path id.
         path: u32,
@@ -269,7 +284,28 @@ pub enum Event {
         sequence: u64,
     },
     /// The server was silent for longer than the deadline. The connection is lost.
+    #[cfg_attr(feature = "serde", serde(rename = "migration_failed"))]
     Failed,
     /// The server was silent for longer than the idle timeout. The connection is lost.
     Idle,
+}
+
+/// How a server at another address makes itself known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum Sign {
+    /// It answers our probe.
+    Probe,
+    /// It knocks.
+    Knock,
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Probe => "probe",
+            Self::Knock => "knock",
+        })
+    }
 }
