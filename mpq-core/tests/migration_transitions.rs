@@ -4,6 +4,9 @@
 //! They are part of the crate's documentation. After a change of a machine, run this test
 //! with `UPDATE_TRANSITIONS=1` and read the difference.
 
+#[path = "support/diagram.rs"]
+mod diagram;
+
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -64,23 +67,20 @@ fn table(state: &str, rows: &[Row]) -> String {
 }
 
 /// What leads from a state to which other, by the tables' rows.
-fn diagram(states: &[(&str, Vec<Row>)]) -> String {
-    let mut text = "\n```mermaid\nstateDiagram-v2\n".to_owned();
-    let name = |state: &str| -> String { state.replace(['(', ')'], "").replace(' ', "_") };
+fn drawn(states: &[(&str, Vec<Row>)]) -> String {
+    let mut arrows: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for (state, rows) in states {
-        let mut ways: Vec<(&str, Vec<&str>)> = Vec::new();
         for (input, after, _) in rows.iter().filter(|(_, after, _)| after != state) {
-            match ways.iter_mut().find(|(known, _)| known == after) {
-                Some((_, inputs)) => inputs.push(input),
-                None => ways.push((after, vec![input])),
+            match arrows
+                .iter_mut()
+                .find(|(from, to, _)| from == state && to == after)
+            {
+                Some((.., inputs)) => inputs.push(input),
+                None => arrows.push((state, after, vec![input])),
             }
         }
-        for (after, inputs) in ways {
-            let inputs = inputs.join(" / ");
-            writeln!(text, "    {} --> {}: {inputs}", name(state), name(after)).unwrap();
-        }
     }
-    text + "```\n"
+    diagram::draw(&arrows)
 }
 
 fn compare(file: &str, text: &str) {
@@ -315,8 +315,8 @@ fn the_clients_table() {
         .map(|(state, way)| rows_of(*state, way))
         .collect();
     let tables = states.iter().map(|(state, rows)| table(state, rows));
-    let text = diagram(&states) + &tables.collect::<String>();
-    compare("client_transitions.md", &text);
+    compare("client_states.svg", &drawn(&states));
+    compare("client_transitions.md", &tables.collect::<String>());
 }
 
 /// Validates every path that the client has asked for to B.
@@ -501,8 +501,8 @@ fn the_servers_table() {
     };
     let states: Vec<_> = states.into_iter().map(rows_of).collect();
     let tables = states.iter().map(|(state, rows)| table(state, rows));
-    let text = diagram(&states) + &tables.collect::<String>();
-    compare("server_transitions.md", &text);
+    compare("server_states.svg", &drawn(&states));
+    compare("server_transitions.md", &tables.collect::<String>());
 }
 
 #[test]

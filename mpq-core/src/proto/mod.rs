@@ -41,8 +41,14 @@
 //! are in italics. The server has the clients 1 and 2, and 1 s of lead time.
 //!
 //! # The client's transitions
+//!
+#![doc = include_str!("client_states.svg")]
+//!
 #![doc = include_str!("client_transitions.md")]
 //! # The server's transitions
+//!
+#![doc = include_str!("server_states.svg")]
+//!
 #![doc = include_str!("server_transitions.md")]
 //! # The same move by each strategy
 #![doc = include_str!("strategies.md")]
