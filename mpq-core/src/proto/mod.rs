@@ -60,7 +60,7 @@ pub mod frame;
 pub(crate) mod liveness;
 pub mod policy;
 pub mod probe;
-pub(crate) mod reopen_gate;
+pub(crate) mod opening_gate;
 pub mod server;
 pub(crate) mod trace;
 pub(crate) mod varint;

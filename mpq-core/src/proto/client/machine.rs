@@ -14,7 +14,7 @@ use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Config, Event, Input, Output};
 use crate::proto::frame::Frame;
-use crate::proto::reopen_gate::ReopenGate;
+use crate::proto::opening_gate::OpeningGate;
 
 /// Silence of a server that is expected to send, in RTT and at the least, until it is believed.
 const SILENCE_RTTS: u32 = 4;
@@ -62,7 +62,7 @@ impl ClientMachine {
         };
         let rtt = LEAST_SILENCE;
         let health = Health::new(!config.strategy.redirects());
-        let gate = ReopenGate::new(config.strategy.probes());
+        let gate = OpeningGate::new(config.strategy.probes());
         Self {
             rng: fastrand::Rng::with_seed(config.seed),
             config,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::baselines::Detection;
 use super::{Output, Refusal};
-use crate::proto::reopen_gate::ReopenGate;
+use crate::proto::opening_gate::OpeningGate;
 
 /// Before an opening is tried again: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
@@ -18,7 +18,7 @@ pub(super) struct Paths {
     locals: Vec<IpAddr>,
     open: Vec<Path>,
     openings: Vec<Opening>,
-    gate: ReopenGate,
+    gate: OpeningGate,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Destination<'_> {
 
 impl Paths {
     /// The first one. Before others are opened again, `gate` asks.
-    pub(super) fn new(local: IpAddr, remote: SocketAddr, gate: ReopenGate) -> Self {
+    pub(super) fn new(local: IpAddr, remote: SocketAddr, gate: OpeningGate) -> Self {
         Self {
             locals: vec![local],
             open: vec![Path {

@@ -16,7 +16,7 @@ const LAST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The doubtful addresses, and the paths that wait for an answer there.
 #[derive(Debug)]
-pub(crate) struct ReopenGate {
+pub(crate) struct OpeningGate {
     /// Whether it may ask at all. If not, paths are opened untried.
     probes: bool,
     doubtful: BTreeSet<IpAddr>,
@@ -29,7 +29,7 @@ struct Waiting {
     interval: Duration,
 }
 
-impl ReopenGate {
+impl OpeningGate {
     /// One that is open everywhere, and stays so if it may not probe.
     pub(crate) fn new(probes: bool) -> Self {
         Self {
@@ -127,7 +127,7 @@ mod tests {
     fn only_where_a_path_has_failed_an_answer_is_waited_for() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::new(true);
+        let mut gate = OpeningGate::new(true);
         assert!(!gate.hold(now, local, a));
         gate.add(local);
         assert_eq!(gate.probes(now, any), []);
@@ -143,7 +143,7 @@ mod tests {
     fn who_may_not_probe_opens_paths_untried() {
         let (local, a, _) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::new(false);
+        let mut gate = OpeningGate::new(false);
         gate.add(local);
         assert!(!gate.hold(now, local, a));
         assert_eq!((gate.probes(now, any), gate.probe_at(any)), (vec![], None));
@@ -153,7 +153,7 @@ mod tests {
     fn probes_come_no_more_than_once_a_second_in_the_end() {
         let (local, a, _) = places();
         let start = Instant::now();
-        let mut gate = ReopenGate::new(true);
+        let mut gate = OpeningGate::new(true);
         gate.add(local);
         gate.hold(start, local, a);
         let mut probes = 0;
@@ -171,7 +171,7 @@ mod tests {
     fn probes_go_only_to_where_a_path_is_wanted_now() {
         let (local, a, b) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::new(true);
+        let mut gate = OpeningGate::new(true);
         gate.add(local);
         assert!(gate.hold(now, local, a) && gate.hold(now, local, b));
         let to = |wanted| move |_: IpAddr, remote: SocketAddr| remote == wanted;
@@ -187,7 +187,7 @@ mod tests {
     fn all_doubts_end_at_once() {
         let (local, a, _) = places();
         let now = Instant::now();
-        let mut gate = ReopenGate::new(true);
+        let mut gate = OpeningGate::new(true);
         gate.add(local);
         gate.hold(now, local, a);
         assert_eq!(gate.clear(), [(local, a)]);
