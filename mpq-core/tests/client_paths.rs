@@ -31,7 +31,14 @@ impl Rig {
         Self::with(Config::default())
     }
 
+    /// One whose probes have been answered.
     fn with(config: Config) -> Self {
+        let mut rig = Self::untested(config);
+        rig.answer(0, 1);
+        rig
+    }
+
+    fn untested(config: Config) -> Self {
         let now = Instant::now();
         let figures = |id| PathFigures {
             id,
@@ -44,6 +51,7 @@ impl Rig {
             client: ClientMachine::new(now, config, local(0), server(1)),
             figures: vec![figures(0), figures(1)],
         };
+        rig.input(Input::Figures(rig.figures.clone()));
         rig.input(Input::Locals(vec![local(0), local(1)]));
         rig.open(1, 1, 1);
         rig.input(Input::Expecting(true));
@@ -68,9 +76,32 @@ impl Rig {
         })
     }
 
-    fn gone(&mut self, path: u32, by_server: bool) -> Vec<Output> {
+    fn gone(&mut self, path: u32) -> Vec<Output> {
         self.figures.retain(|figures| figures.id != path);
-        self.input(Input::PathGone { path, by_server })
+        self.input(Input::PathGone { path })
+    }
+
+    fn refused(&mut self, from: u8, to: u8, refusal: Refusal) -> Vec<Output> {
+        self.input(Input::PathRefused {
+            local: local(from),
+            remote: server(to),
+            refusal,
+        })
+    }
+
+    fn locals(&mut self, hosts: impl IntoIterator<Item = u8>) -> Vec<Output> {
+        self.input(Input::Locals(hosts.into_iter().map(local).collect()))
+    }
+
+    /// Has the server announce a move to server 2, and park.
+    fn park(&mut self) {
+        self.input(Input::Frame(Frame::Migration {
+            sequence: 1,
+            targets: vec![server(2)],
+            outage: SECOND,
+            lead: SECOND,
+        }));
+        self.input(Input::Frame(Frame::Parked { sequence: 1 }));
     }
 
     fn answer(&mut self, from: u8, remote: u8) -> Vec<Output> {
@@ -125,7 +156,7 @@ fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_
     let closed = place(&Output::Close { path: 0 }).expect("closed");
     assert!(evacuated < closed, "{outputs:?}");
     assert!(outputs.contains(&Output::Event(Event::Dead { path: 0 })));
-    rig.gone(0, false);
+    rig.gone(0);
     let outputs = rig.run(3 * SECOND, &[20]);
     assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(0, 1)));
     assert!(rig.answer(0, 1).contains(&open(0, 1)));
@@ -159,54 +190,117 @@ fn in_a_move_no_path_is_given_up() {
 }
 
 #[test]
-fn a_path_that_the_server_closes_puts_its_address_in_doubt() {
-    for by_server in [false, true] {
-        let mut rig = Rig::new();
-        rig.gone(1, by_server);
-        let outputs = rig.run(2 * SECOND, &[20]);
-        assert_eq!(outputs.contains(&probe(1, 1)), by_server);
-        assert_eq!(outputs.contains(&open(1, 1)), !by_server);
-    }
-}
-
-#[test]
-fn what_is_not_validated_puts_its_address_in_doubt_and_a_missing_id_does_not() {
-    for (refusal, doubts) in [(Refusal::NoAnswer, true), (Refusal::NoId, false)] {
-        let mut rig = Rig::new();
-        rig.input(Input::Locals(vec![local(0), local(1), local(2)]));
-        rig.input(Input::PathRefused {
-            local: local(2),
-            remote: server(1),
-            refusal,
-        });
-        let outputs = rig.run(SECOND, &[20, 20]);
-        assert_eq!(outputs.contains(&probe(2, 1)), doubts);
-        assert_eq!(outputs.contains(&open(2, 1)), !doubts);
-    }
-}
-
-#[test]
-fn all_doubts_end_when_no_path_is_left() {
+fn a_path_is_opened_where_a_probe_was_answered_and_again_after_another_answer() {
     let mut rig = Rig::new();
-    rig.gone(1, true);
+    let outputs = rig.locals([0, 1, 2]);
+    assert!(outputs.contains(&probe(2, 1)), "{outputs:?}");
+    let outputs = rig.run(10 * SECOND, &[20, 20]);
+    assert!(!outputs.contains(&open(2, 1)), "{outputs:?}");
+    assert!(rig.answer(2, 1).contains(&open(2, 1)));
+    // It was too early, or there was no id: nothing is wrong with the way.
+    rig.refused(2, 1, Refusal::NoId);
+    assert!(rig.run(SECOND, &[20, 20]).contains(&open(2, 1)));
+    rig.refused(2, 1, Refusal::NoAnswer);
+    let outputs = rig.run(2 * SECOND, &[20, 20]);
+    assert!(outputs.contains(&probe(2, 1)) && !outputs.contains(&open(2, 1)));
+    assert!(rig.answer(2, 1).contains(&open(2, 1)));
+    rig.open(2, 2, 1);
+    rig.gone(2);
+    let outputs = rig.run(2 * SECOND, &[20, 20]);
+    assert!(outputs.contains(&probe(2, 1)) && !outputs.contains(&open(2, 1)));
+}
+
+#[test]
+fn nobody_waits_for_an_answer_when_no_path_is_left() {
+    let mut rig = Rig::new();
+    rig.gone(1);
     assert!(!rig.run(2 * SECOND, &[20]).contains(&open(1, 1)));
-    let mut outputs = rig.gone(0, true);
+    let mut outputs = rig.gone(0);
     outputs.extend(rig.run(LOOK, &[]));
     assert!(outputs.contains(&open(0, 1)) && outputs.contains(&open(1, 1)));
 }
 
 #[test]
+fn where_the_server_answers_no_probe_paths_are_opened_untried() {
+    let mut rig = Rig::untested(Config::default());
+    rig.locals([0, 1, 2]);
+    // It is asked from where a path works as well, and that goes on.
+    let outputs = rig.run(500 * MILLISECOND, &[20, 20]);
+    assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(2, 1)));
+    assert!(rig.run(500 * MILLISECOND, &[20, 20]).contains(&open(2, 1)));
+
+    // While it is silent, nothing is known of it.
+    let mut rig = Rig::untested(Config::default());
+    rig.locals([0, 1, 2]);
+    let outputs = rig.run(10 * SECOND, &[0, 0]);
+    assert!(!outputs.contains(&open(2, 1)), "{outputs:?}");
+}
+
+#[test]
+fn without_probes_paths_are_opened_at_once() {
+    for (strategy, bare) in [(Strategy::Paper, false), (Strategy::Multipath, true)] {
+        let mut rig = Rig::with(Config {
+            strategy,
+            bare,
+            ..Config::default()
+        });
+        let outputs = rig.locals([0, 1, 2]);
+        assert!(outputs.contains(&open(2, 1)), "{outputs:?}");
+    }
+}
+
+/// How many of them take a path id.
+fn opened(outputs: &[Output]) -> u32 {
+    let opens = |output: &&Output| matches!(output, Output::Open { .. });
+    outputs.iter().filter(opens).count() as u32
+}
+
+#[test]
+fn dead_interfaces_use_up_no_path_ids() {
+    let mut rig = Rig::new();
+    let mut outputs = rig.locals(0..18);
+    outputs.extend(rig.run(60 * SECOND, &[20, 20]));
+    assert_eq!(opened(&outputs), 0, "{outputs:?}");
+    rig.park();
+    assert!(rig.answer(0, 2).contains(&open(0, 2)));
+    assert!(rig.answer(1, 2).contains(&open(1, 2)));
+}
+
+#[test]
+fn an_interface_that_comes_and_goes_leaves_the_path_ids_for_a_move() {
+    let mut rig = Rig::new();
+    let mut outputs = Vec::new();
+    for _ in 0..32 {
+        outputs.extend(rig.locals([0, 1, 2]));
+        // It works just long enough to be answered.
+        outputs.extend(rig.answer(2, 1));
+        outputs.extend(rig.locals([0, 1]));
+        outputs.extend(rig.run(SECOND, &[20, 20]));
+    }
+    rig.park();
+    outputs.extend(rig.answer(0, 2));
+    outputs.extend(rig.answer(1, 2));
+    assert!(outputs.contains(&open(0, 2)) && outputs.contains(&open(1, 2)));
+    let ids = Config::default().path_ids;
+    // Two were there at first.
+    assert!(2 + opened(&outputs) <= ids, "{outputs:?}");
+    assert!(opened(&outputs) > 8, "it is tried for as long as it can be");
+}
+
+#[test]
+fn as_many_paths_are_opened_as_can_move() {
+    let mut rig = Rig::new();
+    rig.locals(0..18);
+    let opened: u32 = (2..18).map(|host| opened(&rig.answer(host, 1))).sum();
+    assert_eq!(2 + opened, Config::default().path_ids / 2);
+}
+
+#[test]
 fn an_opening_that_waits_for_an_answer_survives_an_attempt_elsewhere() {
     let mut rig = Rig::new();
-    rig.gone(1, true);
+    rig.gone(1);
     rig.run(2 * SECOND, &[20]);
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
-    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.park();
     // Somebody answers there who is not the server, which wakes where it was.
     let outputs = rig.answer(0, 2);
     assert!(outputs.contains(&open(0, 2)), "{outputs:?}");
@@ -214,6 +308,21 @@ fn an_opening_that_waits_for_an_answer_survives_an_attempt_elsewhere() {
     let outputs = rig.run(2 * SECOND, &[20]);
     assert!(outputs.contains(&probe(1, 1)), "{outputs:?}");
     assert!(rig.answer(1, 1).contains(&open(1, 1)));
+}
+
+#[test]
+fn a_knock_tells_that_the_way_is_open_as_the_answer_of_a_probe_does() {
+    let mut rig = Rig::new();
+    rig.park();
+    let knock = Input::Answer {
+        local: local(0),
+        remote: server(2),
+        knock: true,
+    };
+    let outputs = rig.input(knock);
+    assert!(outputs.contains(&open(0, 2)) && !outputs.contains(&open(1, 2)));
+    assert!(outputs.contains(&probe(1, 2)), "{outputs:?}");
+    assert!(rig.answer(1, 2).contains(&open(1, 2)));
 }
 
 #[test]
@@ -236,7 +345,7 @@ fn redirected_probes_go_to_where_the_server_is() {
     rig.answer(0, 2);
     rig.run(SECOND, &[1, 1]);
     assert_eq!(rig.client.remote(), server(2));
-    rig.gone(1, true);
+    rig.gone(1);
     let outputs = rig.run(2 * SECOND, &[20]);
     assert!(outputs.contains(&probe(1, 2)), "{outputs:?}");
     // For QUIC the server is still where it was at first.
@@ -287,8 +396,8 @@ fn a_move_is_settled_once_all_paths_are_there() {
         !rig.open(3, 1, 2).contains(&settled),
         "path 0 is still there"
     );
-    assert!(!rig.gone(0, false).contains(&settled));
-    assert!(rig.gone(1, false).contains(&settled));
+    assert!(!rig.gone(0).contains(&settled));
+    assert!(rig.gone(1).contains(&settled));
 }
 
 #[test]
@@ -296,7 +405,7 @@ fn after_a_change_of_interfaces_the_server_is_shown_where_the_client_is() {
     let mut rig = Rig::new();
     let outputs = rig.input(Input::Locals(vec![local(0), local(2)]));
     assert!(outputs.contains(&Output::AbandonFrom(local(1))));
-    assert!(outputs.contains(&Output::Ping { path: 0 }) && outputs.contains(&open(2, 1)));
+    assert!(outputs.contains(&Output::Ping { path: 0 }) && outputs.contains(&probe(2, 1)));
     // Without any, all stays as it is.
     assert_eq!(rig.input(Input::Locals(vec![])), []);
 }

@@ -24,6 +24,7 @@ fn local(host: u8) -> IpAddr {
 struct Rig {
     now: Instant,
     client: ClientMachine,
+    locals: Vec<u8>,
     outputs: Vec<Output>,
     /// Datagrams received on each of its first two paths.
     received: [u64; 2],
@@ -37,12 +38,13 @@ impl Rig {
         let mut rig = Self {
             now,
             client,
+            locals: Vec::new(),
             outputs,
             received: [0; 2],
         };
         rig.hear();
         rig.input(Input::Expecting(true));
-        rig.input(Input::Locals(vec![local(0), local(1)]));
+        rig.locals(&[0, 1]);
         rig.path(1, 1, 1);
         rig.outputs.clear();
         rig
@@ -112,6 +114,22 @@ impl Rig {
             remote: server(host),
             knock,
         });
+    }
+
+    /// As it is after a round of probes, or when the server knocks at each address.
+    fn answer_everywhere(&mut self, host: u8, knock: bool) {
+        for from in self.locals.clone() {
+            self.input(Input::Answer {
+                local: local(from),
+                remote: server(host),
+                knock,
+            });
+        }
+    }
+
+    fn locals(&mut self, locals: &[u8]) {
+        self.locals = locals.to_vec();
+        self.input(Input::Locals(locals.iter().map(|l| local(*l)).collect()));
     }
 
     fn pass(&mut self, time: Duration) {
@@ -237,6 +255,7 @@ fn a_victim_is_not_flooded_however_often_a_server_names_it() {
             for output in rig.outputs.drain(..) {
                 datagrams += match output {
                     Output::Probe(targets) => targets.len() * 2,
+                    Output::ProbeFrom { target, .. } if target.ip() == victim[0].ip() => 1,
                     // What noq sends until it gives a path up.
                     Output::Open { remote, .. } if remote.ip() == victim[0].ip() => 4,
                     _ => 0,
@@ -397,8 +416,8 @@ fn whoever_answers_and_is_not_the_server_is_given_up_for_another() {
     assert_eq!(rig.client.state(), "Searching (parked)");
     rig.outputs.clear();
     // It is the quickest again, but the other one is to have its turn.
-    rig.answer(2, false);
-    rig.answer(3, false);
+    rig.answer_everywhere(2, false);
+    rig.answer_everywhere(3, false);
     assert_eq!(rig.count(opens_to(3)), 2);
 }
 
@@ -408,7 +427,7 @@ fn answers_and_knocks_are_followed_up_so_often_only() {
         let mut rig = Rig::by(Strategy::Multipath);
         rig.park(&[2]);
         for _ in 0..60 {
-            rig.answer(2, knock);
+            rig.answer_everywhere(2, knock);
             rig.pass(4 * SECOND);
         }
         // From two addresses each time.
@@ -446,6 +465,7 @@ fn a_herd_comes_one_after_the_other() {
     rig.park(&[2]);
     rig.answer(2, false);
     rig.pass(hold_back - MILLISECOND);
+    rig.answer_everywhere(2, false);
     assert_eq!(rig.count(opens_to(2)), 0);
     rig.pass(MILLISECOND);
     assert_eq!(rig.count(opens_to(2)), 2);
@@ -501,10 +521,10 @@ fn a_cancelled_move_leaves_no_trace_in_any_state() {
 fn a_server_that_woke_where_it_was_is_found_from_other_interfaces() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.park(&[2]);
-    rig.input(Input::Locals(vec![local(2)]));
+    rig.locals(&[2]);
     rig.pass(SECOND);
     assert!(rig.goes_to(1) > 0, "it is looked for there too");
-    rig.answer(1, false);
+    rig.answer_everywhere(1, false);
     assert_eq!(rig.count(opens_to(1)), 1);
     rig.path(2, 2, 1);
     rig.hear();
@@ -561,7 +581,7 @@ fn an_announcement_that_comes_during_its_move_does_not_start_it_again() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.pass(2 * SECOND);
     rig.answer(2, true);
-    rig.answer(2, false);
+    rig.answer_everywhere(2, false);
     assert_eq!(rig.goes_to(2), 3);
     rig.announce(1, vec![server(2)]);
     rig.frame(Frame::Parked { sequence: 1 });
@@ -591,15 +611,9 @@ fn a_confirmation_of_an_attempt_that_was_given_up_leads_nowhere() {
 #[test]
 fn who_has_no_path_left_opens_another_at_once() {
     let mut rig = Rig::by(Strategy::Multipath);
-    rig.input(Input::PathGone {
-        path: 1,
-        by_server: true,
-    });
+    rig.input(Input::PathGone { path: 1 });
     assert_eq!(rig.goes_to(1), 0);
-    rig.input(Input::PathGone {
-        path: 0,
-        by_server: true,
-    });
+    rig.input(Input::PathGone { path: 0 });
     rig.pass(Duration::ZERO);
     assert_eq!(rig.goes_to(1), 2);
 }

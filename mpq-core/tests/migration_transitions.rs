@@ -259,7 +259,6 @@ fn the_clients_table() {
             refusal,
         })
     };
-    let gone = |by_server| In(Input::PathGone { path: 1, by_server });
     let inputs = [
         ("MIGRATION to B, newer", migration(8, vec![at('B')])),
         ("MIGRATION to B, not newer", migration(0, vec![at('B')])),
@@ -292,8 +291,7 @@ fn the_clients_table() {
         ),
         ("C knocks, which was not announced", answer('C', true)),
         ("path x–B is validated", path_open(2, 'x', 'B')),
-        ("path y–A is gone", gone(false)),
-        ("the server closes path y–A", gone(true)),
+        ("path y–A is gone", In(Input::PathGone { path: 1 })),
         ("there is no path id for x–B", refused('B', Refusal::NoId)),
         ("x–B is not validated", refused('B', Refusal::NoAnswer)),
         ("1 s passes", After(SECOND)),
@@ -507,14 +505,20 @@ fn the_servers_table() {
 
 #[test]
 fn a_path_that_goes_is_opened_again_but_not_at_once() {
-    let gone = client::Input::PathGone {
-        path: 1,
-        by_server: false,
-    };
+    let gone = client::Input::PathGone { path: 1 };
     let (mut client, mut now) = drive_client(&[In(gone)]);
     client_step(&mut client, &mut now, &After(999 * MILLISECOND));
     assert_eq!(client_outputs(&mut client), "");
     client_step(&mut client, &mut now, &After(MILLISECOND));
+    let asks = "probe A from y, probe A from x";
+    assert_eq!(client_outputs(&mut client), asks);
+    let (local, remote, knock) = (ip('y'), at('A'), false);
+    let answer = client::Input::Answer {
+        local,
+        remote,
+        knock,
+    };
+    client_step(&mut client, &mut now, &In(answer));
     assert_eq!(client_outputs(&mut client), "open y–A");
 }
 

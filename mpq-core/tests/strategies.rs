@@ -129,8 +129,7 @@ fn paper_opens_paths_and_does_nothing_else_until_one_is_answered() {
     let told = client.is_told("B");
     assert_eq!(told[0], Output::Close { path: 1 }, "{told:?}");
     assert_eq!(told.last(), Some(&open('y', 'B')), "{told:?}");
-    let (path, by_server) = (1, false);
-    client.does(Input::PathGone { path, by_server });
+    client.does(Input::PathGone { path: 1 });
 
     // It is the silence that counts, not what the server says of it.
     let parked = client.hears_parked();

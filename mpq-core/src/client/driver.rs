@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use noq::{FourTuple, PathEvent, PathId, PathStatus};
-use noq_proto::{NetworkChangeHint, PathAbandonReason};
+use noq_proto::NetworkChangeHint;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
@@ -19,6 +19,7 @@ use crate::error::ClientError;
 use crate::frame_io::{FrameReader, write_frames};
 use crate::h3::MigrationStream;
 use crate::h3::supervision::Supervision;
+use crate::limits::PATHS;
 use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
@@ -80,6 +81,7 @@ impl Driver {
             allow_unvalidated: config.allow_unvalidated,
             bare: config.bare,
             hold_back: config.hold_back.mul_f64(fraction()),
+            path_ids: PATHS,
             seed: u64::from_be_bytes(tls::random()),
             capabilities: match config.strategy {
                 Strategy::Restart => 0,
@@ -313,7 +315,7 @@ impl Driver {
                     remote,
                 });
             }
-            PathEvent::Abandoned { id, reason, .. } => {
+            PathEvent::Abandoned { id, .. } => {
                 let id = path_number(id);
                 let was_validated = self.table.is_validated(id);
                 let Some(info) = self.table.set(id, PathState::Closed) else {
@@ -321,13 +323,9 @@ impl Driver {
                 };
                 let (local, remote) = (info.local, info.remote);
                 self.event(event::PathEvent::Closed(info));
-                let by_server = matches!(reason, PathAbandonReason::RemoteAbandoned { .. });
                 let refusal = Refusal::NoAnswer;
                 self.input(match was_validated {
-                    true => Input::PathGone {
-                        path: id,
-                        by_server,
-                    },
+                    true => Input::PathGone { path: id },
                     false => Input::PathRefused {
                         local,
                         remote,

@@ -1,26 +1,55 @@
-//! Local addresses from which a path has failed: before the next one is opened, a probe must be
-//! answered.
+//! Before a path is opened, a probe must be answered from its local address.
 //!
 //! The id of a path that the server never hears of is lost for good, and there are only so many. So
-//! from an address that lost a path to silence, or could not open one, a path is opened only after
-//! the server has answered a [probe](super::probe) there. Such probes go to where a path is wanted,
-//! once a second at the most, and cost nothing that could run out.
+//! a path is opened only where the server has just answered a [probe](super::probe), or has knocked. Such
+//! probes go to where a path is wanted, once a second at the most, and cost nothing that could run out.
+//!
+//! A server need not answer probes (RFC 9000 §6 lets it limit that, and what is on the way may drop them). As
+//! long as none was answered, they are therefore sent from where a path works, too: *controls*. If none
+//! of these is answered, while the server is heard, then it answers none, and paths are opened untried.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Between two probes, at first and in the end.
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long an answer tells that the way is open.
+const FRESH: Duration = Duration::from_secs(3);
+/// So many controls have to stay unanswered, for so long after the last one and for so many round trips.
+const CONTROLS: u32 = 3;
+const CONTROL_WAIT: Duration = Duration::from_millis(300);
+const CONTROL_RTTS: u32 = 3;
 
-/// The doubtful addresses, and the paths that wait for an answer there.
+/// Which addresses have been answered, and the paths that wait for an answer.
 #[derive(Debug)]
 pub(crate) struct OpeningGate {
-    /// Whether it may ask at all. If not, paths are opened untried.
-    probes: bool,
-    doubtful: BTreeSet<IpAddr>,
+    habit: Habit,
+    /// When the last answer came.
+    answers: BTreeMap<(IpAddr, SocketAddr), Instant>,
     waiting: BTreeMap<(IpAddr, SocketAddr), Waiting>,
+    /// When the server was heard by a path.
+    heard: Option<Instant>,
+}
+
+/// Whether probes are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    /// They are not, or may not be sent: paths are opened untried.
+    Open,
+    /// Nobody knows yet.
+    Untested(Controls),
+    /// They are.
+    Answers,
+}
+
+/// The controls that were sent.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Controls {
+    sent: u32,
+    first: Option<Instant>,
+    last: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -30,47 +59,92 @@ struct Waiting {
 }
 
 impl OpeningGate {
-    /// One that is open everywhere, and stays so if it may not probe.
+    /// One that is open everywhere, and stays so, if it may not probe.
     pub(crate) fn new(probes: bool) -> Self {
         Self {
-            probes,
-            doubtful: BTreeSet::new(),
+            habit: match probes {
+                true => Habit::Untested(Controls::default()),
+                false => Habit::Open,
+            },
+            answers: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            heard: None,
         }
     }
 
-    /// A path from here has failed.
-    pub(crate) fn add(&mut self, local: IpAddr) {
-        if self.probes {
-            self.doubtful.insert(local);
+    /// A path is wanted: whether it may be opened now. If not, an answer is asked for.
+    pub(crate) fn admits(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
+        let place = (local, remote);
+        let answered = self.answers.get(&place);
+        if self.habit == Habit::Open || answered.is_some_and(|at| now < *at + FRESH) {
+            self.waiting.remove(&place);
+            return true;
         }
-    }
-
-    /// Whether a path that is wanted now has to wait for an answer.
-    pub(crate) fn hold(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
-        if !self.doubtful.contains(&local) {
-            return false;
-        }
-        self.waiting.entry((local, remote)).or_insert(Waiting {
+        self.waiting.entry(place).or_insert(Waiting {
             probe_at: now,
             interval: FIRST_INTERVAL,
         });
-        true
+        false
     }
 
-    /// A probe was answered; whether a path was waiting for that.
-    pub(crate) fn answered(&mut self, local: IpAddr, remote: SocketAddr) -> bool {
-        let waits = self.waiting.remove(&(local, remote)).is_some();
-        if waits {
-            self.doubtful.remove(&local);
+    /// What was answered there before counts no more: a path has failed.
+    pub(crate) fn distrust(&mut self, local: IpAddr, remote: SocketAddr) {
+        self.answers.remove(&(local, remote));
+    }
+
+    /// The same for all that was answered from here: the link is dead, or the address is gone.
+    pub(crate) fn distrust_link(&mut self, local: IpAddr) {
+        self.answers.retain(|(from, _), _| *from != local);
+    }
+
+    /// A probe was answered, or the server knocked; whether a path was waiting for that.
+    pub(crate) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
+        if let Habit::Untested(..) = self.habit {
+            self.habit = Habit::Answers;
         }
-        waits
+        self.answers.retain(|_, at| now < *at + FRESH);
+        self.answers.insert((local, remote), now);
+        self.waiting.remove(&(local, remote)).is_some()
     }
 
-    /// Ends all doubts; returns what was waiting for an answer. For when no path is left: an id that is
+    /// The server was heard by a path.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Whether it is not known if probes are answered.
+    pub(crate) fn is_untested(&self) -> bool {
+        matches!(self.habit, Habit::Untested(..))
+    }
+
+    /// A control is sent.
+    pub(crate) fn control(&mut self, now: Instant) {
+        if let Habit::Untested(controls) = &mut self.habit {
+            controls.sent += 1;
+            controls.first.get_or_insert(now);
+            controls.last = Some(now);
+        }
+    }
+
+    /// Opens the gate for good if no control was answered; returns what was waiting.
+    pub(crate) fn judge(&mut self, now: Instant, rtt: Duration) -> Vec<(IpAddr, SocketAddr)> {
+        let Habit::Untested(controls) = self.habit else {
+            return Vec::new();
+        };
+        let wait = CONTROL_WAIT.max(rtt * CONTROL_RTTS);
+        let waited = controls.last.is_some_and(|last| now >= last + wait);
+        // What is silent altogether proves nothing.
+        let is_heard = self.heard > controls.first;
+        if controls.sent < CONTROLS || !waited || !is_heard {
+            return Vec::new();
+        }
+        self.habit = Habit::Open;
+        self.clear()
+    }
+
+    /// Lets all pass that waits for an answer. For when no path is left: an id that is
     /// lost matters less than the time until the peer gives the connection up.
     pub(crate) fn clear(&mut self) -> Vec<(IpAddr, SocketAddr)> {
-        self.doubtful.clear();
         std::mem::take(&mut self.waiting).into_keys().collect()
     }
 
@@ -110,6 +184,8 @@ impl OpeningGate {
 mod tests {
     use super::*;
 
+    const RTT: Duration = Duration::from_millis(40);
+
     fn places() -> (IpAddr, SocketAddr, SocketAddr) {
         let remote = |text: &str| text.parse().unwrap();
         (
@@ -124,19 +200,24 @@ mod tests {
     }
 
     #[test]
-    fn only_where_a_path_has_failed_an_answer_is_waited_for() {
+    fn an_answer_lets_paths_pass_there_until_it_is_old_or_one_has_failed() {
         let (local, a, b) = places();
         let now = Instant::now();
         let mut gate = OpeningGate::new(true);
-        assert!(!gate.hold(now, local, a));
-        gate.add(local);
-        assert_eq!(gate.probes(now, any), []);
-        assert!(!gate.answered(local, a));
-        assert!(gate.hold(now, local, a));
+        assert!(!gate.admits(now, local, a));
         assert_eq!(gate.probes(now, any), [(local, a)]);
-        assert!(!gate.answered(local, b));
-        assert!(gate.answered(local, a));
-        assert!(!gate.hold(now, local, a));
+        assert!(
+            !gate.answered(now, local, b),
+            "it was answered before it was asked"
+        );
+        assert!(gate.answered(now, local, a));
+        assert!(gate.admits(now, local, a) && gate.admits(now, local, b));
+        assert_eq!(gate.probe_at(any), None);
+        assert!(!gate.admits(now + FRESH, local, a));
+        gate.distrust(local, a);
+        assert!(gate.admits(now, local, b) && !gate.admits(now, local, a));
+        gate.distrust_link(local);
+        assert!(!gate.admits(now, local, b));
     }
 
     #[test]
@@ -144,8 +225,7 @@ mod tests {
         let (local, a, _) = places();
         let now = Instant::now();
         let mut gate = OpeningGate::new(false);
-        gate.add(local);
-        assert!(!gate.hold(now, local, a));
+        assert!(gate.admits(now, local, a));
         assert_eq!((gate.probes(now, any), gate.probe_at(any)), (vec![], None));
     }
 
@@ -154,13 +234,12 @@ mod tests {
         let (local, a, _) = places();
         let start = Instant::now();
         let mut gate = OpeningGate::new(true);
-        gate.add(local);
-        gate.hold(start, local, a);
+        gate.admits(start, local, a);
         let mut probes = 0;
         for step in 0..1000 {
             let now = start + Duration::from_millis(10) * step;
             // To want it again hurries nothing.
-            gate.hold(now, local, a);
+            gate.admits(now, local, a);
             probes += gate.probes(now, any).len();
         }
         // At 0, 0.1, 0.3, 0.7 and 1.5 s, and then each second.
@@ -172,8 +251,7 @@ mod tests {
         let (local, a, b) = places();
         let now = Instant::now();
         let mut gate = OpeningGate::new(true);
-        gate.add(local);
-        assert!(gate.hold(now, local, a) && gate.hold(now, local, b));
+        assert!(!gate.admits(now, local, a) && !gate.admits(now, local, b));
         let to = |wanted| move |_: IpAddr, remote: SocketAddr| remote == wanted;
         assert_eq!(gate.probes(now, to(b)), [(local, b)]);
         assert_eq!(gate.probe_at(to(b)), Some(now + FIRST_INTERVAL));
@@ -184,14 +262,27 @@ mod tests {
     }
 
     #[test]
-    fn all_doubts_end_at_once() {
+    fn a_server_that_answers_no_control_while_it_is_heard_answers_none() {
         let (local, a, _) = places();
-        let now = Instant::now();
-        let mut gate = OpeningGate::new(true);
-        gate.add(local);
-        gate.hold(now, local, a);
-        assert_eq!(gate.clear(), [(local, a)]);
-        assert_eq!(gate.clear(), []);
-        assert!(!gate.hold(now, local, a));
+        let start = Instant::now();
+        for (heard, answers) in [(true, false), (false, false), (true, true)] {
+            let mut gate = OpeningGate::new(true);
+            gate.admits(start, local, a);
+            for _ in 0..CONTROLS {
+                assert!(gate.judge(start + CONTROL_WAIT, RTT).is_empty());
+                gate.control(start);
+            }
+            if answers {
+                gate.answered(start, "10.0.0.2".parse().unwrap(), a);
+            }
+            if heard {
+                gate.heard(start + RTT);
+            }
+            assert!(gate.judge(start, RTT).is_empty(), "it has had no time");
+            let opens = heard && !answers;
+            let opened = gate.judge(start + CONTROL_WAIT, RTT);
+            assert_eq!(opened.contains(&(local, a)), opens);
+            assert_eq!(gate.admits(start + CONTROL_WAIT, local, a), opens);
+        }
     }
 }

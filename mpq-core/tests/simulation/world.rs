@@ -783,13 +783,9 @@ impl World {
                 path,
                 after,
             } => self.challenge(client, path, after),
-            Arrival::Gone { client, path } => self.client(
-                client,
-                client::Input::PathGone {
-                    path,
-                    by_server: false,
-                },
-            ),
+            Arrival::Gone { client, path } => {
+                self.client(client, client::Input::PathGone { path });
+            }
             // The connection is no more.
             Arrival::ToClient(_) | Arrival::ToServer(_) => {}
         }

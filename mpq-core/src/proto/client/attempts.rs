@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::ClientMachine;
 use super::probe_budget::Round;
-use super::state::{Attempt, Phase, Silence};
+use super::state::{Attempt, Move, Phase, Silence};
 use super::{Event, Output, Sign};
 use crate::proto::frame::MAX_ADDRESSES;
 
@@ -18,7 +18,10 @@ impl ClientMachine {
     /// Somebody answers, or knocks.
     pub(super) fn answer(&mut self, local: IpAddr, remote: SocketAddr, knock: bool, now: Instant) {
         let strategy = self.config.strategy;
-        if !knock {
+        let is_target = |mv: &Move| mv.targets.contains(&remote);
+        let known = self.current().is_some_and(is_target);
+        // A knock from elsewhere may be another's, repeated.
+        if !knock || (self.config.heeds_knocks() && (known || remote == self.remote)) {
             // QUIC's paths know it by the address that it had at first, if datagrams are redirected.
             let known_as = match self.redirected {
                 Some(to) if to == remote => self.path_remote(),
@@ -39,9 +42,6 @@ impl ClientMachine {
             }
             return;
         }
-        let known = self
-            .current()
-            .is_some_and(|mv| mv.targets.contains(&remote));
         if knock && (!known || strategy.redirects()) {
             return self.knock_from_elsewhere(remote, now);
         }

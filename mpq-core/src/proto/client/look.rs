@@ -26,6 +26,7 @@ impl ClientMachine {
             self.rtt = rtt;
         }
         if self.health.is_heard(figures) {
+            self.paths.heard(now);
             self.heard(now);
         } else if self.expecting
             && !self.is_moving()

@@ -62,7 +62,8 @@ impl ClientMachine {
         };
         let rtt = LEAST_SILENCE;
         let health = Health::new(!config.strategy.redirects());
-        let gate = OpeningGate::new(config.strategy.probes());
+        let gate = OpeningGate::new(config.asks_before_opening());
+        let ids = config.path_ids;
         Self {
             rng: fastrand::Rng::with_seed(config.seed),
             config,
@@ -72,7 +73,7 @@ impl ClientMachine {
             remote,
             redirected: Some(remote),
             announcements: Announcements::new(remote),
-            paths: Paths::new(local, remote, gate),
+            paths: Paths::new(local, remote, gate, ids),
             budget: ProbeBudget::new(now),
             health,
             knocks_left: MAX_KNOCKS,
@@ -139,10 +140,7 @@ impl ClientMachine {
                 remote,
                 refusal,
             } => self.paths.refused(now, local, remote, refusal),
-            Input::PathGone { path, by_server } => {
-                let settled_at = (!self.is_moving()).then_some(self.path_remote());
-                self.paths.gone(now, path, by_server, settled_at);
-            }
+            Input::PathGone { path } => self.paths.gone(now, path),
         }
         self.open_paths(now);
         self.end_settling();
@@ -491,11 +489,11 @@ impl ClientMachine {
         self.outputs.extend(closed);
     }
 
-    /// Opens the paths that are missing; where one has failed, asks first.
+    /// Opens the paths that are missing, once it is known that the server answers there.
     fn open_paths(&mut self, now: Instant) {
         let (strategy, remote) = (self.config.strategy, self.path_remote());
         let destination = self.mv.destination(self.phase, strategy, remote);
-        let retried = self.paths.retry(now, destination);
+        let retried = self.paths.retry(now, self.rtt, destination);
         self.outputs.extend(retried);
         let opened = self.paths.open_missing(now, destination);
         self.outputs.extend(opened);

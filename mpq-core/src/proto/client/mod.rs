@@ -39,6 +39,7 @@ pub use self::machine::ClientMachine;
 pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
 use super::liveness::PathFigures;
+use crate::limits::PATHS;
 
 /// What a client may be told to do otherwise.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct Config {
     /// How long to wait with going to a new address once somebody answers there. Chosen at random
     /// by whoever drives the machine, so that a herd of clients does not arrive at once.
     pub hold_back: Duration,
+    /// Path ids that the server grants at the same time.
+    pub path_ids: u32,
     /// Capabilities to say HELLO with.
     pub capabilities: u64,
     /// Of the times between probes, so that those of different clients do not come together.
@@ -77,6 +80,7 @@ impl Default for Config {
             allow_unvalidated: false,
             bare: false,
             hold_back: Duration::ZERO,
+            path_ids: PATHS,
             capabilities: Frame::MULTIPATH,
             seed: 0,
         }
@@ -84,6 +88,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether a path is opened only where a probe was answered. The literature's clients know of none.
+    fn asks_before_opening(&self) -> bool {
+        self.strategy.probes() && !self.bare
+    }
+
     /// Whether PARKED begins the search.
     fn heeds_parked(&self) -> bool {
         self.strategy.heeds_parked() && !self.bare
@@ -143,8 +152,6 @@ pub enum Input {
     PathGone {
         /// QUIC's path id.
         path: u32,
-        /// Whether the server closed it.
-        by_server: bool,
     },
 }
 
@@ -164,7 +171,8 @@ pub enum Output {
     Send(Frame),
     /// Send a probe to every one of these addresses from every local address.
     Probe(Vec<SocketAddr>),
-    /// Send a probe from where a path has failed: an answer says that one may be opened again.
+    /// Send a probe from where a path is wanted: an answer says that one may be opened. Or from where one
+    /// works, to learn whether the server answers probes at all.
     ProbeFrom {
         /// From this local address.
         local: IpAddr,

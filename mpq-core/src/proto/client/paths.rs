@@ -1,4 +1,9 @@
 //! The paths that there are, those that are being opened, and those that are missing.
+//!
+//! A path id is used once, and the server grants a new one only for a path that it knows to be closed. An id
+//! whose path the server never heard of is spent for good. So a path is opened only after an
+//! [answer](crate::proto::opening_gate), and to where the server is, no more paths than leave as many ids
+//! over: each of them can move.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +24,10 @@ pub(super) struct Paths {
     open: Vec<Path>,
     openings: Vec<Opening>,
     gate: OpeningGate,
+    /// Path ids that there are at the same time, used ones among them.
+    ids: u32,
+    /// Those of them that nobody has answered, and that the server may never have heard of.
+    spent: u32,
 }
 
 #[derive(Debug)]
@@ -39,6 +48,8 @@ struct Opening {
     /// When to try again, if it was refused; `None` while under way.
     retry_at: Option<Instant>,
     backoff: Duration,
+    /// It has a path id.
+    under_way: bool,
 }
 
 /// Where paths may be opened to.
@@ -49,6 +60,8 @@ pub(super) struct Destination<'a> {
     pub(super) targets: &'a [SocketAddr],
     /// From all others.
     pub(super) others: Option<SocketAddr>,
+    /// Whether the server may be there from now on, so that the ids may be used that are kept for a move.
+    pub(super) is_new: bool,
 }
 
 impl Destination<'_> {
@@ -65,11 +78,16 @@ impl Destination<'_> {
     fn is(self, local: IpAddr, remote: SocketAddr) -> bool {
         self.of(local).any(|there| there == remote)
     }
+
+    /// Whether a path from here may take one of the ids that are kept for a move.
+    fn has_reserve(self, local: IpAddr) -> bool {
+        self.is_new || self.detection.includes(local)
+    }
 }
 
 impl Paths {
-    /// The first one. Before others are opened again, `gate` asks.
-    pub(super) fn new(local: IpAddr, remote: SocketAddr, gate: OpeningGate) -> Self {
+    /// The first one, of as many as there are `ids`. Before others are opened, `gate` asks.
+    pub(super) fn new(local: IpAddr, remote: SocketAddr, gate: OpeningGate, ids: u32) -> Self {
         Self {
             locals: vec![local],
             open: vec![Path {
@@ -81,23 +99,67 @@ impl Paths {
             }],
             openings: Vec::new(),
             gate,
+            ids,
+            spent: 0,
         }
     }
 
     /// These are the local addresses from now on. What is being opened from others is given up.
     pub(super) fn set_locals(&mut self, locals: Vec<IpAddr>) -> Vec<Output> {
-        let gone = self.locals.iter().filter(|l| !locals.contains(l));
-        let outputs = gone.map(|local| Output::AbandonFrom(*local)).collect();
+        let (gate, before) = (&mut self.gate, &self.locals);
+        let gone = before.iter().filter(|l| !locals.contains(l));
+        let outputs = gone.map(|local| {
+            gate.distrust_link(*local);
+            Output::AbandonFrom(*local)
+        });
+        let outputs = outputs.collect();
         self.retain_openings(|o| locals.contains(&o.local));
         self.locals = locals;
         outputs
     }
 
     fn retain_openings(&mut self, wanted: impl Fn(&Opening) -> bool) {
+        let given_up = self.openings.iter().filter(|o| o.under_way && !wanted(o));
+        self.spent += given_up.count() as u32;
         self.openings.retain(wanted);
         let openings = &self.openings;
         let is_opening = |l, r| openings.iter().any(|o| (o.local, o.remote) == (l, r));
         self.gate.retain(is_opening);
+    }
+
+    /// Whether another path may be opened to where the server is: with it, there must be as many ids over as
+    /// there are paths.
+    fn leaves_reserve(&self) -> bool {
+        let closing = self.open.iter().filter(|p| p.closing).count();
+        let under_way = self.openings.iter().filter(|o| o.under_way).count();
+        let paths = self.open.len() - closing + under_way + 1;
+        let used = self.spent as usize + closing;
+        self.open.is_empty() || used + 2 * paths <= self.ids as usize
+    }
+
+    /// Whether a path may be opened now from here to there, and takes an id. If not, it waits.
+    fn begin(
+        &mut self,
+        now: Instant,
+        index: usize,
+        destination: Destination<'_>,
+    ) -> Option<Output> {
+        let Opening { local, remote, .. } = self.openings[index];
+        // The first ways to a server that may answer no probes are all lost: that cannot be found out.
+        let is_lost = self.is_cut_off() && self.gate.is_untested();
+        let admitted = self.open.is_empty() || is_lost || self.gate.admits(now, local, remote);
+        let has_id = destination.has_reserve(local) || self.leaves_reserve();
+        let opening = &mut self.openings[index];
+        if !admitted {
+            opening.retry_at = None;
+            return None;
+        }
+        if !has_id {
+            opening.retry_at = Some(now + LAST_RETRY);
+            return None;
+        }
+        (opening.retry_at, opening.under_way) = (None, true);
+        Some(Output::Open { local, remote })
     }
 
     /// The numbers of the paths that are in use.
@@ -126,6 +188,10 @@ impl Paths {
 
     /// A path is validated.
     pub(super) fn opened(&mut self, id: u32, local: IpAddr, remote: SocketAddr) {
+        let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
+        let opening = self.openings.iter_mut().find(same);
+        // Its id is not spent.
+        opening.into_iter().for_each(|o| o.under_way = false);
         self.retain_openings(|o| (o.local, o.remote) != (local, remote));
         self.open.retain(|p| p.id != id);
         self.open.push(Path {
@@ -146,25 +212,21 @@ impl Paths {
         refusal: Refusal,
     ) {
         let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
+        let mut had_id = false;
         if let Some(opening) = self.openings.iter_mut().find(same) {
+            had_id = std::mem::take(&mut opening.under_way);
             opening.retry_at = Some(now + opening.backoff);
             opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
         }
         if refusal == Refusal::NoAnswer {
-            self.gate.add(local);
-            self.end_doubts_if_none_is_left(now);
+            self.spent += u32::from(had_id);
+            self.gate.distrust(local, remote);
+            self.hurry_if_none_is_left(now);
         }
     }
 
-    /// A path is no more. The server closes what is silent at its end, which puts our address in doubt,
-    /// or what it has moved away from: all that does not lead to where it is, `settled_at`.
-    pub(super) fn gone(
-        &mut self,
-        now: Instant,
-        id: u32,
-        by_server: bool,
-        settled_at: Option<SocketAddr>,
-    ) {
+    /// A path is no more. What was answered from there before says nothing any more.
+    pub(super) fn gone(&mut self, now: Instant, id: u32) {
         let Some(index) = self.open.iter().position(|p| p.id == id) else {
             return;
         };
@@ -173,10 +235,8 @@ impl Paths {
         if !path.closing && !path.evacuated {
             self.open_at(now + LAST_RETRY, path.local, path.remote);
         }
-        if by_server && settled_at == Some(path.remote) {
-            self.gate.add(path.local);
-        }
-        self.end_doubts_if_none_is_left(now);
+        self.gate.distrust(path.local, path.remote);
+        self.hurry_if_none_is_left(now);
         // The last one: the peer waits for another one only for a short time
         // (draft-ietf-quic-multipath §3.4).
         if self.open.is_empty() {
@@ -186,13 +246,16 @@ impl Paths {
     }
 
     /// Without any path, no opening waits for the answer of a probe.
-    fn end_doubts_if_none_is_left(&mut self, now: Instant) {
-        if !self.open.is_empty() {
-            return;
+    fn hurry_if_none_is_left(&mut self, now: Instant) {
+        if self.open.is_empty() {
+            let held = self.gate.clear();
+            self.hurry(now, &held);
         }
-        let held = self.gate.clear();
-        let was_held = |o: &&mut Opening| held.contains(&(o.local, o.remote));
-        let openings = self.openings.iter_mut().filter(was_held);
+    }
+
+    fn hurry(&mut self, now: Instant, places: &[(IpAddr, SocketAddr)]) {
+        let wanted = |o: &&mut Opening| places.contains(&(o.local, o.remote));
+        let openings = self.openings.iter_mut().filter(wanted);
         openings.for_each(|opening| opening.retry_at = Some(now));
     }
 
@@ -204,6 +267,7 @@ impl Paths {
                 remote,
                 retry_at: Some(at),
                 backoff: LAST_RETRY,
+                under_way: false,
             });
         }
     }
@@ -235,7 +299,7 @@ impl Paths {
 
     /// A path is wanted from where one has just failed: the gate asks first, at once.
     fn doubt(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
-        self.gate.add(local);
+        self.gate.distrust_link(local);
         self.open_at(now, local, remote);
     }
 
@@ -289,39 +353,55 @@ impl Paths {
         openings.filter_map(|o| o.retry_at).chain(probe_at).min()
     }
 
-    /// The probes that are due of addresses from where a path has failed: from where, to where.
+    /// The probes that are due before paths may be opened: from where, to where. As long as no probe was ever
+    /// answered, they go from where a path works as well.
     pub(super) fn probes(
         &mut self,
         now: Instant,
         destination: Destination<'_>,
     ) -> Vec<(IpAddr, SocketAddr)> {
-        self.gate.probes(now, |l, r| destination.is(l, r))
+        let mut probes = self.gate.probes(now, |l, r| destination.is(l, r));
+        let works = |p: &&Path| !p.closing && self.locals.contains(&p.local);
+        let remotes = probes.iter().map(|(_, remote)| *remote);
+        let mut working =
+            remotes.flat_map(|r| self.open.iter().filter(works).find(|p| p.remote == r));
+        if self.gate.is_untested()
+            && let Some(path) = working.next()
+        {
+            self.gate.control(now);
+            probes.push((path.local, path.remote));
+        }
+        probes
     }
 
-    /// Such a probe was answered.
+    /// The server was heard by a path.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.gate.heard(now);
+    }
+
+    /// A probe was answered, or the server knocked.
     pub(super) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
-        let same = |o: &&mut Opening| (o.local, o.remote) == (local, remote);
-        if self.gate.answered(local, remote)
-            && let Some(opening) = self.openings.iter_mut().find(same)
-        {
-            opening.retry_at = Some(now);
+        if self.gate.answered(now, local, remote) {
+            self.hurry(now, &[(local, remote)]);
         }
     }
 
     /// Tries the openings that are due again, unless they have to wait for the answer of a probe.
-    pub(super) fn retry(&mut self, now: Instant, destination: Destination<'_>) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        for opening in &mut self.openings {
-            let (local, remote) = (opening.local, opening.remote);
-            let is_due = opening.retry_at.is_some_and(|at| at <= now);
-            if is_due && destination.is(local, remote) {
-                opening.retry_at = None;
-                if !self.gate.hold(now, local, remote) {
-                    outputs.push(Output::Open { local, remote });
-                }
-            }
-        }
-        outputs
+    pub(super) fn retry(
+        &mut self,
+        now: Instant,
+        rtt: Duration,
+        destination: Destination<'_>,
+    ) -> Vec<Output> {
+        let untried = self.gate.judge(now, rtt);
+        self.hurry(now, &untried);
+        let is_due = |o: &Opening| {
+            o.retry_at.is_some_and(|at| at <= now) && destination.is(o.local, o.remote)
+        };
+        let due = (0..self.openings.len()).filter(|index| is_due(&self.openings[*index]));
+        let due: Vec<_> = due.collect();
+        let begin = |index| self.begin(now, index, destination);
+        due.into_iter().filter_map(begin).collect()
     }
 
     /// Opens what is missing: a path from every local address to where it may be.
@@ -330,9 +410,10 @@ impl Paths {
         now: Instant,
         destination: Destination<'_>,
     ) -> Vec<Output> {
-        let mut outputs = Vec::new();
         let from = |&local: &IpAddr| destination.of(local).map(move |remote| (local, remote));
-        for (local, remote) in self.locals.iter().flat_map(from) {
+        let wanted: Vec<_> = self.locals.iter().flat_map(from).collect();
+        let mut outputs = Vec::new();
+        for (local, remote) in wanted {
             let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
             let open = |p: &Path| here(p.local, p.remote) && !p.closing;
             let there =
@@ -343,10 +424,9 @@ impl Paths {
                     remote,
                     retry_at: None,
                     backoff: FIRST_RETRY,
+                    under_way: false,
                 });
-                if !self.gate.hold(now, local, remote) {
-                    outputs.push(Output::Open { local, remote });
-                }
+                outputs.extend(self.begin(now, self.openings.len() - 1, destination));
             }
         }
         outputs

@@ -139,6 +139,7 @@ impl Move {
             detection,
             targets: &self.targets,
             others,
+            is_new: matches!(phase, Phase::Arriving(..)),
         }
     }
 
