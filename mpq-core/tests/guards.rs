@@ -656,7 +656,11 @@ fn writers_stop_before_the_clients_are_told_of_the_silence() {
     assert!(closed < parked && parked < drained, "{outputs:?}");
     assert!(machine.is_parking());
     // Nothing is frozen before all is quiet and the sockets are closed.
-    for input in [server::Input::Closed, server::Input::Thawed(server(2))] {
+    let thawed = server::Input::Thawed {
+        listen: server(2),
+        before: server(1),
+    };
+    for input in [server::Input::Closed, thawed] {
         machine.handle(now, input);
         assert_eq!((machine.poll(), machine.state()), (None, "Parking"));
     }

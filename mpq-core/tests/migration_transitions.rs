@@ -400,6 +400,13 @@ fn announcement() -> server::Input {
     })
 }
 
+fn thawed(place: char) -> server::Input {
+    server::Input::Thawed {
+        listen: at(place),
+        before: at('A'),
+    }
+}
+
 enum ServerStep {
     In(server::Input),
     After(Duration),
@@ -423,6 +430,7 @@ fn server_outputs(server: &mut ServerMachine) -> String {
         Output::CloseGates => "close gates".into(),
         Output::OpenGate(client) => format!("open gate of {client}"),
         Output::Drain => "drain".into(),
+        Output::Hold => "send nothing new".into(),
         Output::CloseSockets => "close sockets".into(),
         Output::Dump => "dump".into(),
         Output::Reopen(Some(listen)) => format!("reopen at {}", letter(listen.ip())),
@@ -444,7 +452,7 @@ fn the_servers_table() {
             After(SECOND),
             In(Input::Quiet),
             In(Input::Closed),
-            In(Input::Thawed(at('B'))),
+            In(thawed('B')),
             In(Input::Reopened),
         ]
     };
@@ -469,7 +477,8 @@ fn the_servers_table() {
             ("closed", In(Input::Closed)),
             ("failed", In(Input::Failed)),
             ("abandoned", In(Input::Abandoned)),
-            ("thawed at B", In(Input::Thawed(at('B')))),
+            ("thawed at B", In(thawed('B'))),
+            ("thawed where it was", In(thawed('A'))),
             ("reopened", In(Input::Reopened)),
             ("1 has a path to here", In(Input::Established(1))),
             ("1 is heard where it was", In(Input::Stayed(1))),

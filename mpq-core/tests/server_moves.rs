@@ -255,7 +255,7 @@ fn whoever_has_just_connected_may_still_say_hello_while_the_server_parks() {
     parking.handle(Input::Quiet);
     assert_eq!(
         (parking.outputs(), parking.server.state()),
-        (vec![], "Parking")
+        (vec![Output::Hold], "Parking")
     );
     parking.handle(Input::Hello(YOUNG));
     let outputs = parking.outputs();
@@ -268,7 +268,7 @@ fn whoever_has_just_connected_may_still_say_hello_while_the_server_parks() {
         panic!("{outputs:?}");
     };
     parking.handle(Input::Quiet);
-    assert_eq!(parking.outputs(), [Output::CloseSockets]);
+    assert_eq!(parking.outputs(), [Output::Hold, Output::CloseSockets]);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn whoever_does_not_say_hello_while_the_server_parks_is_dismissed_too() {
     parking.server.handle_timeout(parking.now);
     assert_eq!(
         parking.outputs(),
-        [Output::Dismiss(YOUNG), Output::Drain],
+        [Output::Hold, Output::Dismiss(YOUNG), Output::Drain],
         "and its end is waited for"
     );
     // From now on nobody is waited for.
@@ -289,7 +289,7 @@ fn whoever_does_not_say_hello_while_the_server_parks_is_dismissed_too() {
     parking.handle(Input::Quiet);
     assert_eq!(
         parking.outputs(),
-        [Output::Dismiss(4), Output::CloseSockets]
+        [Output::Hold, Output::Dismiss(4), Output::CloseSockets]
     );
 }
 
@@ -304,7 +304,10 @@ fn a_repeated_hello_is_no_arrival_and_does_not_bring_back_who_was_dismissed() {
     parking.handle(Input::Gone(STRANGER));
     parking.handle(Input::Gone(YOUNG));
     parking.handle(Input::Closed);
-    parking.handle(Input::Thawed("10.0.0.2:443".parse().unwrap()));
+    parking.handle(Input::Thawed {
+        listen: "10.0.0.2:443".parse().unwrap(),
+        before: "10.0.0.1:443".parse().unwrap(),
+    });
     parking.handle(Input::Reopened);
     parking.outputs();
     parking.handle(Input::Hello(FOLLOWER));

@@ -21,6 +21,8 @@ fn name(cause: &dyn fmt::Debug) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::proto::{Frame, client, server};
 
@@ -30,7 +32,8 @@ mod tests {
         assert_eq!(name(&parked), "Frame Parked");
         assert_eq!(name(&client::Input::Figures(vec![])), "Figures");
         assert_eq!(name(&client::Input::Locals(vec![])), "Locals");
-        let thawed = server::Input::Thawed("127.0.0.1:443".parse().unwrap());
+        let [before, listen] = [1, 2].map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        let thawed = server::Input::Thawed { listen, before };
         assert_eq!(name(&thawed), "Thawed");
         assert_eq!(name(&format_args!("time")), "time");
     }

@@ -1,6 +1,7 @@
 //! All connections of a server, and the machine that they have together.
 //!
-//! A hub knows of no endpoint: each [`Peer`] has the sockets of its own.
+//! A hub knows of no endpoint: each [`Peer`] has the sockets of its own. Whoever holds the lock of the machine may
+//! take that of a peer's machine, but not the other way round.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::dismissal;
 use super::peer::Peer;
-use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine};
+use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine, Stage, peer};
 use crate::proto::trace;
 
 /// The connections of a server, by the numbers that the machine knows them by.
@@ -39,7 +40,7 @@ impl Hub {
     /// A connection begins; in the midst of a move, it has to wait.
     pub(super) fn add(&self, id: u64, peer: Arc<Peer>) {
         self.peers.lock().unwrap().insert(id, peer.clone());
-        if self.is_parking() {
+        if self.stage() == Stage::Parking {
             peer.gate.close();
         }
         self.input(Input::Connected(id));
@@ -67,14 +68,9 @@ impl Hub {
         self.machine.lock().unwrap().sequence()
     }
 
-    /// Whether it is about to be frozen, or is not all there yet.
-    pub(super) fn is_parking(&self) -> bool {
-        self.machine.lock().unwrap().is_parking()
-    }
-
-    /// Whether no move is under way.
-    pub(super) fn is_serving(&self) -> bool {
-        self.machine.lock().unwrap().is_serving()
+    /// How far a move is.
+    pub(super) fn stage(&self) -> Stage {
+        self.machine.lock().unwrap().stage()
     }
 
     /// When [`Hub::timeout`] is due.
@@ -117,7 +113,7 @@ impl Hub {
                 }
                 Output::OpenGate(client) => {
                     if let Some(peer) = peers.get(&client) {
-                        peer.release();
+                        peer.handle(peer::Input::Release);
                     }
                 }
                 Output::Dismiss(client) => {

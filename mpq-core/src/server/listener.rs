@@ -48,6 +48,21 @@ impl Listener {
         *self.address.lock().unwrap()
     }
 
+    /// Closes the sockets, once what was handed to them is sent.
+    pub(super) async fn close(&self) {
+        self.sockets.close().await;
+    }
+
+    /// Whether it is noted who sends something.
+    pub(super) fn note_senders(&self, note: bool) {
+        self.sockets.note_senders(note);
+    }
+
+    /// noq is to forget the addresses that the sockets had: paths that are redirected go on at others.
+    pub(super) fn forget_addresses(&self) {
+        self.endpoint.handle_network_change(None);
+    }
+
     /// Opens the sockets at `address`, as soon as this host has it. At another one than before, noq has to
     /// validate the clients' addresses anew.
     pub(super) async fn reopen(&self, address: SocketAddr) {

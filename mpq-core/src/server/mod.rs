@@ -269,6 +269,7 @@ impl Server {
             resume: self.config.resume,
             caller,
             abandoned: false,
+            draining: Vec::new(),
         };
         tokio::spawn(async move {
             let moved = relocation.run(&mut outputs, announcement).await;

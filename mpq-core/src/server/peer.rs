@@ -6,20 +6,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
-use noq::{PathId, WeakPathHandle};
-use tokio::sync::mpsc;
+use noq::{FrameStats, PathId, WeakPathHandle};
+use tokio::sync::{Notify, mpsc};
 
 use crate::congestion::Resume;
 use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
+use crate::frame_io::write_frames;
 use crate::h3::gate::Gate;
 use crate::h3::go_away::GoAway;
 use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;
-use crate::proto::Frame;
 use crate::proto::probe::KnockKey;
+use crate::proto::server::peer::{self as proto, Input, Output, PeerMachine};
+use crate::proto::{Frame, PathFigures};
+use crate::stats::{figures, path_number};
 use crate::tls;
 
 /// A connection, as the server needs it for a move.
@@ -29,13 +32,13 @@ pub(super) struct Peer {
     pub(super) gate: Gate,
     frames: mpsc::UnboundedSender<Frame>,
     /// How many of them are not written yet.
-    pub(super) unsaid: Arc<AtomicUsize>,
+    unsaid: Arc<AtomicUsize>,
+    /// Where they come from, until they are written.
+    to_send: Mutex<Option<mpsc::UnboundedReceiver<Frame>>>,
     /// Those of its endpoint.
     pub(super) sockets: Sockets,
     /// Makes our knocks.
     knocks: KnockKey,
-    /// It redirects its datagrams when we move, and its paths stay what they are.
-    pub(super) redirects: AtomicBool,
     /// The congestion control of its paths.
     pub(super) send_control: Arc<SendControl>,
     /// How far ahead of that bodies are written.
@@ -44,7 +47,14 @@ pub(super) struct Peer {
     pub(super) go_away: GoAway,
     /// It is being told to go.
     pub(super) leaving: AtomicBool,
+    machine: Mutex<PeerMachine>,
+    sooner: Notify,
     pub(super) paths: Mutex<Paths>,
+}
+
+/// By what a connection goes in the machines.
+pub(super) fn peer_number(connection: &noq::Connection) -> u64 {
+    connection.stable_id() as u64
 }
 
 /// The paths of a connection.
@@ -53,10 +63,8 @@ pub(super) struct Paths {
     pub(super) open: BTreeMap<PathId, WeakPathHandle>,
     /// All that were ever open; noq keeps their figures for the handles.
     pub(super) ever: BTreeMap<PathId, (SocketAddr, WeakPathHandle)>,
-    /// Those from before the freeze, until the first one from after it is validated.
-    pub(super) old: BTreeMap<PathId, OldPath>,
-    /// There is one from after the freeze.
-    followed: bool,
+    /// Those that were open before the freeze.
+    old: BTreeMap<u32, OldPath>,
     /// What was known then of the paths to these addresses of the client, and not told to new ones yet.
     saved: BTreeMap<SocketAddr, Saved>,
     /// When that was noted; the clock of the process may stand still while it is frozen.
@@ -65,18 +73,18 @@ pub(super) struct Paths {
 
 /// A path from before the freeze.
 #[derive(Debug)]
-pub(super) struct OldPath {
-    pub(super) handle: WeakPathHandle,
+struct OldPath {
+    handle: WeakPathHandle,
     /// Where the client was.
     remote: SocketAddr,
     /// Where it led at our end, if that is known.
     local: Option<SocketAddr>,
-    /// It leads there now, as far as can be told: this host has that address.
-    pub(super) at_home: bool,
+    /// What noq had decrypted on it when this was last looked at.
+    received: Option<FrameStats>,
 }
 
 impl Peer {
-    /// Of a client that is at `remote`, over its first path. What it is to be told comes from the receiver.
+    /// Of a client that is at `remote`, over its first path.
     pub(super) fn new(
         connection: &noq::Connection,
         remote: SocketAddr,
@@ -85,27 +93,118 @@ impl Peer {
         send_control: Arc<SendControl>,
         send_window: Arc<SendWindow>,
         go_away: GoAway,
-    ) -> (Self, mpsc::UnboundedReceiver<Frame>) {
+    ) -> Self {
         let (frames, to_send) = mpsc::unbounded_channel();
         let mut paths = Paths::default();
         if let Some(path) = connection.path(PathId::ZERO) {
             paths.add(PathId::ZERO, remote, path.weak_handle());
         }
-        let peer = Self {
+        Self {
             connection: connection.weak_handle(),
             gate,
             frames,
             unsaid: Arc::default(),
+            to_send: Mutex::new(Some(to_send)),
             sockets,
             knocks: tls::knock_key(connection),
-            redirects: AtomicBool::new(false),
             send_control,
             send_window,
             go_away,
             leaving: AtomicBool::new(false),
+            machine: Mutex::new(PeerMachine::new(Instant::now(), peer_number(connection))),
+            sooner: Notify::new(),
             paths: Mutex::new(paths),
+        }
+    }
+
+    /// Something happened. What the machine wants is done, but for what is returned: that needs others.
+    pub(super) fn handle(&self, input: Input) -> Vec<Output> {
+        self.step(|machine, now| machine.handle(now, input))
+    }
+
+    /// What is due is done; returns as [`handle`](Self::handle) does.
+    pub(super) fn timeout(&self) -> Vec<Output> {
+        self.step(PeerMachine::handle_timeout)
+    }
+
+    fn step(&self, step: impl FnOnce(&mut PeerMachine, Instant)) -> Vec<Output> {
+        let mut machine = self.machine.lock().unwrap();
+        let due = machine.next_timeout();
+        step(&mut machine, Instant::now());
+        let is_sooner = machine.next_timeout() < due;
+        let outputs: Vec<_> = std::iter::from_fn(|| machine.poll()).collect();
+        drop(machine);
+        if is_sooner {
+            self.sooner.notify_one();
+        }
+        let rest = outputs
+            .into_iter()
+            .filter_map(|output| self.perform(output));
+        rest.collect()
+    }
+
+    /// Resolves when the time of [`Peer::timeout`] is sooner than it was.
+    pub(super) async fn sooner(&self) {
+        self.sooner.notified().await;
+    }
+
+    /// When [`Peer::timeout`] is due.
+    pub(super) fn next_timeout(&self) -> Instant {
+        self.machine.lock().unwrap().next_timeout()
+    }
+
+    pub(super) fn redirects(&self) -> bool {
+        self.machine.lock().unwrap().redirects()
+    }
+
+    /// Does what can be done with the connection alone.
+    fn perform(&self, output: Output) -> Option<Output> {
+        match output {
+            Output::Speak => self.speak(),
+            Output::Ping(path) => drop(self.path(path).map(|path| path.ping())),
+            Output::Close(path) => self.close(path),
+            Output::Followed(paths) => {
+                if let Some(connection) = self.connection.upgrade() {
+                    let paths = paths.into_iter().map(PathId::from);
+                    paths.for_each(|path| self.begin_path(&connection, path));
+                }
+            }
+            Output::Ask(paths) => self.ask(&paths),
+            Output::Knock { path, at_home } => self.knock(path, at_home),
+            Output::KeepPaths => self.send_control.keep_paths(),
+            Output::Release => {
+                self.send_control.release();
+                self.gate.open();
+            }
+            others => return Some(others),
+        }
+        None
+    }
+
+    fn path(&self, id: u32) -> Option<noq::Path> {
+        self.connection.upgrade()?.path(PathId::from(id))
+    }
+
+    fn close(&self, id: u32) {
+        if let Some(path) = self.path(id) {
+            let remote = path.remote_address().map(canonical);
+            tracing::info!("path {id} to {remote:?} is closed");
+            let _ = path.close();
+        }
+    }
+
+    /// Writes what it is told from now on.
+    fn speak(&self) {
+        let frames = self.to_send.lock().unwrap().take();
+        let (Some(connection), Some(frames)) = (self.connection.upgrade(), frames) else {
+            return;
         };
-        (peer, to_send)
+        let (send_window, unsaid) = (self.send_window.clone(), self.unsaid.clone());
+        let widen = move || send_window.widen();
+        let said = move || {
+            unsaid.fetch_sub(1, Ordering::Relaxed);
+        };
+        tokio::spawn(write_frames(connection, frames, widen, said));
     }
 
     pub(super) fn tell(&self, frame: Frame) {
@@ -130,48 +229,12 @@ impl Peer {
         connection.is_none_or(|connection| connection.close_reason().is_some())
     }
 
-    /// Has all that waits for the client sent. Not before it is known where: noq would send it on
-    /// the old paths, which lead nowhere.
-    pub(super) fn release(&self) {
-        if !self.paths.lock().unwrap().followed {
-            self.send_control.keep_paths();
-        }
-        self.send_control.release();
-        self.gate.open();
-    }
-
     /// Tells a path that leads where an old one did what was known of that one.
     pub(super) fn begin_path(&self, connection: &noq::Connection, path: PathId) {
         let remote = connection.path(path).and_then(|p| p.remote_address().ok());
         let saved = &mut self.paths.lock().unwrap().saved;
         if let Some(old) = remote.and_then(|remote| saved.remove(&canonical(remote))) {
             controller::tell(connection, path, old);
-        }
-    }
-
-    pub(super) fn redirects(&self) -> bool {
-        self.redirects.load(Ordering::Relaxed)
-    }
-
-    /// The client has made a path after the freeze.
-    pub(super) fn followed(&self) {
-        self.paths.lock().unwrap().followed = true;
-    }
-
-    /// The paths of before go on.
-    pub(super) fn stayed(&self) {
-        self.paths.lock().unwrap().old.clear();
-    }
-
-    /// Closes the paths of before, as soon as there are others: what is sent on them from here never
-    /// arrives, since the client knows them by our old address.
-    pub(super) fn arrived(&self, connection: &noq::Connection) {
-        let old = std::mem::take(&mut self.paths.lock().unwrap().old);
-        if self.redirects() {
-            return;
-        }
-        for old in old.keys().filter_map(|old| connection.path(*old)) {
-            let _ = old.close();
         }
     }
 
@@ -186,33 +249,38 @@ impl Peer {
                 handle: handle.clone(),
                 remote: canonical(path.remote_address().ok()?),
                 local: Some(canonical(local)).filter(|local| !local.ip().is_unspecified()),
-                at_home: false,
+                received: None,
             };
-            Some((*id, old))
+            Some((path_number(*id), old))
         });
         paths.old = old.collect();
-        paths.followed = false;
-        let Some(connection) = self.connection.upgrade() else {
-            return;
-        };
-        let saved = paths.open.iter().filter_map(|(id, path)| {
-            let remote = canonical(path.upgrade()?.remote_address().ok()?);
-            let saved = controller::saved(&connection, *id, Instant::now())?;
-            Some((remote, saved))
-        });
-        paths.saved = saved.collect();
-        paths.saved_at = Some(SystemTime::now());
-    }
-
-    /// Finds out which of the paths of before lead to this server still.
-    pub(super) fn look_around(&self) {
-        for old in self.paths.lock().unwrap().old.values_mut() {
-            old.at_home = old.local.is_some_and(|local| self.sockets.is_at(local));
+        if let Some(connection) = self.connection.upgrade() {
+            let saved = paths.open.iter().filter_map(|(id, path)| {
+                let remote = canonical(path.upgrade()?.remote_address().ok()?);
+                let saved = controller::saved(&connection, *id, Instant::now())?;
+                Some((remote, saved))
+            });
+            paths.saved = saved.collect();
+            paths.saved_at = Some(SystemTime::now());
         }
+        drop(paths);
+        self.handle(Input::Closed);
     }
 
-    /// The paths from now on begin like this, and nothing is sent on those of before.
+    /// The sockets are open again: finds out which of the paths of before lead to this server still.
+    pub(super) fn look_around(&self) {
+        let at_home = {
+            let paths = self.paths.lock().unwrap();
+            let is_at_home = |old: &OldPath| old.local.is_some_and(|at| self.sockets.is_at(at));
+            let at_home = paths.old.iter().filter(|(_, old)| is_at_home(old));
+            at_home.map(|(id, _)| *id).collect()
+        };
+        self.handle(Input::Reopened(at_home));
+    }
+
+    /// The client is missing. The paths from now on begin like this, and nothing is sent on those of before.
     pub(super) fn begin_paths(&self, resume: Resume) {
+        self.handle(Input::Woken);
         self.send_control.leave_paths();
         let mut paths = self.paths.lock().unwrap();
         let age = paths.saved_at.and_then(|at| at.elapsed().ok());
@@ -227,43 +295,67 @@ impl Peer {
 
     /// The paths go on as they are: there was no move.
     pub(super) fn stay(&self) {
-        let mut paths = self.paths.lock().unwrap();
-        paths.old.clear();
-        paths.saved.clear();
+        self.handle(Input::Stay);
+        self.paths.lock().unwrap().saved.clear();
         self.send_control.forget();
     }
 
-    /// Says where the server is now, to where the client was; and asks for an answer on the paths that may
-    /// work as before.
-    pub(super) fn knock(&self) {
+    /// Says where the server is now, to where the client was.
+    fn knock(&self, path: u32, at_home: bool) {
         let paths = self.paths.lock().unwrap();
-        for old in paths.old.values() {
+        if let Some(old) = paths.old.get(&path) {
             // Of several addresses that this host has, the client knows that one.
-            let from = old.local.filter(|_| old.at_home);
+            let from = old.local.filter(|_| at_home);
             let knock = self.knocks.knock(&tls::random());
             self.sockets
                 .send(from.map(|local| local.ip()), old.remote, &knock);
         }
-        let at_home = paths.old.values().filter(|old| old.at_home);
-        let at_home: Vec<_> = at_home.map(|old| old.handle.clone()).collect();
-        drop(paths);
-        self.ask(&at_home);
     }
 
-    /// The paths of before.
-    pub(super) fn old_paths(&self) -> Vec<WeakPathHandle> {
-        let paths = self.paths.lock().unwrap();
-        paths.old.values().map(|old| old.handle.clone()).collect()
-    }
-
-    /// Sends one packet on each of these paths, though they are held, and wants it acknowledged.
-    pub(super) fn ask(&self, paths: &[WeakPathHandle]) {
-        if !paths.is_empty() {
-            self.send_control.allow_one_more();
-        }
-        for path in paths.iter().filter_map(WeakPathHandle::upgrade) {
+    /// Sends one packet on each of these paths of before, though they are held, and wants it acknowledged.
+    fn ask(&self, paths: &[u32]) {
+        self.send_control.allow_one_more();
+        let old = &self.paths.lock().unwrap().old;
+        let handles = paths.iter().filter_map(|id| old.get(id));
+        for path in handles.filter_map(|old| old.handle.upgrade()) {
             let _ = path.ping();
         }
+    }
+
+    /// The counters of the paths, and datagrams received on all; nothing once the connection is gone.
+    pub(super) fn figures(&self) -> Option<(u64, Vec<PathFigures>)> {
+        let connection = self.connection.upgrade()?;
+        let paths = self.paths.lock().unwrap();
+        let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
+        let figures = open.map(|path| figures(&path)).collect();
+        Some((connection.stats().udp_rx.datagrams, figures))
+    }
+
+    /// The new paths of a client that is missing: noq makes one when the first packet on it is authenticated.
+    pub(super) fn new_paths(&self) -> Vec<u32> {
+        let next = self.machine.lock().unwrap().next_paths();
+        let (Some(connection), Some(next)) = (self.connection.upgrade(), next) else {
+            return Vec::new();
+        };
+        next.filter(|id| connection.path(PathId::from(*id)).is_some())
+            .collect()
+    }
+
+    /// What has come on the paths of before, since this was last asked.
+    pub(super) fn heard_on_old_paths(&self) -> Vec<proto::OldPath> {
+        let mut paths = self.paths.lock().unwrap();
+        let heard = paths.old.iter_mut().filter_map(|(id, old)| {
+            let path = old.handle.upgrade()?;
+            let received = path.stats().frame_rx;
+            let before = old.received.replace(received);
+            let remote = path.remote_address().map(canonical);
+            Some(proto::OldPath {
+                path: *id,
+                has_come: remote.is_ok_and(|remote| self.sockets.has_heard(remote)),
+                has_spoken: before.is_some_and(|before| before != received),
+            })
+        });
+        heard.collect()
     }
 }
 

@@ -599,10 +599,11 @@ impl World {
                     let drain = MILLISECOND * self.dice.below(500) as u32;
                     self.later(drain, Arrival::Server(Input::Quiet));
                 }
+                Output::Hold => {}
                 Output::CloseSockets => {
                     self.listening = None;
                     let (_, fate, ghost) = self.fate.clone();
-                    if let Input::Thawed(target) = fate
+                    if let Input::Thawed { listen: target, .. } = fate
                         && target != self.home
                     {
                         self.excuse_the_uninformed(target);
@@ -1037,7 +1038,12 @@ impl World {
         let outage = MILLISECOND * u32::from(wanted.outage % 10_000);
         self.fate = match wanted.luck < 64 {
             true => (outage, server::Input::Failed, false),
-            false => (outage, server::Input::Thawed(target), wanted.ghost < 16),
+            false => {
+                let before = self.home;
+                let listen = target;
+                let thawed = server::Input::Thawed { listen, before };
+                (outage, thawed, wanted.ghost < 16)
+            }
         };
         self.reopening = MILLISECOND * u32::from(255 - wanted.luck);
         let others = (0..HOSTS.len() as u8).filter(|i| wanted.others >> i & 1 == 1);

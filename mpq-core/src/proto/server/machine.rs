@@ -1,16 +1,15 @@
 //! The machine itself: what happens, and what the server does about it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{AlternativeAddresses, Announcement, Input, Output};
+use super::clients::Clients;
+use super::drain::Drain;
+use super::knocks::Knocks;
+use super::{AlternativeAddresses, Announcement, Input, Output, Stage};
 use crate::proto::frame::Frame;
 
-/// Between the knocks after a thaw; doubled each time.
-const FIRST_KNOCK: Duration = Duration::from_millis(50);
-/// They are no closer than so long for each client that is knocked at: many clients are not knocked at
-/// all at once, and each has time to answer.
-const EACH_KNOCK: Duration = Duration::from_millis(1);
 /// From parking on, a client may still say HELLO for so long: its handshake may have been done just now.
 const HELLO_CHANCE: Duration = Duration::from_millis(100);
 /// How long clients may take to arrive before the server stops waiting for them.
@@ -20,59 +19,37 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct ServerMachine {
     elsewhere: AlternativeAddresses,
-    state: State,
-    clients: BTreeMap<u64, Client>,
+    phase: Phase,
+    /// The newest announcement, and its number; 0 before the first.
+    announcement: Announcement,
     sequence: u64,
+    clients: Clients,
     outputs: VecDeque<Output>,
 }
 
-#[derive(Debug)]
-struct Client {
-    connected: Instant,
-    standing: Standing,
-}
-
-/// How a client stands with the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It has not said that it can follow.
-    Stranger,
-    /// It was told to connect anew.
-    Dismissed,
-    /// It follows, and is on the present address.
-    Here,
-    /// It follows, and has not arrived.
-    Missing,
-}
-
-impl Client {
-    fn follows(&self) -> bool {
-        matches!(self.standing, Standing::Here | Standing::Missing)
-    }
-}
-
+/// How far a move is.
 #[derive(Debug, Default)]
-enum State {
+enum Phase {
+    /// None is under way.
     #[default]
     Serving,
-    Announced(Announcement, Instant),
+    /// The clients know.
+    Announced {
+        /// When the server parks.
+        park_at: Instant,
+    },
+    /// Nothing new is sent.
     Parking {
-        announcement: Announcement,
         /// How long strangers may still say HELLO.
         chance: Instant,
-        /// Nothing is in flight; only they are waited for.
-        quiet: bool,
+        drain: Drain,
     },
+    /// The sockets are closed.
     Parked,
-    Resuming {
-        moved: bool,
-    },
+    /// The sockets are being opened, at another address or where they were.
+    Resuming { moved: bool },
     /// At the new address, waiting for its clients.
-    Arriving {
-        knock_at: Instant,
-        interval: Duration,
-        until: Instant,
-    },
+    Arriving { knocks: Knocks, until: Instant },
 }
 
 impl ServerMachine {
@@ -87,72 +64,60 @@ impl ServerMachine {
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected(client) => {
-                self.clients.entry(client).or_insert(Client {
-                    connected: now,
-                    standing: Standing::Stranger,
-                });
-            }
+            Input::Connected(client) => self.clients.connected(now, client),
             Input::Hello(client) => self.hello(now, client),
             Input::Gone(client) => {
-                self.clients.remove(&client);
+                self.clients.gone(client);
                 self.park_if_quiet(now);
                 self.arrived_if_all(now);
             }
             // Told for the log; the lead time is the operator's, not the clients'.
             Input::Ready(_) => {}
             Input::Announce(announcement) => {
-                if let State::Serving = self.state {
+                if let Phase::Serving = self.phase {
                     self.sequence += 1;
                     if !announcement.targets.is_empty() {
                         let frame = announcement.frame(self.sequence);
                         self.send_all(&frame);
                     }
                     let park_at = now + announcement.lead;
-                    self.state = State::Announced(announcement, park_at);
+                    self.announcement = announcement;
+                    self.enter(Phase::Announced { park_at });
                 }
             }
-            Input::Quiet => {
-                if let State::Parking { quiet, .. } = &mut self.state {
-                    *quiet = true;
-                    self.park_if_quiet(now);
-                }
-            }
+            Input::Quiet => self.end_drain(now, true),
             Input::Closed => {
-                if let State::Parked = self.state {
+                if let Phase::Parked = self.phase {
                     self.outputs.push_back(Output::Dump);
                 }
             }
             // At its new address it is too late: clients may be there.
-            Input::Failed | Input::Abandoned => match self.state {
-                State::Announced(..) | State::Parking { .. } => self.cancel(),
-                State::Resuming { moved: true } if input == Input::Failed => {}
-                State::Parked | State::Resuming { moved: true } => {
-                    self.state = State::Resuming { moved: false };
-                    self.outputs.push_back(Output::Reopen(None));
-                }
+            Input::Failed | Input::Abandoned => match self.phase {
+                Phase::Announced { .. } | Phase::Parking { .. } => self.cancel(),
+                Phase::Resuming { moved: true } if input == Input::Failed => {}
+                Phase::Parked | Phase::Resuming { moved: true } => self.go_back(),
                 _ => {}
             },
-            Input::Thawed(listen) => {
-                if let State::Parked = self.state {
-                    self.state = State::Resuming { moved: true };
-                    self.outputs.push_back(Output::Reopen(Some(listen)));
+            Input::Thawed { listen, before } => {
+                if let Phase::Parked = self.phase {
+                    match self.has_moved(listen, before) {
+                        true => {
+                            self.enter(Phase::Resuming { moved: true });
+                            self.outputs.push_back(Output::Reopen(Some(listen)));
+                        }
+                        false => self.go_back(),
+                    }
                 }
             }
-            Input::Reopened => match self.state {
-                State::Resuming { moved: false } => self.cancel(),
-                State::Resuming { moved: true } => {
-                    let here = |client: &&mut Client| client.standing == Standing::Here;
-                    let clients = self.clients.values_mut().filter(here);
-                    clients.for_each(|client| client.standing = Standing::Missing);
-                    let (interval, until) = (FIRST_KNOCK, now + ARRIVAL);
-                    self.state = State::Arriving {
-                        knock_at: now,
-                        interval,
-                        until,
-                    };
+            Input::Reopened => match self.phase {
+                Phase::Resuming { moved: false } => self.cancel(),
+                Phase::Resuming { moved: true } => {
+                    self.clients.leave();
+                    self.enter(Phase::Arriving {
+                        knocks: Knocks::new(now),
+                        until: now + ARRIVAL,
+                    });
                     self.handle_timeout(now);
-                    self.arrived_if_all(now);
                 }
                 _ => {}
             },
@@ -167,153 +132,35 @@ impl ServerMachine {
         }
     }
 
-    fn hello(&mut self, now: Instant, client: u64) {
-        let known = self.clients.entry(client).or_insert(Client {
-            connected: now,
-            standing: Standing::Stranger,
-        });
-        // Only the first counts; and one that was told to go has to.
-        if known.standing != Standing::Stranger {
-            return;
-        }
-        known.standing = Standing::Here;
-        if self.elsewhere != AlternativeAddresses::default() {
-            let frame = self.elsewhere.frame();
-            self.outputs.push_back(Output::Send(client, frame));
-        }
-        let (announcement, lead, parking) = match &self.state {
-            State::Announced(announcement, park_at) => {
-                let lead = park_at.saturating_duration_since(now);
-                (announcement, lead, false)
-            }
-            State::Parking { announcement, .. } => (announcement, Duration::ZERO, true),
-            _ => return,
-        };
-        if !announcement.targets.is_empty() {
-            let announcement = Announcement {
-                lead,
-                ..announcement.clone()
-            };
-            let frame = announcement.frame(self.sequence);
-            self.outputs.push_back(Output::Send(client, frame));
-            if parking {
-                let sequence = self.sequence;
-                let frame = Frame::Parked { sequence };
-                self.outputs.push_back(Output::Send(client, frame));
-            }
-        }
-        // What it was just told is in flight.
-        if let State::Parking { quiet, .. } = &mut self.state
-            && std::mem::take(quiet)
-        {
-            self.outputs.push_back(Output::Drain);
-        }
-    }
-
-    /// A client is with the server again, and is told so.
-    fn arrived(&mut self, now: Instant, client: u64, frame: Frame) {
-        if let State::Arriving { .. } = self.state
-            && let Some(known) = self.clients.get_mut(&client)
-            && known.standing == Standing::Missing
-        {
-            known.standing = Standing::Here;
-            self.outputs.push_back(Output::Send(client, frame));
-            self.outputs.push_back(Output::OpenGate(client));
-        }
-        self.arrived_if_all(now);
-    }
-
-    /// Dismisses the strangers that were connected until then; whether there are any.
-    fn dismiss(&mut self, until: Instant) -> bool {
-        let mut any = false;
-        for (id, client) in &mut self.clients {
-            if client.standing == Standing::Stranger && client.connected <= until {
-                client.standing = Standing::Dismissed;
-                self.outputs.push_back(Output::Dismiss(*id));
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// Parks, if nothing is in flight; but first those that cannot follow are told to go. Whoever connects
-    /// while they are is only told.
-    fn park_if_quiet(&mut self, now: Instant) {
-        let State::Parking { chance, quiet, .. } = &mut self.state else {
-            return;
-        };
-        if !*quiet {
-            return;
-        }
-        let strangers = |client: &Client| client.standing == Standing::Stranger;
-        if now < *chance && self.clients.values().any(strangers) {
-            return;
-        }
-        let chance = *chance;
-        if self.dismiss(chance) {
-            if let State::Parking { quiet, .. } = &mut self.state {
-                *quiet = false;
-            }
-            self.outputs.push_back(Output::Drain);
-            return;
-        }
-        self.dismiss(now);
-        self.state = State::Parked;
-        self.outputs.push_back(Output::CloseSockets);
-    }
-
     /// What is due at `now` is done.
     pub fn handle_timeout(&mut self, now: Instant) {
-        match &mut self.state {
-            State::Announced(announcement, park_at) if *park_at <= now => {
-                let announced = !announcement.targets.is_empty();
-                self.state = State::Parking {
-                    announcement: announcement.clone(),
-                    chance: now + HELLO_CHANCE,
-                    quiet: false,
-                };
-                self.outputs.push_back(Output::CloseGates);
-                if announced {
-                    self.send_all(&Frame::Parked {
-                        sequence: self.sequence,
-                    });
-                }
-                if let Some(long_ago) = now.checked_sub(HELLO_CHANCE) {
-                    self.dismiss(long_ago);
-                }
-                self.outputs.push_back(Output::Drain);
+        match &mut self.phase {
+            Phase::Announced { park_at } if *park_at <= now => self.park(now),
+            Phase::Parking { .. } => {
+                self.end_drain(now, false);
+                self.park_if_quiet(now);
             }
-            State::Parking { .. } => self.park_if_quiet(now),
-            State::Arriving {
-                knock_at, interval, ..
-            } if *knock_at <= now => {
-                let missing = self.clients.iter();
-                let missing = missing.filter(|(_, client)| client.standing == Standing::Missing);
-                let missing: Vec<_> = missing.map(|(id, _)| *id).collect();
-                *knock_at = now + (*interval).max(EACH_KNOCK * missing.len() as u32);
-                *interval *= 2;
-                if !missing.is_empty() {
-                    self.outputs.push_back(Output::Knock(missing));
+            Phase::Arriving { knocks, .. } => {
+                let due = knocks.due(now, self.clients.missing());
+                if !due.is_empty() {
+                    self.outputs.push_back(Output::Knock(due));
                 }
+                self.arrived_if_all(now);
             }
             _ => {}
         }
-        self.arrived_if_all(now);
     }
 
     /// When [`ServerMachine::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        match &self.state {
-            State::Announced(_, park_at) => Some(*park_at),
-            State::Parking {
-                chance,
-                quiet: true,
-                ..
-            } => Some(*chance),
-            State::Arriving {
-                knock_at, until, ..
-            } => Some(*knock_at.min(until)),
-            _ => None,
+        match &self.phase {
+            Phase::Announced { park_at } => Some(*park_at),
+            Phase::Parking { chance, drain } => match drain {
+                Drain::UnderWay { until } => Some(*until),
+                Drain::Over => Some(*chance),
+            },
+            Phase::Arriving { knocks, until } => Some(knocks.next_timeout().min(*until)),
+            Phase::Serving | Phase::Parked | Phase::Resuming { .. } => None,
         }
     }
 
@@ -327,63 +174,200 @@ impl ServerMachine {
         self.sequence
     }
 
+    /// What its connections have to know of it.
+    pub fn stage(&self) -> Stage {
+        match self.phase {
+            Phase::Serving => Stage::Serving,
+            Phase::Parking { .. } | Phase::Parked => Stage::Parking,
+            Phase::Announced { .. } | Phase::Resuming { .. } | Phase::Arriving { .. } => {
+                Stage::Moving
+            }
+        }
+    }
+
     /// Whether a move can be announced.
     pub fn is_serving(&self) -> bool {
-        matches!(self.state, State::Serving)
+        self.stage() == Stage::Serving
     }
 
     /// Whether body writers are to be held: the server is about to be frozen, or is.
     pub fn is_parking(&self) -> bool {
-        matches!(self.state, State::Parking { .. } | State::Parked)
+        self.stage() == Stage::Parking
+    }
+
+    /// The name of the state, for tables and logs.
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Serving => "Serving",
+            Phase::Announced { .. } => "Announced",
+            Phase::Parking { .. } => "Parking",
+            Phase::Parked => "Parked",
+            Phase::Resuming { moved: false } => "Resuming (old address)",
+            Phase::Resuming { moved: true } => "Resuming (new address)",
+            Phase::Arriving { .. } => "Arriving",
+        }
+    }
+
+    /// All changes of the phase go through here.
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    fn hello(&mut self, now: Instant, client: u64) {
+        if !self.clients.follow(now, client) {
+            return;
+        }
+        if self.elsewhere != AlternativeAddresses::default() {
+            let frame = self.elsewhere.frame();
+            self.outputs.push_back(Output::Send(client, frame));
+        }
+        let (lead, parking) = match self.phase {
+            Phase::Announced { park_at } => (park_at.saturating_duration_since(now), false),
+            Phase::Parking { .. } => (Duration::ZERO, true),
+            _ => return,
+        };
+        if !self.announcement.targets.is_empty() {
+            let announcement = Announcement {
+                lead,
+                ..self.announcement.clone()
+            };
+            let frame = announcement.frame(self.sequence);
+            self.outputs.push_back(Output::Send(client, frame));
+            if parking {
+                let sequence = self.sequence;
+                let frame = Frame::Parked { sequence };
+                self.outputs.push_back(Output::Send(client, frame));
+            }
+        }
+        // What it was just told is in flight.
+        if let Phase::Parking {
+            drain: Drain::Over, ..
+        } = self.phase
+        {
+            self.drain(now);
+        }
+    }
+
+    /// A client is with the server again, and is told so.
+    fn arrived(&mut self, now: Instant, client: u64, frame: Frame) {
+        if let Phase::Arriving { .. } = self.phase
+            && self.clients.arrive(client)
+        {
+            self.outputs.push_back(Output::Send(client, frame));
+            self.outputs.push_back(Output::OpenGate(client));
+        }
+        self.arrived_if_all(now);
+    }
+
+    /// From now on nothing new is sent.
+    fn park(&mut self, now: Instant) {
+        self.enter(Phase::Parking {
+            chance: now + HELLO_CHANCE,
+            drain: Drain::Over,
+        });
+        self.outputs.push_back(Output::CloseGates);
+        if !self.announcement.targets.is_empty() {
+            self.send_all(&Frame::Parked {
+                sequence: self.sequence,
+            });
+        }
+        if let Some(long_ago) = now.checked_sub(HELLO_CHANCE) {
+            self.dismiss(long_ago);
+        }
+        self.drain(now);
+    }
+
+    /// What was sent is waited for.
+    fn drain(&mut self, now: Instant) {
+        if let Phase::Parking { drain, .. } = &mut self.phase {
+            *drain = Drain::new(now);
+            self.outputs.push_back(Output::Drain);
+        }
+    }
+
+    fn end_drain(&mut self, now: Instant, quiet: bool) {
+        if let Phase::Parking { drain, .. } = &mut self.phase
+            && drain.end(now, quiet)
+        {
+            self.outputs.push_back(Output::Hold);
+            self.park_if_quiet(now);
+        }
+    }
+
+    /// Dismisses the strangers that were connected until then; whether there are any.
+    fn dismiss(&mut self, until: Instant) -> bool {
+        let dismissed = self.clients.dismiss(until);
+        let any = !dismissed.is_empty();
+        self.outputs
+            .extend(dismissed.into_iter().map(Output::Dismiss));
+        any
+    }
+
+    /// Parks, if nothing is in flight; but first those that cannot follow are told to go. Whoever connects
+    /// while they are is only told.
+    fn park_if_quiet(&mut self, now: Instant) {
+        let Phase::Parking {
+            chance,
+            drain: Drain::Over,
+        } = self.phase
+        else {
+            return;
+        };
+        if now < chance && self.clients.has_strangers() {
+            return;
+        }
+        if self.dismiss(chance) {
+            return self.drain(now);
+        }
+        self.dismiss(now);
+        self.enter(Phase::Parked);
+        self.outputs.push_back(Output::CloseSockets);
+    }
+
+    /// Whether a server that is to listen there after a freeze, and listened here before, may be elsewhere. Any
+    /// host has the unspecified address; a specific one says where it is. If that was announced, it may be another
+    /// host that has it now.
+    fn has_moved(&self, listen: SocketAddr, before: SocketAddr) -> bool {
+        listen != before
+            || listen.ip().is_unspecified()
+            || self.announcement.targets.contains(&listen)
+    }
+
+    /// The sockets are opened where they were.
+    fn go_back(&mut self) {
+        self.enter(Phase::Resuming { moved: false });
+        self.outputs.push_back(Output::Reopen(None));
     }
 
     /// Goes on at the old address.
     fn cancel(&mut self) {
-        self.state = State::Serving;
+        self.enter(Phase::Serving);
         self.send_all(&Frame::Cancelled {
             sequence: self.sequence,
         });
-        let followers = self.clients.iter().filter(|(_, client)| client.follows());
-        let gates = followers.map(|(id, _)| Output::OpenGate(*id));
+        let gates = self.clients.followers().map(Output::OpenGate);
         self.outputs.extend(gates);
         self.outputs.push_back(Output::Done { moved: false });
     }
 
     /// Serves again once every client is here, or had its time.
     fn arrived_if_all(&mut self, now: Instant) {
-        let State::Arriving { until, .. } = self.state else {
+        let Phase::Arriving { until, .. } = self.phase else {
             return;
         };
-        let missing = |client: &Client| client.standing == Standing::Missing;
-        if now < until && self.clients.values().any(missing) {
+        if now < until && self.clients.missing().next().is_some() {
             return;
         }
-        self.state = State::Serving;
-        for (id, client) in &mut self.clients {
-            if client.standing == Standing::Missing {
-                client.standing = Standing::Here;
-                self.outputs.push_back(Output::OpenGate(*id));
-            }
-        }
+        self.enter(Phase::Serving);
+        let given_up = self.clients.give_up_missing();
+        self.outputs
+            .extend(given_up.into_iter().map(Output::OpenGate));
         self.outputs.push_back(Output::Done { moved: true });
     }
 
     fn send_all(&mut self, frame: &Frame) {
-        let followers = self.clients.iter().filter(|(_, client)| client.follows());
-        let sent = followers.map(|(id, _)| Output::Send(*id, frame.clone()));
+        let followers = self.clients.followers();
+        let sent = followers.map(|id| Output::Send(id, frame.clone()));
         self.outputs.extend(sent);
-    }
-
-    /// The name of the state, for tables and logs.
-    pub fn state(&self) -> &'static str {
-        match self.state {
-            State::Serving => "Serving",
-            State::Announced(..) => "Announced",
-            State::Parking { .. } => "Parking",
-            State::Parked => "Parked",
-            State::Resuming { moved: false } => "Resuming (old address)",
-            State::Resuming { moved: true } => "Resuming (new address)",
-            State::Arriving { .. } => "Arriving",
-        }
     }
 }

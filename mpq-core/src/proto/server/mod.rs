@@ -1,9 +1,22 @@
-//! The server's machine: announces a move, parks, and goes on where it wakes.
+//! The server's machines: one announces a move, parks, and goes on where it wakes; and each connection has one.
 //!
-//! It knows its clients by numbers. Whoever drives it freezes the process at [`Output::Dump`] and
-//! says what became of it: [`Input::Thawed`] at another address, or [`Input::Failed`] where it was.
+//! [`ServerMachine`] knows its clients by numbers. Whoever drives it freezes the process at [`Output::Dump`] and
+//! says what became of it: [`Input::Thawed`], or [`Input::Failed`] where it was. Its parts are how the clients
+//! stand with it, how long it waits for what is in flight, and when it knocks at whom.
+//!
+//! [`PeerMachine`](peer::PeerMachine) is that of one connection. It hears the client, watches its paths and gives up
+//! those that are silent, and after a move finds out that the client has come along. What it has to tell the
+//! server's machine is among its outputs, and it is told the [`Stage`] of that one: they share nothing, and
+//! may run in different threads.
 
+mod arrival;
+mod clients;
+mod drain;
+mod idle;
+mod knocks;
+mod lost;
 mod machine;
+pub mod peer;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,7 +37,7 @@ pub enum Input {
     Ready(u64),
     /// The operator wants a move.
     Announce(Announcement),
-    /// Nothing is in flight any more, or it was waited for long enough.
+    /// Nothing is in flight any more.
     Quiet,
     /// The sockets are closed.
     Closed,
@@ -32,8 +45,13 @@ pub enum Input {
     Failed,
     /// Whoever wanted the move wants it no more.
     Abandoned,
-    /// The server woke at another address.
-    Thawed(SocketAddr),
+    /// The server woke.
+    Thawed {
+        /// Where it is to listen.
+        listen: SocketAddr,
+        /// Where it listened before.
+        before: SocketAddr,
+    },
     /// The sockets are open again.
     Reopened,
     /// A client has a path to the new address.
@@ -43,7 +61,7 @@ pub enum Input {
 }
 
 /// A move that the operator wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announcement {
     /// Where the server will be. If that is nowhere, it goes without a word.
     pub targets: Vec<SocketAddr>,
@@ -51,6 +69,17 @@ pub struct Announcement {
     pub lead: Duration,
     /// How long the server expects to be silent.
     pub outage: Duration,
+}
+
+/// How far a move is, as far as connections have to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// No move is under way.
+    Serving,
+    /// One is.
+    Moving,
+    /// The server is about to be frozen, or is not all there yet: no path has anything to say.
+    Parking,
 }
 
 /// Where else a server may be found; its clients are told with their HELLO.
@@ -112,15 +141,18 @@ pub enum Output {
     OpenGate(u64),
     /// Tell a client that cannot follow to connect anew, and end its connection.
     Dismiss(u64),
-    /// Wait until nothing is in flight and those dismissed are gone, then say [`Input::Quiet`].
+    /// Wait until nothing is in flight and those dismissed are gone, then say [`Input::Quiet`]. Not any longer
+    /// than until [`Output::Hold`], or the end of the move.
     Drain,
+    /// Send nothing new on any connection, until the move is over.
+    Hold,
     /// Close the sockets, then say [`Input::Closed`].
     CloseSockets,
     /// Freeze the process.
     Dump,
     /// Open the sockets at this address, or at the old one, then say [`Input::Reopened`].
     Reopen(Option<SocketAddr>),
-    /// Knock at every address that these clients were known at.
+    /// Knock at every address that these clients were known at: [`peer::Input::Knock`].
     Knock(Vec<u64>),
     /// The move is over: the server is elsewhere, or stays where it was. Gates that are still
     /// closed, of connections that do not speak the protocol, are to be opened.

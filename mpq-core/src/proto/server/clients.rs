@@ -1,0 +1,116 @@
+//! The clients of a server, and how each of them stands with it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// All clients, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Clients(BTreeMap<u64, Client>);
+
+#[derive(Debug)]
+struct Client {
+    connected: Instant,
+    standing: Standing,
+}
+
+/// How a client stands with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It has not said that it can follow.
+    Stranger,
+    /// It was told to connect anew.
+    Dismissed,
+    /// It follows, and is on the present address.
+    Here,
+    /// It follows, and has not arrived.
+    Missing,
+}
+
+impl Clients {
+    /// One connects.
+    pub(super) fn connected(&mut self, now: Instant, client: u64) {
+        self.0.entry(client).or_insert(Client {
+            connected: now,
+            standing: Standing::Stranger,
+        });
+    }
+
+    /// One says that it can follow; whether that is news. Only the first time counts; and one that was told
+    /// to go has to.
+    pub(super) fn follow(&mut self, now: Instant, client: u64) -> bool {
+        self.connected(now, client);
+        self.change(client, Standing::Stranger, Standing::Here)
+    }
+
+    /// One is gone.
+    pub(super) fn gone(&mut self, client: u64) {
+        self.0.remove(&client);
+    }
+
+    /// Those that can follow.
+    pub(super) fn followers(&self) -> impl Iterator<Item = u64> {
+        let follows =
+            |client: &Client| matches!(client.standing, Standing::Here | Standing::Missing);
+        let all = self.0.iter();
+        all.filter(move |(_, client)| follows(client))
+            .map(|(id, _)| *id)
+    }
+
+    /// Whether any may still say that it can follow.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.standing(Standing::Stranger).next().is_some()
+    }
+
+    /// Dismisses the strangers that were connected until then; who they are.
+    pub(super) fn dismiss(&mut self, until: Instant) -> Vec<u64> {
+        let mut dismissed = Vec::new();
+        for (id, client) in &mut self.0 {
+            if client.standing == Standing::Stranger && client.connected <= until {
+                client.standing = Standing::Dismissed;
+                dismissed.push(*id);
+            }
+        }
+        dismissed
+    }
+
+    /// The server is at another address: all that follow are missing.
+    pub(super) fn leave(&mut self) {
+        let clients = self.0.values_mut();
+        let here = clients.filter(|client| client.standing == Standing::Here);
+        here.for_each(|client| client.standing = Standing::Missing);
+    }
+
+    /// One is with the server again; whether it was missing.
+    pub(super) fn arrive(&mut self, client: u64) -> bool {
+        self.change(client, Standing::Missing, Standing::Here)
+    }
+
+    /// Those that have not arrived.
+    pub(super) fn missing(&self) -> impl Iterator<Item = u64> {
+        self.standing(Standing::Missing)
+    }
+
+    /// They are waited for no longer; who they are.
+    pub(super) fn give_up_missing(&mut self) -> Vec<u64> {
+        let missing: Vec<_> = self.missing().collect();
+        for client in &missing {
+            self.arrive(*client);
+        }
+        missing
+    }
+
+    fn standing(&self, standing: Standing) -> impl Iterator<Item = u64> {
+        let all = self.0.iter();
+        all.filter(move |(_, client)| client.standing == standing)
+            .map(|(id, _)| *id)
+    }
+
+    fn change(&mut self, client: u64, from: Standing, to: Standing) -> bool {
+        let known = self.0.get_mut(&client);
+        let Some(known) = known.filter(|client| client.standing == from) else {
+            return false;
+        };
+        known.standing = to;
+        true
+    }
+}
