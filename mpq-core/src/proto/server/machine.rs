@@ -371,3 +371,41 @@ impl ServerMachine {
         self.outputs.extend(sent);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_wakes_where_it_was_has_not_moved_unless_it_may_be_another_host() {
+        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (a, b, any) = ("10.0.0.1:443", "10.0.0.2:443", "[::]:443");
+        for (targets, before, listen, moved) in [
+            (vec![b], a, b, true),
+            (vec![b], a, a, false),
+            (vec![], a, a, false),
+            (vec![a], a, a, true),
+            (vec![b, a], a, a, true),
+            (vec![b], any, any, true),
+            (vec![], any, any, true),
+        ] {
+            let now = Instant::now();
+            let mut server = ServerMachine::default();
+            server.handle(
+                now,
+                Input::Announce(Announcement {
+                    targets: targets.iter().map(|target| address(target)).collect(),
+                    ..Announcement::default()
+                }),
+            );
+            server.handle_timeout(now);
+            server.handle(now, Input::Quiet);
+            let (listen, before) = (address(listen), address(before));
+            server.handle(now, Input::Thawed { listen, before });
+            let reopen = std::iter::from_fn(|| server.poll()).last();
+            let expected = Output::Reopen(moved.then_some(listen));
+            assert_eq!(reopen, Some(expected), "{targets:?} {before} {listen}");
+        }
+    }
+}
