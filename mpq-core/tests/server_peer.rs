@@ -24,6 +24,8 @@ struct Connection {
     new: Vec<u32>,
     old: Vec<OldPath>,
     in_flight: u64,
+    has_arrived: bool,
+    is_closed: bool,
     /// What the machine wanted, but for looks.
     outputs: Vec<Output>,
     looks: usize,
@@ -50,6 +52,8 @@ impl Connection {
             new: Vec::new(),
             old: Vec::new(),
             in_flight: 0,
+            has_arrived: false,
+            is_closed: false,
             outputs: Vec::new(),
             looks: 0,
         }
@@ -100,6 +104,10 @@ impl Connection {
                     stage: self.stage,
                     new: self.new.clone(),
                     old: self.old.clone(),
+                },
+                Output::LookWhetherTold => Input::Told {
+                    has_arrived: self.has_arrived,
+                    is_closed: self.is_closed,
                 },
                 Output::LookInFlight => Input::InFlight(self.in_flight),
                 Output::Close(id) => {
@@ -377,5 +385,23 @@ fn a_knock_goes_to_where_the_client_was_and_asks_where_it_may_be_heard() {
     assert_eq!(connection.take(), expected);
     connection.input(Input::Stay);
     connection.input(Input::Knock);
+    assert_eq!(connection.take(), []);
+}
+
+#[test]
+fn a_client_that_cannot_follow_is_told_before_its_connection_ends() {
+    let mut connection = Connection::new();
+    connection.input(Input::Dismiss);
+    assert_eq!(connection.take(), [Output::GoAway]);
+    connection.pass(100 * MILLISECOND);
+    assert_eq!(connection.take(), []);
+    connection.has_arrived = true;
+    connection.pass(2 * MILLISECOND);
+    assert_eq!(connection.take(), [Output::Dismiss]);
+    assert!(connection.machine.is_leaving(), "it has not heard yet");
+    connection.is_closed = true;
+    connection.pass(2 * MILLISECOND);
+    assert!(!connection.machine.is_leaving());
+    connection.pass(SECOND);
     assert_eq!(connection.take(), []);
 }

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::dismissal;
 use super::peer::Peer;
 use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine, Stage, peer};
 use crate::proto::trace;
@@ -118,7 +117,7 @@ impl Hub {
                 }
                 Output::Dismiss(client) => {
                     if let Some(peer) = peers.get(&client) {
-                        tokio::spawn(dismissal::dismiss(peer.clone()));
+                        peer.handle(peer::Input::Dismiss);
                     }
                 }
                 Output::CloseGates => peers.values().for_each(|peer| peer.gate.close()),

@@ -7,7 +7,6 @@
 #[cfg(feature = "axum")]
 mod acceptor;
 mod caller;
-mod dismissal;
 mod hub;
 mod listener;
 mod peer;

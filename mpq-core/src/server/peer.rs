@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -14,6 +14,7 @@ use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
 use crate::frame_io::write_frames;
+use crate::h3::NO_ERROR;
 use crate::h3::gate::Gate;
 use crate::h3::go_away::GoAway;
 use crate::h3::send_window::SendWindow;
@@ -24,6 +25,9 @@ use crate::proto::server::peer::{self as proto, Input, Output, PeerMachine};
 use crate::proto::{Frame, PathFigures};
 use crate::stats::{figures, path_number};
 use crate::tls;
+
+/// What a client that cannot follow is told with H3_NO_ERROR.
+const CANNOT_FOLLOW: &[u8] = b"the server moves and this connection cannot follow: connect again";
 
 /// A connection, as the server needs it for a move.
 #[derive(Debug)]
@@ -45,8 +49,8 @@ pub(super) struct Peer {
     pub(super) send_window: Arc<SendWindow>,
     /// Tells the client to make no more requests.
     pub(super) go_away: GoAway,
-    /// It is being told to go.
-    pub(super) leaving: AtomicBool,
+    /// The connection, while its end is on its way.
+    closing: Mutex<Option<noq::Connection>>,
     machine: Mutex<PeerMachine>,
     sooner: Notify,
     pub(super) paths: Mutex<Paths>,
@@ -110,7 +114,7 @@ impl Peer {
             send_control,
             send_window,
             go_away,
-            leaving: AtomicBool::new(false),
+            closing: Mutex::default(),
             machine: Mutex::new(PeerMachine::new(Instant::now(), peer_number(connection))),
             sooner: Notify::new(),
             paths: Mutex::new(paths),
@@ -153,6 +157,11 @@ impl Peer {
         self.machine.lock().unwrap().next_timeout()
     }
 
+    /// Whether the client is being told to go.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.machine.lock().unwrap().is_leaving()
+    }
+
     pub(super) fn redirects(&self) -> bool {
         self.machine.lock().unwrap().redirects()
     }
@@ -171,6 +180,13 @@ impl Peer {
             }
             Output::Ask(paths) => self.ask(&paths),
             Output::Knock { path, at_home } => self.knock(path, at_home),
+            Output::GoAway => self.go_away.send(),
+            Output::Dismiss => {
+                if let Some(connection) = self.connection.upgrade() {
+                    connection.close(NO_ERROR, CANNOT_FOLLOW);
+                    *self.closing.lock().unwrap() = Some(connection);
+                }
+            }
             Output::KeepPaths => self.send_control.keep_paths(),
             Output::Release => {
                 self.send_control.release();
@@ -219,7 +235,7 @@ impl Peer {
 
     /// Whether nothing is to be waited for any more before the server is frozen.
     pub(super) fn is_drained(&self, now: Instant) -> bool {
-        !self.leaving.load(Ordering::Relaxed)
+        !self.is_leaving()
             && !self.has_to_be_told()
             && (!self.connection.is_alive() || self.is_closed() || self.send_control.drain(now))
     }
@@ -319,6 +335,17 @@ impl Peer {
         let handles = paths.iter().filter_map(|id| old.get(id));
         for path in handles.filter_map(|old| old.handle.upgrade()) {
             let _ = path.ping();
+        }
+    }
+
+    /// Whether all that the client was told has arrived, and whether the end of the connection is sent.
+    pub(super) fn told(&self) -> Input {
+        let closing = self.closing.lock().unwrap();
+        let closes =
+            |connection: &noq::Connection| connection.stats().frame_tx.connection_close > 0;
+        Input::Told {
+            has_arrived: self.send_control.drain(Instant::now()),
+            is_closed: closing.as_ref().is_none_or(closes),
         }
     }
 

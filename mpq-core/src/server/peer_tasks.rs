@@ -57,6 +57,7 @@ pub(super) fn start(
         peer.gate.open();
         let remotes = peer.paths.lock().unwrap().remotes();
         let _ = sender.send(Traffic::new(start.elapsed(), &closed, &remotes));
+        driver.take_leave().await;
     });
     traffic
 }
@@ -99,6 +100,7 @@ impl Driver<'_> {
                 Output::LookInFlight => {
                     Some(Input::InFlight(self.peer.send_control.left_in_flight()))
                 }
+                Output::LookWhetherTold => Some(self.peer.told()),
                 done => unreachable!("the peer does {done:?} itself"),
             };
             if let Some(answer) = answer {
@@ -177,6 +179,14 @@ impl Driver<'_> {
                     return tracing::info!("a client's migration stream is given up: {error}");
                 }
             }
+        }
+    }
+
+    /// The end of the connection is on its way, and goes on.
+    async fn take_leave(&self) {
+        while self.peer.is_leaving() {
+            sleep_until(Some(self.peer.next_timeout())).await;
+            self.perform(self.peer.timeout());
         }
     }
 

@@ -12,6 +12,7 @@
 mod arrival;
 mod clients;
 mod drain;
+mod farewell;
 mod idle;
 mod knocks;
 mod lost;
@@ -139,7 +140,7 @@ pub enum Output {
     CloseGates,
     /// Release the body writers of a client.
     OpenGate(u64),
-    /// Tell a client that cannot follow to connect anew, and end its connection.
+    /// Tell a client that cannot follow to connect anew, and end its connection: [`peer::Input::Dismiss`].
     Dismiss(u64),
     /// Wait until nothing is in flight and those dismissed are gone, then say [`Input::Quiet`]. Not any longer
     /// than until [`Output::Hold`], or the end of the move.

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::arrival::{self, Arrival, Word};
+use super::farewell::{Farewell, Next};
 use super::idle::Idle;
 use super::lost::Lost;
 use super::{Input as ServerInput, Stage};
@@ -59,6 +60,15 @@ pub enum Input {
     InFlight(u64),
     /// The client is to be knocked at.
     Knock,
+    /// The client cannot follow, and is to be told.
+    Dismiss,
+    /// The answer to [`Output::LookWhetherTold`].
+    Told {
+        /// Whether nothing is in flight that could still be acknowledged.
+        has_arrived: bool,
+        /// Whether the end of the connection is sent.
+        is_closed: bool,
+    },
     /// What waits for the client is to be sent.
     Release,
     /// The server has not moved: the paths go on as they are.
@@ -106,6 +116,12 @@ pub enum Output {
         /// Whether to say it from the address where the path leads, of several that the server has.
         at_home: bool,
     },
+    /// Tell the client to make no more requests.
+    GoAway,
+    /// Say [`Input::Told`].
+    LookWhetherTold,
+    /// Close the connection of a client that cannot follow.
+    Dismiss,
     /// The paths of before are used again.
     KeepPaths,
     /// Send what waits for the client.
@@ -135,6 +151,8 @@ pub struct PeerMachine {
     arrival: Option<Arrival>,
     listen_at: Option<Instant>,
     lost: Option<Lost>,
+    /// It is being told to go.
+    farewell: Option<Farewell>,
     outputs: VecDeque<Output>,
 }
 
@@ -155,6 +173,7 @@ impl PeerMachine {
             arrival: None,
             listen_at: None,
             lost: None,
+            farewell: None,
             outputs: VecDeque::new(),
         }
     }
@@ -162,6 +181,11 @@ impl PeerMachine {
     /// Whether the client redirects its datagrams when the server moves.
     pub fn redirects(&self) -> bool {
         self.redirects
+    }
+
+    /// Whether the client is being told to go.
+    pub fn is_leaving(&self) -> bool {
+        self.farewell.is_some()
     }
 
     /// The ids of the paths that a client that is missing can make next.
@@ -209,6 +233,21 @@ impl PeerMachine {
                 self.ask(paths.unwrap_or_default());
             }
             Input::Knock => self.knock(),
+            Input::Dismiss => {
+                self.farewell = Some(Farewell::new(now));
+                self.outputs.push_back(Output::GoAway);
+            }
+            Input::Told {
+                has_arrived,
+                is_closed,
+            } => {
+                let farewell = self.farewell.as_mut();
+                match farewell.map(|farewell| farewell.step(now, has_arrived, is_closed)) {
+                    Some(Next::Close) => self.outputs.push_back(Output::Dismiss),
+                    Some(Next::Over) => self.farewell = None,
+                    Some(Next::Wait) | None => {}
+                }
+            }
             // Not on the old paths before it is known that the client is there: they may lead nowhere.
             Input::Release => {
                 if !self.followed {
@@ -229,11 +268,16 @@ impl PeerMachine {
             self.look_at = now + self.look_interval();
             self.outputs.push_back(Output::Look);
         }
-        if let Some(listen_at) = &mut self.listen_at
-            && now >= *listen_at
-        {
-            *listen_at = now + LISTEN_INTERVAL;
+        if self.listen_at.is_some_and(|at| now >= at) {
+            // Again after the answer.
+            self.listen_at = None;
             self.outputs.push_back(Output::Listen);
+        }
+        if let Some(farewell) = &mut self.farewell
+            && now >= farewell.next_timeout()
+        {
+            farewell.looks(now);
+            self.outputs.push_back(Output::LookWhetherTold);
         }
         if let Some(lost) = &mut self.lost
             && lost.next_timeout().is_some_and(|at| now >= at)
@@ -246,7 +290,8 @@ impl PeerMachine {
     /// When [`PeerMachine::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Instant {
         let ask_at = self.lost.as_ref().and_then(Lost::next_timeout);
-        let others = [self.listen_at, ask_at].into_iter().flatten();
+        let told_at = self.farewell.as_ref().map(Farewell::next_timeout);
+        let others = [self.listen_at, ask_at, told_at].into_iter().flatten();
         others.fold(self.look_at, Instant::min)
     }
 
@@ -301,7 +346,10 @@ impl PeerMachine {
             return self.end_arrival();
         }
         let input = match arrival::heard(new, old, &self.old, self.redirects) {
-            None => return,
+            None => {
+                self.listen_at = Some(now + LISTEN_INTERVAL);
+                return;
+            }
             Some(Word::OnNew(paths)) => {
                 self.follow(now, paths);
                 return self.tell(ServerInput::Established(self.id));
