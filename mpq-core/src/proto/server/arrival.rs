@@ -7,8 +7,18 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::peer::OldPath;
 use crate::limits::PATHS;
+
+/// What was received on a path of before a move since the sockets are open again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OldPath {
+    /// QUIC's path id.
+    pub path: u32,
+    /// Whether anything has come from the client's address there.
+    pub has_come: bool,
+    /// Whether packets were decrypted since the last answer, after the first.
+    pub has_spoken: bool,
+}
 
 /// How a client has spoken.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+pub use super::arrival::OldPath;
 use super::arrival::{self, Arrival, Word};
 use super::farewell::{Farewell, Next};
 use super::idle::Idle;
@@ -73,17 +74,6 @@ pub enum Input {
     Release,
     /// The server has not moved: the paths go on as they are.
     Stay,
-}
-
-/// What was received on a path of before a move since the sockets are open again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OldPath {
-    /// QUIC's path id.
-    pub path: u32,
-    /// Whether anything has come from the client's address there.
-    pub has_come: bool,
-    /// Whether packets were decrypted since the last answer, after the first.
-    pub has_spoken: bool,
 }
 
 /// What the machine wants done.
