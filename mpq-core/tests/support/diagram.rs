@@ -24,7 +24,13 @@ pub(crate) fn draw(arrows: &[(&str, &str, Vec<&str>)]) -> String {
     let svg = writer.finalize();
     // An XML declaration and blank lines have no place in Markdown.
     let lines = svg.lines().filter(|line| !line.is_empty());
-    let svg = lines.collect::<Vec<_>>().join("\n");
+    let mut lines: Vec<_> = lines.collect();
+    // Styles come in any order.
+    let is_style = |line: &&str| line.starts_with(".a");
+    let first = lines.iter().position(is_style).unwrap_or_default();
+    let styles = lines.iter().filter(|line| is_style(line)).count();
+    lines[first..first + styles].sort_unstable();
+    let svg = lines.join("\n");
     let svg = &svg[svg.find("<svg").unwrap()..];
     format!(
         "<div style=\"background: white\">\n{}\n</div>\n",
