@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use h3::error::Code;
 use h3::quic::ConnectionErrorIncoming;
 use noq::ConnectionError;
 
@@ -13,11 +14,20 @@ use crate::net::{InterfaceError, Local};
 use crate::proto::frame::EncodeError;
 use crate::tls::{self, TlsError};
 
+/// QUIC's errors that may be over the next time (RFC 9000 §20.1).
+const NO_ERROR: u64 = 0x00;
+const INTERNAL_ERROR: u64 = 0x01;
+const CONNECTION_REFUSED: u64 = 0x02;
+const APPLICATION_ERROR: u64 = 0x0c;
 /// TLS alert 120, no_application_protocol, as a QUIC error (RFC 9001 §4.8).
 const NO_ALPN: u64 = 0x100 + 120;
 
+/// What caused an error, where that is one of several kinds.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The server's name leads nowhere.
     #[error("cannot resolve {name}: {source}")]
@@ -33,7 +43,7 @@ pub enum ConnectError {
         /// What the user named.
         name: String,
         /// What is wrong with it.
-        reason: String,
+        reason: Cause,
     },
     /// Nothing is up for this address family.
     #[error("no interface is up that has an {family} address")]
@@ -52,33 +62,79 @@ pub enum ConnectError {
     Timeout,
     /// The server's certificate is not trusted.
     #[error("the server's certificate is not trusted: {0}")]
-    Certificate(String),
-    /// The CA file is of no use.
-    #[error("{0}")]
-    CaFile(String),
+    Certificate(#[source] Cause),
+    /// What is to be trusted cannot be found out.
+    #[error(transparent)]
+    Trust(#[from] TlsError),
     /// TLS failed otherwise.
     #[error("TLS: {0}")]
-    Tls(String),
-    /// The server speaks QUIC, but not HTTP/3.
+    Tls(#[source] Cause),
+    /// The server speaks QUIC, but not HTTP/3: no protocol in common (RFC 7301 §3.2), or no version.
     #[error("the server does not speak HTTP/3: {0}")]
-    NotHttp3(String),
+    NotHttp3(#[source] Cause),
+    /// The server does not let us open the streams that HTTP/3 needs.
+    #[error("the server does not speak HTTP/3: {0}")]
+    Streams(#[from] TooFewStreams),
+    /// HTTP/3 could not begin.
+    #[error("HTTP/3 could not begin: {0}")]
+    Http3(#[source] h3::error::ConnectionError),
+    /// The ends do not understand each other's QUIC, or there can be no connection to such a name. It will be
+    /// the same the next time.
+    #[error("QUIC: {0}")]
+    Protocol(#[source] Cause),
     /// QUIC failed otherwise.
     #[error("QUIC: {0}")]
-    Connection(String),
+    Quic(#[source] Cause),
+}
+
+/// The peer lets us open fewer unidirectional streams than HTTP/3 needs at least (RFC 9114 §6.2). The
+/// connection was closed with H3_GENERAL_PROTOCOL_ERROR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it allows {allowed} unidirectional streams, and HTTP/3 needs 3")]
+pub struct TooFewStreams {
+    /// How many it allows.
+    pub allowed: usize,
 }
 
 /// Why a connection was lost.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// The server was silent for longer than the idle timeout.
     #[error("the server fell silent")]
     Idle,
     /// The server was silent for longer than the migration timeout.
-    #[error("the server did not come back: {0}")]
-    Migration(String),
-    /// QUIC or the server ended it.
+    #[error("the server did not come back: no answer at the new address before the deadline")]
+    Migration,
+    /// The server broke the rules of HTTP/3, and was left for that.
+    #[error("the server broke the rules of HTTP/3 ({code}: {reason})")]
+    Http3 {
+        /// What it was told.
+        code: Code,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The server closed the connection.
+    #[error("the server closed the connection ({code}{})", words(.reason))]
+    ClosedByServer {
+        /// Why, in HTTP/3's terms (RFC 9114 §8.1).
+        code: Code,
+        /// Why, in its own words. Empty if it gave none.
+        reason: String,
+    },
+    /// The connection was closed at this end.
+    #[error("the connection is over")]
+    Closed,
+    /// QUIC ended it.
     #[error("{0}")]
-    Closed(String),
+    Quic(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+fn words(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    }
 }
 
 impl ConnectError {
@@ -89,7 +145,7 @@ impl ConnectError {
                 let names: Vec<_> = locals.iter().map(|l| l.interface.as_str()).collect();
                 Self::Interface {
                     name: names.join(", "),
-                    reason: error.to_string(),
+                    reason: error.into(),
                 }
             }
             _ => error.into(),
@@ -107,12 +163,14 @@ impl ConnectError {
     }
 
     /// A handshake that ended with this QUIC error code (RFC 9000 §20.1).
-    pub fn handshake(code: u64, reason: String) -> Self {
+    pub fn handshake(code: u64, cause: impl Into<Cause>) -> Self {
+        let cause = cause.into();
         match code {
-            NO_ALPN => Self::NotHttp3(reason),
-            _ if tls::is_certificate_alert(code) => Self::Certificate(reason),
-            0x100..0x200 => Self::Tls(reason),
-            _ => Self::Connection(reason),
+            NO_ALPN => Self::NotHttp3(cause),
+            _ if tls::is_certificate_alert(code) => Self::Certificate(cause),
+            0x100..0x200 => Self::Tls(cause),
+            NO_ERROR | INTERNAL_ERROR | CONNECTION_REFUSED | APPLICATION_ERROR => Self::Quic(cause),
+            _ => Self::Protocol(cause),
         }
     }
 }
@@ -120,40 +178,46 @@ impl ConnectError {
 impl From<InterfaceError> for ConnectError {
     fn from(error: InterfaceError) -> Self {
         match error {
-            InterfaceError::Unusable { name, reason } => Self::Interface { name, reason },
+            InterfaceError::Unusable { name, reason } => Self::Interface {
+                name,
+                reason: reason.into(),
+            },
             InterfaceError::None { family } => Self::NoInterface { family },
             InterfaceError::List(error) => Self::Socket(error),
         }
     }
 }
 
-impl From<TlsError> for ConnectError {
-    fn from(error: TlsError) -> Self {
-        Self::CaFile(error.to_string())
-    }
-}
-
 impl From<ConnectionError> for ConnectError {
     fn from(error: ConnectionError) -> Self {
         if tls::is_certificate_error(&error) {
-            return Self::Certificate(error.to_string());
+            return Self::Certificate(error.into());
         }
         let code = match &error {
             ConnectionError::TransportError(error) => error.code,
             ConnectionError::ConnectionClosed(close) => close.error_code,
             ConnectionError::TimedOut => return Self::Timeout,
-            ConnectionError::VersionMismatch => return Self::NotHttp3(error.to_string()),
-            _ => return Self::Connection(error.to_string()),
+            ConnectionError::VersionMismatch => return Self::NotHttp3(error.into()),
+            _ => return Self::Quic(error.into()),
         };
-        Self::handshake(code.into(), error.to_string())
+        Self::handshake(code.into(), error)
     }
 }
 
-impl From<&ConnectionError> for ClientError {
-    fn from(error: &ConnectionError) -> Self {
-        match error {
-            ConnectionError::TimedOut => Self::Idle,
-            error => Self::Closed(error.to_string()),
+impl ClientError {
+    /// Of a connection that noq says is over; `by_h3` is why h3 closed it, if it did.
+    pub(crate) fn closed(error: &ConnectionError, by_h3: Option<(Code, String)>) -> Self {
+        match (error, by_h3) {
+            (ConnectionError::TimedOut, _) => Self::Idle,
+            (ConnectionError::LocallyClosed, Some((code, reason))) if code != Code::H3_NO_ERROR => {
+                Self::Http3 { code, reason }
+            }
+            (ConnectionError::LocallyClosed, _) => Self::Closed,
+            (ConnectionError::ApplicationClosed(close), _) => Self::ClosedByServer {
+                code: u64::from(close.error_code).into(),
+                reason: String::from_utf8_lossy(&close.reason).into(),
+            },
+            (error, _) => Self::Quic(Arc::new(error.clone())),
         }
     }
 }
@@ -201,6 +265,9 @@ pub enum AcceptError {
     /// The handshake, or the beginning of HTTP/3, took longer than this.
     #[error("the handshake took longer than {0:?}")]
     Timeout(Duration),
+    /// The client does not let us open the streams that HTTP/3 needs.
+    #[error("the client does not speak HTTP/3: {0}")]
+    Streams(#[from] TooFewStreams),
     /// HTTP/3 could not begin.
     #[error("HTTP/3 could not begin: {0}")]
     Http3(#[source] h3::error::ConnectionError),
@@ -223,10 +290,11 @@ impl From<ConnectionError> for AcceptError {
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError {
     /// The address is in use, or not this host's.
     #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, io::Error),
+    Listen(SocketAddr, #[source] io::Error),
     /// The certificate or key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -235,11 +303,12 @@ pub enum BindError {
     Elsewhere(#[from] EncodeError),
     /// noq refused.
     #[error("cannot start the endpoint: {0}")]
-    Endpoint(io::Error),
+    Endpoint(#[source] io::Error),
 }
 
 /// Why a move did not take place. The server serves at its old address.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MoveError {
     /// One at a time.
     #[error("a move is under way already")]
@@ -247,7 +316,13 @@ pub enum MoveError {
     /// Clients cannot be told of it.
     #[error(transparent)]
     Announcement(#[from] EncodeError),
-    /// The freeze failed.
+    /// The freeze failed: what [`Thaw::Failed`](crate::server::Thaw::Failed) said.
     #[error("{0}")]
-    Failed(String),
+    NotFrozen(#[source] Cause),
+    /// The server woke where it had been, though it was to go elsewhere.
+    #[error("it woke at its old address, {0}")]
+    Stayed(SocketAddr),
+    /// The runtime ends, and the move with it.
+    #[error("it was interrupted: the runtime ends")]
+    Interrupted,
 }

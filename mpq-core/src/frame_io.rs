@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::h3::{MigrationStream, open_migration_stream};
+use crate::h3::{MigrationStream, try_open_migration_stream};
 use crate::proto::Frame;
 use crate::proto::frame::{self, Decoder, FrameError};
 
@@ -37,28 +37,50 @@ impl FrameReader {
     }
 }
 
-/// Writes frames to the peer until the connection is over; calls `before` before each, and `after`.
-pub(crate) async fn write_frames(
-    connection: noq::Connection,
-    mut frames: mpsc::UnboundedReceiver<Frame>,
-    before: impl Fn(),
-    after: impl Fn(),
-) {
-    let weak = connection.weak_handle();
-    let Ok(mut stream) = open_migration_stream(&connection).await else {
-        return;
-    };
-    drop(connection);
-    let mut bytes = frame::preamble();
-    while let Some(frame) = frames.recv().await {
-        if let Err(error) = frame.encode(&mut bytes) {
-            tracing::error!("the peer is not told {frame:?}: {error}");
+/// The stream for our frames.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    connection: noq::WeakConnectionHandle,
+    stream: noq::SendStream,
+    /// What is not written yet.
+    bytes: Vec<u8>,
+}
+
+impl FrameWriter {
+    /// `None` where the peer allows no stream for it: that one does without, and its connection is one of
+    /// HTTP/3 as any other.
+    pub(crate) fn open(connection: &noq::Connection) -> Option<Self> {
+        let opened = try_open_migration_stream(connection);
+        if opened.is_none() {
+            tracing::info!("the peer allows no stream for MIGRATION frames");
         }
-        before();
-        if !weak.is_alive() || stream.write_all(&bytes).await.is_err() {
-            return;
+        let (stream, mut bytes) = opened?;
+        bytes.extend(frame::preamble());
+        Some(Self {
+            connection: connection.weak_handle(),
+            stream,
+            bytes,
+        })
+    }
+
+    /// Writes frames until the connection is over; calls `before` before each, and `after`.
+    pub(crate) async fn write(
+        mut self,
+        mut frames: mpsc::UnboundedReceiver<Frame>,
+        before: impl Fn(),
+        after: impl Fn(),
+    ) {
+        while let Some(frame) = frames.recv().await {
+            if let Err(error) = frame.encode(&mut self.bytes) {
+                tracing::error!("the peer is not told {frame:?}: {error}");
+            }
+            before();
+            let is_alive = self.connection.is_alive();
+            if !is_alive || self.stream.write_all(&self.bytes).await.is_err() {
+                return;
+            }
+            after();
+            self.bytes.clear();
         }
-        after();
-        bytes.clear();
     }
 }

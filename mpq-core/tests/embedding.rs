@@ -275,7 +275,7 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
         }
     };
     let (failure, errors) = in_time(all_end(config, lose)).await;
-    assert!(matches!(failure, ClientError::Migration(_)), "{failure}");
+    assert!(matches!(failure, ClientError::Migration), "{failure}");
     for error in errors {
         let ConnectionError::Remote {
             0: ConnectionErrorIncoming::Undefined(cause),
@@ -285,10 +285,7 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
             panic!("{error:?}");
         };
         let cause = cause.downcast_ref::<ClientError>();
-        assert!(
-            matches!(cause, Some(ClientError::Migration(_))),
-            "{error:?}"
-        );
+        assert!(matches!(cause, Some(ClientError::Migration)), "{error:?}");
     }
 }
 

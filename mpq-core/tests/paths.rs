@@ -285,7 +285,7 @@ async fn paths_outlive_a_move_that_is_not_made() {
         outage: Duration::ZERO,
     };
     let moved = server.relocate(announcement, freeze, |_| ()).await;
-    assert!(matches!(moved, Err(MoveError::Failed(_))), "{moved:?}");
+    assert!(matches!(moved, Err(MoveError::NotFrozen(_))), "{moved:?}");
 
     // After a move, the first path that is new closes the old ones.
     download(&client, async || network.set_dead(&[SECOND], true)).await;

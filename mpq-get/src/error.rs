@@ -30,8 +30,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use h3::error::Code;
 use http::StatusCode;
-use mpq_core::client::{ClientError, ConnectError};
+use mpq_core::client::{Cause, ClientError, ConnectError};
 
 use crate::http::resume::Restart;
 
@@ -163,6 +164,9 @@ pub enum Error {
     /// The server ended the request or the connection's requests.
     #[error("the server broke off ({0}): try again")]
     Reset(String),
+    /// One end does not keep to HTTP/3, as the other one found.
+    #[error("{0}: the two do not understand each other, ask who runs the server")]
+    Misunderstood(String),
     /// The other side does not offer HTTP/3.
     #[error("{remote} is no HTTP/3 server ({reason}): check host and port")]
     NotHttp3 {
@@ -174,6 +178,9 @@ pub enum Error {
     /// The QUIC connection failed.
     #[error("QUIC error ({0}): try again")]
     Quic(String),
+    /// There can be no QUIC connection.
+    #[error("QUIC error ({0}): check the host's name, or ask who runs the server")]
+    QuicProtocol(String),
     /// A signal ended the download.
     #[error("stopped by {}: run it again, with -C to go on", if *.0 == 2 { "SIGINT" } else { "SIGTERM" })]
     Signal(u8),
@@ -199,17 +206,24 @@ impl Error {
             Error::CaFile(_) => 77,
             Error::Checksum { .. } => 90,
             Error::Migration(_) => 91,
-            Error::Http3(_) | Error::Reset(_) | Error::NotHttp3 { .. } => 95,
-            Error::Quic(_) => 96,
+            Error::Http3(_)
+            | Error::Reset(_)
+            | Error::Misunderstood(_)
+            | Error::NotHttp3 { .. } => 95,
+            Error::Quic(_) | Error::QuicProtocol(_) => 96,
             Error::Signal(number) => 128 + number,
         }
     }
 
     /// A failure to connect to `remote`, whose certificate was checked for `host`.
     pub fn connecting(error: ConnectError, remote: SocketAddr, host: &str) -> Error {
+        let reason = |cause: Cause| printable(&cause.to_string());
         match error {
-            ConnectError::Name { name: host, source } => Error::Host { host, source },
-            ConnectError::Interface { name, reason } => Error::Interface { name, reason },
+            ConnectError::Name { name, source } => Error::Host { host: name, source },
+            ConnectError::Interface { name, reason } => Error::Interface {
+                name,
+                reason: reason.to_string(),
+            },
             ConnectError::NoInterface { family } => Error::NoInterface(family),
             ConnectError::Socket(source) => Error::Unreachable {
                 remote,
@@ -217,26 +231,78 @@ impl Error {
             },
             ConnectError::Refused => Error::Refused(remote),
             ConnectError::Timeout => Error::Timeout(remote),
-            ConnectError::Certificate(reason) => Error::Certificate {
+            ConnectError::Certificate(cause) => Error::Certificate {
                 host: host.to_owned(),
-                reason,
+                reason: reason(cause),
             },
-            ConnectError::CaFile(reason) => Error::CaFile(reason),
-            ConnectError::Tls(reason) => Error::Tls { remote, reason },
-            ConnectError::NotHttp3(reason) => Error::NotHttp3 { remote, reason },
-            ConnectError::Connection(reason) => Error::Quic(reason),
+            ConnectError::Trust(error) => Error::CaFile(error.to_string()),
+            ConnectError::Tls(cause) => Error::Tls {
+                remote,
+                reason: reason(cause),
+            },
+            ConnectError::NotHttp3(cause) => Error::NotHttp3 {
+                remote,
+                reason: reason(cause),
+            },
+            ConnectError::Streams(error) => Error::NotHttp3 {
+                remote,
+                reason: error.to_string(),
+            },
+            ConnectError::Protocol(cause) => Error::QuicProtocol(reason(cause)),
+            ConnectError::Quic(cause) => Error::Quic(reason(cause)),
+            other => Error::Http3(printable(&other.to_string())),
         }
     }
 }
 
 impl From<ClientError> for Error {
     fn from(error: ClientError) -> Error {
+        let text = printable(&error.to_string());
         match error {
             ClientError::Idle => Error::Idle,
-            ClientError::Migration(reason) => Error::Migration(reason),
-            ClientError::Closed(reason) => Error::Quic(reason),
+            ClientError::Migration => Error::Migration("no answer at its new address".into()),
+            ClientError::Http3 { code, .. } | ClientError::ClosedByServer { code, .. } => {
+                match may_pass(code) {
+                    true => Error::Reset(text),
+                    false => Error::Misunderstood(text),
+                }
+            }
+            _ => Error::Quic(text),
         }
     }
+}
+
+/// Whether a connection that was closed for this might not be closed the next time. A code that nobody knows
+/// is as good as none (RFC 9114 §8.1), and H3_FRAME_ERROR is also that of a body that breaks off in a frame.
+fn may_pass(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::H3_GENERAL_PROTOCOL_ERROR
+            | Code::H3_STREAM_CREATION_ERROR
+            | Code::H3_CLOSED_CRITICAL_STREAM
+            | Code::H3_FRAME_UNEXPECTED
+            | Code::H3_ID_ERROR
+            | Code::H3_SETTINGS_ERROR
+            | Code::H3_MISSING_SETTINGS
+            | Code::H3_REQUEST_INCOMPLETE
+            | Code::H3_MESSAGE_ERROR
+            | Code::H3_VERSION_FALLBACK
+            | Code::QPACK_DECOMPRESSION_FAILED
+            | Code::QPACK_ENCODER_STREAM_ERROR
+            | Code::QPACK_DECODER_STREAM_ERROR
+    )
+}
+
+/// The words of a server may have anything in them, such as what changes the colours of a terminal.
+fn printable(text: &str) -> String {
+    let of = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(of).collect()
 }
 
 /// A failure to write `path`.
@@ -271,6 +337,9 @@ fn remedy(source: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use mpq_core::client::TooFewStreams;
+    use mpq_core::tls::{self, Trust};
+
     use super::*;
 
     #[test]
@@ -281,7 +350,7 @@ mod tests {
         assert_eq!(
             code(ConnectError::Interface {
                 name: text(),
-                reason: text()
+                reason: text().into()
             }),
             45
         );
@@ -294,21 +363,36 @@ mod tests {
         );
         assert_eq!(code(ConnectError::Refused), 7);
         assert_eq!(code(ConnectError::Timeout), 28);
-        assert_eq!(code(ConnectError::Certificate(text())), 60);
-        assert_eq!(code(ConnectError::CaFile(text())), 77);
-        assert_eq!(code(ConnectError::Tls(text())), 35);
-        assert_eq!(code(ConnectError::NotHttp3(text())), 95);
-        assert_eq!(code(ConnectError::Connection(text())), 96);
+        assert_eq!(code(ConnectError::Certificate(text().into())), 60);
+        let unreadable = tls::rustls_client(&Trust::CaFile("/".into())).unwrap_err();
+        assert_eq!(code(ConnectError::Trust(unreadable)), 77);
+        assert_eq!(code(ConnectError::Tls(text().into())), 35);
+        assert_eq!(code(ConnectError::NotHttp3(text().into())), 95);
+        let few = TooFewStreams { allowed: 2 };
+        assert_eq!(code(ConnectError::Streams(few)), 95);
+        assert_eq!(code(ConnectError::Protocol(text().into())), 96);
+        assert_eq!(code(ConnectError::Quic(text().into())), 96);
     }
 
     #[test]
     fn lost_connections_are_told_apart() {
         assert_eq!(Error::from(ClientError::Idle).code(), 28);
-        assert_eq!(
-            Error::from(ClientError::Migration(String::new())).code(),
-            91
-        );
-        assert_eq!(Error::from(ClientError::Closed(String::new())).code(), 96);
+        assert_eq!(Error::from(ClientError::Migration).code(), 91);
+        assert_eq!(Error::from(ClientError::Closed).code(), 96);
+        let closed = |code| {
+            Error::from(ClientError::ClosedByServer {
+                code,
+                reason: "\x1b[31mred".to_owned(),
+            })
+        };
+        let gone = closed(Code::H3_NO_ERROR);
+        assert!(matches!(gone, Error::Reset(_)), "{gone}");
+        assert!(!gone.to_string().contains('\x1b'), "{gone}");
+        let unheard_of = closed(Code::from(0x4242));
+        assert!(matches!(unheard_of, Error::Reset(_)), "{unheard_of}");
+        let wrong = closed(Code::H3_FRAME_UNEXPECTED);
+        assert!(matches!(wrong, Error::Misunderstood(_)), "{wrong}");
+        assert_eq!((gone.code(), wrong.code()), (95, 95));
     }
 
     #[test]

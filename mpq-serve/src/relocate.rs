@@ -89,7 +89,7 @@ impl Mover {
                 }
                 None => match helper.await {
                     Ok(Ok(())) => self.freeze(targets.clone(), announced).await,
-                    Ok(Err(error)) => Thaw::Failed(error.to_string()),
+                    Ok(Err(error)) => Thaw::Failed(error.into()),
                     Err(_) => Thaw::Failed("the helper was not started".into()),
                 },
             }
@@ -143,7 +143,7 @@ impl Mover {
             dumped: 0.0,
         };
         if let Err(error) = self.control.write(&parked) {
-            return Thaw::Failed(error.to_string());
+            return Thaw::Failed(error.into());
         }
         let since = tokio::time::Instant::now();
         loop {
@@ -156,7 +156,7 @@ impl Mover {
             // The helper lends its streams; a second move, refused meanwhile, has none to lend.
             if let Some(failed) = failed.filter(|failed| failed.streams_of != 0) {
                 stdio::take_over(failed.streams_of);
-                return Thaw::Failed(failed.failure.message);
+                return Thaw::Failed(failed.failure.message.into());
             }
             if since.elapsed() > PARKED_AT_MOST {
                 return Thaw::Failed("nobody dumped it".into());

@@ -64,6 +64,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
             name: options.name.clone(),
         },
         resume: options.resume,
+        ..ServerConfig::default()
     };
     let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),

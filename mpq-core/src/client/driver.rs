@@ -16,7 +16,7 @@ use super::event::{self, ClientEvent, InterfaceEvent};
 use super::opening::may_open;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
-use crate::frame_io::{FrameReader, write_frames};
+use crate::frame_io::{FrameReader, FrameWriter};
 use crate::h3::MigrationStream;
 use crate::h3::supervision::Supervision;
 use crate::limits::PATHS;
@@ -95,7 +95,9 @@ impl Driver {
         machine.handle(now, Input::Broadcasts(interfaces::broadcasts()));
         machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
         let (frames, to_send) = mpsc::unbounded_channel();
-        tokio::spawn(write_frames(connection.clone(), to_send, || (), || ()));
+        if let Some(writer) = FrameWriter::open(connection) {
+            tokio::spawn(writer.write(to_send, || (), || ()));
+        }
         let driver = Self {
             endpoint,
             connection: connection.weak_handle(),
@@ -146,7 +148,9 @@ impl Driver {
             let due = self.machine.next_timeout();
             let look_at = looked + self.machine.look_interval();
             tokio::select! {
-                closed = &mut closed => break ClientError::from(&closed.reason),
+                closed = &mut closed => {
+                    break ClientError::closed(&closed.reason, self.supervision.closed_by_h3());
+                }
                 Some(frame) = frames.recv() => self.input(Input::Frame(frame)),
                 Some(answer) = answers.recv() => self.answer(answer),
                 Some(event) = path_events.next() => {
@@ -227,10 +231,7 @@ impl Driver {
 
     fn announce(&mut self, event: Event) {
         match event {
-            Event::Failed => {
-                let reason = "no answer at the new address before the deadline".to_owned();
-                self.failure = Some(ClientError::Migration(reason));
-            }
+            Event::Failed => self.failure = Some(ClientError::Migration),
             Event::Idle => self.failure = Some(ClientError::Idle),
             _ => {}
         }

@@ -21,7 +21,7 @@ pub use self::event::{ClientEvent, InterfaceEvent, PathEvent};
 pub use self::get::Body;
 use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
-pub use crate::error::{ClientError, ConnectError, RequestError};
+pub use crate::error::{Cause, ClientError, ConnectError, RequestError, TooFewStreams};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
 use crate::net::address::{canonical, mapped};
 use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
@@ -80,7 +80,7 @@ impl Client {
         let handle = sockets.handle(remote)?;
         let connecting = endpoint
             .connect_with(crypto, mapped(remote), server_name)
-            .map_err(|error| ConnectError::Connection(error.to_string()))?;
+            .map_err(|error| ConnectError::Protocol(error.into()))?;
         let connection = tokio::select! {
             connected = connecting => connected?,
             () = refused(handle, remote) => return Err(ConnectError::Refused),
@@ -89,12 +89,15 @@ impl Client {
 
         let (mut quic, stream) = Connection::new(connection.clone());
         quic.read(transport::order(largest));
+        quic.open_critical_streams()?;
         let supervision = quic.supervision();
-        let (mut http, requests) = h3::client::builder()
-            .send_grease(false)
-            .build(quic)
+        let mut http = h3::client::builder();
+        let http = http.send_grease(false).build(quic);
+        // The server may allow streams, and nothing to be written on them.
+        let (mut http, requests) = tokio::time::timeout(config.connect_timeout, http)
             .await
-            .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
+            .map_err(|_| ConnectError::Timeout)?
+            .map_err(ConnectError::Http3)?;
         tokio::spawn(async move { http.wait_idle().await });
 
         let (sender, events) = broadcast::channel(EVENT_CAPACITY);
@@ -157,7 +160,7 @@ impl Client {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
             Ok(failure) => failure.clone().unwrap_or(ClientError::Idle),
-            Err(_) => ClientError::Closed("the connection is over".into()),
+            Err(_) => ClientError::Closed,
         }
     }
 

@@ -1,12 +1,13 @@
 //! A connection as h3 sees it.
 
+use std::collections::VecDeque;
 use std::future::{self, Future};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming};
 use noq::ConnectionError;
@@ -24,11 +25,15 @@ use super::send_window::{Body, SendWindow};
 use super::supervision::{Supervised, Supervision};
 use super::whole_bodies::{RequestStream, WholeBody};
 use crate::congestion::send_control::SendControl;
+use crate::error::TooFewStreams;
 use crate::proto::varint::read_varint;
 
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
 /// stay in noq, where the peer's stream limit bounds them.
 const MAX_UNTYPED: usize = 16;
+
+/// For control and QPACK (RFC 9114 §6.2).
+const CRITICAL_STREAMS: usize = 3;
 
 /// Items that are always on their way: pending ones are kept from one poll to the next.
 type Pending<T> = Pin<Box<dyn Stream<Item = Result<T, ConnectionError>> + Send + Sync>>;
@@ -94,6 +99,31 @@ impl Connection {
     /// What tells the client of a server to make no more requests.
     pub(crate) fn go_away(&self) -> GoAway {
         self.streams.go_away.clone()
+    }
+
+    /// Opens the streams that HTTP/3 cannot do without, for h3 to have them: it would wait for ever for a peer
+    /// that does not allow them. Such a peer is left.
+    ///
+    /// # Errors
+    /// There are too few.
+    pub(crate) fn open_critical_streams(&mut self) -> Result<(), TooFewStreams> {
+        let conn = &self.streams.conn;
+        while self.streams.opened.len() < CRITICAL_STREAMS {
+            match conn.open_uni().now_or_never() {
+                Some(Ok(stream)) => self.streams.opened.push_back(stream),
+                // h3 comes to know of a connection that is lost.
+                Some(Err(_)) => break,
+                None => {
+                    let error = TooFewStreams {
+                        allowed: self.streams.opened.len(),
+                    };
+                    let code = varint(Code::H3_GENERAL_PROTOCOL_ERROR.value());
+                    conn.close(code, error.to_string().as_bytes());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Has the answers to requests be read so; otherwise noq puts them in order.
@@ -242,6 +272,8 @@ pub struct OpenStreams {
     go_away: GoAway,
     opening_bi: Pending<(noq::SendStream, noq::RecvStream)>,
     opening_uni: Pending<noq::SendStream>,
+    /// Those that are to be had at once.
+    opened: VecDeque<noq::SendStream>,
 }
 
 impl OpenStreams {
@@ -258,6 +290,7 @@ impl OpenStreams {
             go_away,
             opening_bi: repeat(conn.clone(), |conn| async move { conn.open_bi().await }),
             opening_uni: repeat(conn.clone(), |conn| async move { conn.open_uni().await }),
+            opened: VecDeque::new(),
             conn,
         }
     }
@@ -296,7 +329,11 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         cx: &mut Context<'_>,
     ) -> Poll<Result<SendStream<B>, StreamErrorIncoming>> {
         let supervision = &self.supervision;
-        poll_pending(&mut self.opening_uni, cx)
+        let opened = match self.opened.pop_front() {
+            Some(stream) => Poll::Ready(Ok(stream)),
+            None => poll_pending(&mut self.opening_uni, cx),
+        };
+        opened
             .map_ok(|stream| {
                 let stream = self.go_away.opened(stream);
                 SendStream::new(stream, Supervised::other(supervision.clone()), None)
@@ -305,7 +342,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        self.conn.close(varint(code.value()), reason);
+        self.supervision.close(&self.conn, code, reason);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The streams that carry MIGRATION frames.
 
 use bytes::Bytes;
-use futures::future;
+use futures::{FutureExt, future};
 use noq::{ReadError, WriteError};
 
 use super::recv::RecvStream;
@@ -10,18 +10,34 @@ use super::recv::RecvStream;
 /// "MIG" in ASCII.
 pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
 
+/// The type as it is written: a varint of four bytes (RFC 9000 §16).
+const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
+
 /// Opens a stream for MIGRATION frames towards the peer and writes its type.
 ///
 /// # Errors
 /// As noq's `open_uni` and `write_all`: the connection is lost, or the peer does not want the stream.
 pub async fn open_migration_stream(conn: &noq::Connection) -> Result<noq::SendStream, WriteError> {
-    // A varint of four bytes (RFC 9000 §16).
-    const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();
     let mut stream = conn.open_uni().await?;
-    // Ahead of all bodies. Fails once it is closed, which writing tells.
-    let _ = stream.set_priority(1);
+    prefer(&stream);
     stream.write_all(&TYPE).await?;
     Ok(stream)
+}
+
+/// As [`open_migration_stream`], if that can be done at once: otherwise the peer does without. What is to be
+/// written first on the stream comes with it.
+pub(crate) fn try_open_migration_stream(
+    conn: &noq::Connection,
+) -> Option<(noq::SendStream, Vec<u8>)> {
+    let stream = conn.open_uni().now_or_never()?.ok()?;
+    prefer(&stream);
+    Some((stream, TYPE.to_vec()))
+}
+
+/// Ahead of all bodies.
+fn prefer(stream: &noq::SendStream) {
+    // Fails once it is closed, which writing tells.
+    let _ = stream.set_priority(1);
 }
 
 /// The peer's stream of MIGRATION frames, read up to and including its type.

@@ -38,6 +38,7 @@ mod whole_bodies;
 
 pub(crate) use connection::Order;
 pub use connection::{BidiStream, Connection, OpenStreams};
+pub(crate) use migration_stream::try_open_migration_stream;
 pub use migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream, open_migration_stream};
 pub use recv::RecvStream;
 pub use send::SendStream;

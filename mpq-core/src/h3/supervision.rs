@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
+use h3::error::Code;
 use h3::quic::{ConnectionErrorIncoming, StreamErrorIncoming};
 use noq::{ConnectionError, ReadError, WriteError};
 
 use super::NO_ERROR;
-use super::error::{connection_error, lost, read_error, write_error};
+use super::error::{connection_error, lost, read_error, varint, write_error};
 
 /// What is known of one connection.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ pub(crate) struct Supervision {
     /// One began to wait since this was last asked for.
     waited: AtomicBool,
     given_up: OnceLock<ConnectionErrorIncoming>,
+    closed_by_h3: OnceLock<(Code, String)>,
 }
 
 impl Supervision {
@@ -42,6 +44,18 @@ impl Supervision {
         // The first reason is the true one.
         let _ = self.given_up.set(why);
         connection.close(NO_ERROR, words.as_bytes());
+    }
+
+    /// h3 closes the connection.
+    pub(super) fn close(&self, connection: &noq::Connection, code: Code, reason: &[u8]) {
+        let words = String::from_utf8_lossy(reason).into();
+        let _ = self.closed_by_h3.set((code, words));
+        connection.close(varint(code.value()), reason);
+    }
+
+    /// Why h3 closed the connection, if it did.
+    pub(crate) fn closed_by_h3(&self) -> Option<(Code, String)> {
+        self.closed_by_h3.get().cloned()
     }
 
     pub(super) fn connection_error(&self, error: ConnectionError) -> ConnectionErrorIncoming {

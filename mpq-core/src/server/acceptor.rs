@@ -40,7 +40,8 @@ impl H3Acceptor for Acceptor {
                         return Ok(None);
                     };
                     let remote = canonical(incoming.remote_address());
-                    let connected = in_time(self.server.connected(incoming, remote));
+                    let limit = self.server.config.handshake_timeout;
+                    let connected = in_time(limit, self.server.connected(incoming, remote));
                     self.handshakes
                         .spawn(async { connected.await.map(|(connection, _)| connection) });
                 }

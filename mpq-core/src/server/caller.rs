@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
-use crate::error::MoveError;
+use crate::error::{Cause, MoveError};
 use crate::proto::server::Output;
 
 /// What became of a frozen server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Thaw {
     /// It woke, and is to listen here.
     At(SocketAddr),
     /// It was not frozen, and goes on where it was; why.
-    Failed(String),
+    Failed(Cause),
 }
 
 /// What the machine wants from a move in progress.
@@ -131,6 +131,6 @@ impl Requests {
                 Request::Over(moved) => return moved,
             }
         }
-        Err(MoveError::Failed("its task has ended".into()))
+        Err(MoveError::Interrupted)
     }
 }

@@ -33,7 +33,7 @@ use self::peer::Peer;
 use self::relocate::Relocation;
 use crate::congestion::send_control::SendControl;
 use crate::congestion::{Algorithm, Congestion, Resume};
-pub use crate::error::{AcceptError, BindError, MoveError};
+pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR};
 use crate::net::address::canonical;
@@ -43,12 +43,8 @@ use crate::stats::Traffic;
 use crate::tls::{self, Identity};
 use crate::transport;
 
-/// How long a handshake may take. noq has no limit of its own without an idle timeout, and whoever
-/// sends only the first datagram of one would be remembered for ever.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// How to serve.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// How fast each connection may send.
     pub congestion: Congestion,
@@ -56,6 +52,20 @@ pub struct ServerConfig {
     pub elsewhere: AlternativeAddresses,
     /// How the paths begin after a move.
     pub resume: Resume,
+    /// How long a handshake may take, with the beginning of HTTP/3. noq has no limit of its own without an idle
+    /// timeout, and whoever sends only the first datagram of one would be remembered for ever.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            congestion: Congestion::default(),
+            elsewhere: AlternativeAddresses::default(),
+            resume: Resume::default(),
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A server and its connections; clones share them.
@@ -70,12 +80,11 @@ pub struct Server {
 
 /// Ends a handshake that takes too long.
 async fn in_time<T>(
+    limit: Duration,
     handshake: impl Future<Output = Result<T, AcceptError>>,
 ) -> Result<T, AcceptError> {
-    let in_time = tokio::time::timeout(HANDSHAKE, handshake);
-    in_time
-        .await
-        .unwrap_or(Err(AcceptError::Timeout(HANDSHAKE)))
+    let in_time = tokio::time::timeout(limit, handshake);
+    in_time.await.unwrap_or(Err(AcceptError::Timeout(limit)))
 }
 
 /// A handshake under way, which goes on while it is awaited; best in a task of its own.
@@ -163,7 +172,7 @@ impl Server {
         let incoming = self.listener.endpoint.accept().await?;
         let remote = canonical(incoming.remote_address());
         let connected = self.connected(incoming, remote);
-        let session = in_time(async move {
+        let session = in_time(self.config.handshake_timeout, async move {
             let (quic, traffic) = connected.await?;
             let h3 = h3::server::builder().send_grease(false).build(quic).await;
             Ok(Session {
@@ -198,6 +207,7 @@ impl Server {
             transport::update_keys(&connection);
             let gate = Gate::default();
             let (mut quic, stream) = Connection::new(connection.clone());
+            quic.open_critical_streams()?;
             let send_window = quic.bound(send_control.clone(), gate.clone());
             let peer = Peer::new(
                 &connection,

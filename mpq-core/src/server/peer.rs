@@ -13,7 +13,7 @@ use crate::congestion::Resume;
 use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
-use crate::frame_io::write_frames;
+use crate::frame_io::FrameWriter;
 use crate::h3::NO_ERROR;
 use crate::h3::gate::Gate;
 use crate::h3::go_away::GoAway;
@@ -39,6 +39,8 @@ pub(super) struct Peer {
     unsaid: Arc<AtomicUsize>,
     /// Where they come from, until they are written.
     to_send: Mutex<Option<mpsc::UnboundedReceiver<Frame>>>,
+    /// What writes them, once there is a stream.
+    writer: Mutex<Option<FrameWriter>>,
     /// Those of its endpoint.
     pub(super) sockets: Sockets,
     /// Makes our knocks.
@@ -109,6 +111,7 @@ impl Peer {
             frames,
             unsaid: Arc::default(),
             to_send: Mutex::new(Some(to_send)),
+            writer: Mutex::default(),
             sockets,
             knocks: tls::knock_key(connection),
             send_control,
@@ -209,10 +212,24 @@ impl Peer {
         }
     }
 
+    /// Whether the client allows a stream for what it is to be told.
+    pub(super) fn can_be_told(&self) -> bool {
+        let is_told = self.to_send.lock().unwrap().is_none();
+        let mut writer = self.writer.lock().unwrap();
+        if !is_told && writer.is_none() {
+            *writer = self
+                .connection
+                .upgrade()
+                .and_then(|c| FrameWriter::open(&c));
+        }
+        is_told || writer.is_some()
+    }
+
     /// Writes what it is told from now on.
     fn speak(&self) {
         let frames = self.to_send.lock().unwrap().take();
-        let (Some(connection), Some(frames)) = (self.connection.upgrade(), frames) else {
+        let writer = self.writer.lock().unwrap().take();
+        let (Some(writer), Some(frames)) = (writer, frames) else {
             return;
         };
         let (send_window, unsaid) = (self.send_window.clone(), self.unsaid.clone());
@@ -220,7 +237,7 @@ impl Peer {
         let said = move || {
             unsaid.fetch_sub(1, Ordering::Relaxed);
         };
-        tokio::spawn(write_frames(connection, frames, widen, said));
+        tokio::spawn(writer.write(frames, widen, said));
     }
 
     pub(super) fn tell(&self, frame: Frame) {

@@ -16,6 +16,7 @@ use crate::frame_io::FrameReader;
 use crate::h3::MigrationStream;
 use crate::h3::supervision::Supervision;
 use crate::net::address::canonical;
+use crate::proto::Frame;
 use crate::proto::server::peer::{Input, Output};
 use crate::stats::{Traffic, path_number};
 use crate::time::sleep_until;
@@ -173,6 +174,8 @@ impl Driver<'_> {
         let mut reader = FrameReader::new(stream);
         loop {
             match reader.next().await {
+                // Whoever cannot be told of a move cannot come along, whatever it says.
+                Ok(Some(Frame::Hello { .. })) if !self.peer.can_be_told() => return,
                 Ok(Some(frame)) => self.input(Input::Frame(frame)),
                 Ok(None) => return,
                 Err(error) => {

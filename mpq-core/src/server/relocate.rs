@@ -42,7 +42,8 @@ impl Relocation {
         outputs: &mut mpsc::UnboundedReceiver<Output>,
         announcement: Announcement,
     ) -> Result<SocketAddr, MoveError> {
-        let mut failure = String::new();
+        // Told only to a caller who is there: for one who is gone, that is why.
+        let mut failure = MoveError::Interrupted;
         self.hub.input(Input::Announce(announcement));
         loop {
             let due = self.hub.next_timeout();
@@ -87,12 +88,12 @@ impl Relocation {
                     };
                     let input = match thaw {
                         Thaw::At(listen) => {
-                            failure = format!("it woke at its old address, {listen}");
+                            failure = MoveError::Stayed(listen);
                             let before = self.listener.address();
                             Input::Thawed { listen, before }
                         }
                         Thaw::Failed(reason) => {
-                            failure = reason;
+                            failure = MoveError::NotFrozen(reason);
                             Input::Failed
                         }
                     };
@@ -132,11 +133,7 @@ impl Relocation {
                     }
                     self.each_peer(|peer| drop(peer.handle(peer::Input::Release)));
                     let listen = self.listener.address();
-                    return if moved {
-                        Ok(listen)
-                    } else {
-                        Err(MoveError::Failed(failure))
-                    };
+                    return if moved { Ok(listen) } else { Err(failure) };
                 }
                 Output::Send(..)
                 | Output::OpenGate(_)

@@ -121,7 +121,7 @@ async fn a_client_written_from_the_document_stays_with_a_server_that_stays() {
         let thaw = Thaw::Failed("no room".into());
         let moving = relocate(&server, progress, CHUNKS / 4, places[1], thaw);
         let (moved, seen) = tokio::join!(moving, client.follow());
-        assert!(matches!(moved, Err(MoveError::Failed(_))));
+        assert!(matches!(moved, Err(MoveError::NotFrozen(_))));
         assert_eq!(seen, ["MIGRATION", "PARKED", "CANCELLED"]);
         assert!(body.await.unwrap() == content());
         assert_eq!(server.handshakes(), 1);

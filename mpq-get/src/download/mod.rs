@@ -151,7 +151,7 @@ async fn attempt<C: Connection>(
     transfer.count(&client);
     let outcome = match outcome {
         // All of the body came before the connection broke.
-        Err(Error::Idle | Error::Migration(_) | Error::Quic(_))
+        Err(Error::Idle | Error::Migration(_) | Error::Reset(_) | Error::Quic(_))
             if output.is_some() && transfer.partial.borrow().is_complete() =>
         {
             Ok(())

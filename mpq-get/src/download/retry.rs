@@ -107,6 +107,8 @@ pub fn is_transient(error: &Error) -> bool {
         | Error::CaFile(_)
         | Error::Checksum { .. }
         | Error::Http3(_)
+        | Error::Misunderstood(_)
+        | Error::QuicProtocol(_)
         | Error::NotHttp3 { .. }
         | Error::Signal(_) => false,
     }
@@ -223,6 +225,8 @@ mod tests {
             host(ErrorKind::NotFound),
             Error::Usage(text()),
             Error::Http3(text()),
+            Error::Misunderstood(text()),
+            Error::QuicProtocol(text()),
             Error::Signal(2),
             Error::CaFile(text()),
         ] {

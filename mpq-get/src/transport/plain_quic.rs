@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h3::client::SendRequest;
-use h3::error::Code;
+use h3::error::{Code, LocalError};
+use h3::quic::ConnectionErrorIncoming;
 use mpq_core::Congestion;
 use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathEvent, PathInfo, PathState,
@@ -28,7 +29,7 @@ use quinn::{
     ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
     VarIntBoundsExceeded,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
 use super::Connection;
@@ -39,11 +40,16 @@ const CLOSE_GRACE: Duration = Duration::from_millis(50);
 /// What HTTP/3 closes a connection with that is no longer needed.
 const NO_ERROR: VarInt = VarInt::from_u32(Code::H3_NO_ERROR.value() as u32);
 
+/// What a connection is closed with whose server cannot be one of HTTP/3.
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(Code::H3_GENERAL_PROTOCOL_ERROR.value() as u32);
+
 /// A connection by quinn.
 pub(crate) struct PlainQuic {
     connection: quinn::Connection,
     endpoint: Endpoint,
     requests: SendRequest<WholeBodies<h3_quinn::OpenStreams>, Bytes>,
+    /// What h3 says of its end.
+    end: watch::Receiver<Option<h3::error::ConnectionError>>,
     local: Local,
     events: broadcast::Sender<(Instant, ClientEvent)>,
 }
@@ -82,10 +88,10 @@ impl Connection for PlainQuic {
     ) -> Result<Self, ConnectError> {
         let (local, bind) = local(&config.interfaces, remote)?;
         let crypto = QuicClientConfig::try_from(tls::rustls_client(&config.trust)?)
-            .map_err(|error| ConnectError::Tls(error.to_string()))?;
+            .map_err(|error| ConnectError::Tls(error.into()))?;
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto));
         let transport = transport(config.idle_timeout, config.congestion)
-            .map_err(|error| ConnectError::Connection(format!("idle timeout: {error}")))?;
+            .map_err(|error| ConnectError::Protocol(format!("idle timeout: {error}").into()))?;
         quic.transport_config(Arc::new(transport));
         let socket = bind
             .open()
@@ -99,25 +105,32 @@ impl Connection for PlainQuic {
         )?;
         let connecting = endpoint
             .connect_with(quic, remote, server_name)
-            .map_err(|error| ConnectError::Connection(error.to_string()))?;
+            .map_err(|error| ConnectError::Protocol(error.into()))?;
         let connection = tokio::select! {
             connected = connecting => connected.map_err(handshake_error)?,
             () = refused(handle, remote) => return Err(ConnectError::Refused),
             () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 
-        let (mut driver, requests) = h3::client::builder()
-            .send_grease(false)
-            .build(WholeBodies::new(h3_quinn::Connection::new(
-                connection.clone(),
-            )))
-            .await
-            .map_err(|error| ConnectError::NotHttp3(error.to_string()))?;
-        tokio::spawn(async move { driver.wait_idle().await });
+        let h3 = WholeBodies::new(h3_quinn::Connection::new(connection.clone()));
+        let mut http = h3::client::builder();
+        let http = http.send_grease(false).build(h3);
+        let (mut http, requests) = match timeout(config.connect_timeout, http).await {
+            Ok(built) => built.map_err(ConnectError::Http3)?,
+            // It waits for nothing else, and does not say how many streams it has got.
+            Err(_) => {
+                let words = "the streams that HTTP/3 needs are not allowed";
+                connection.close(PROTOCOL_ERROR, words.as_bytes());
+                return Err(ConnectError::NotHttp3(words.into()));
+            }
+        };
+        let (ended, end) = watch::channel(None);
+        tokio::spawn(async move { ended.send(Some(http.wait_idle().await)) });
         Ok(Self {
             connection,
             endpoint,
             requests,
+            end,
             local,
             events: broadcast::Sender::new(1),
         })
@@ -150,7 +163,16 @@ impl Connection for PlainQuic {
     async fn failed(&self) -> ClientError {
         match self.connection.closed().await {
             ConnectionError::TimedOut => ClientError::Idle,
-            error => ClientError::Closed(error.to_string()),
+            ConnectionError::ApplicationClosed(close) => ClientError::ClosedByServer {
+                code: close.error_code.into_inner().into(),
+                reason: String::from_utf8_lossy(&close.reason).into(),
+            },
+            ConnectionError::LocallyClosed => {
+                let mut end = self.end.clone();
+                let end = end.wait_for(Option::is_some).await;
+                end.map_or(ClientError::Closed, |end| closed_by_h3(end.as_ref()))
+            }
+            error => ClientError::Quic(Arc::new(error)),
         }
     }
 
@@ -177,6 +199,30 @@ impl PlainQuic {
             sent: stats.udp_tx.bytes,
             lost: stats.path.lost_packets,
         }
+    }
+}
+
+/// A connection that was closed at this end, as h3 has it.
+fn closed_by_h3(end: Option<&h3::error::ConnectionError>) -> ClientError {
+    use h3::error::ConnectionError::{Local, Remote};
+    let (code, reason) = match end {
+        Some(Local {
+            error: LocalError::Application { code, reason, .. },
+            ..
+        }) => (*code, reason),
+        // Of a body that ends within a frame.
+        Some(Remote {
+            0: ConnectionErrorIncoming::InternalError(reason),
+            ..
+        }) => (Code::H3_INTERNAL_ERROR, reason),
+        _ => return ClientError::Closed,
+    };
+    match code {
+        Code::H3_NO_ERROR => ClientError::Closed,
+        code => ClientError::Http3 {
+            code,
+            reason: reason.clone(),
+        },
     }
 }
 
@@ -208,8 +254,8 @@ fn handshake_error(error: ConnectionError) -> ConnectError {
         ConnectionError::TransportError(error) => error.code,
         ConnectionError::ConnectionClosed(close) => close.error_code,
         ConnectionError::TimedOut => return ConnectError::Timeout,
-        ConnectionError::VersionMismatch => return ConnectError::NotHttp3(error.to_string()),
-        _ => return ConnectError::Connection(error.to_string()),
+        ConnectionError::VersionMismatch => return ConnectError::NotHttp3(error.into()),
+        _ => return ConnectError::Quic(error.into()),
     };
-    ConnectError::handshake(code.into(), error.to_string())
+    ConnectError::handshake(code.into(), error)
 }

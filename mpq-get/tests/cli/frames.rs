@@ -107,7 +107,7 @@ fn a_body_that_ends_within_a_frame_is_cut_short() {
                 ]
                 .concat();
                 answer.truncate(answer.len() - missing);
-                get(answer.into(), protocol).fails(96, "try again");
+                get(answer.into(), protocol).fails(95, "try again");
             }
         }
     }
@@ -118,5 +118,29 @@ fn a_body_that_ends_after_a_frame_may_be_too_short() {
     for protocol in PROTOCOLS {
         let answer = [head(Some(SIZE)), frame(DATA, &body()[..MIDDLE]), empty()].concat();
         get(answer.into(), protocol).fails(18, "the body ended at 1507328 of 3000017 bytes");
+    }
+}
+
+#[test]
+fn a_server_that_breaks_the_rules_is_told_of_and_not_asked_again() {
+    for protocol in PROTOCOLS {
+        // DATA, of which HEADERS did not tell.
+        let server = Server::raw(frame(DATA, b"abc").into());
+        let options = ["--protocol", protocol, "--retry", "3", "-s"];
+        server
+            .get(&options, "file")
+            .fails(95, "H3_FRAME_UNEXPECTED");
+        assert_eq!(server.connections(), 1, "{protocol}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_let_http3_begin_is_told_of_and_not_asked_again() {
+    for protocol in PROTOCOLS {
+        let server = Server::narrow();
+        let limits = ["--connect-timeout", "1", "--retry", "3", "-s"];
+        let outcome = server.get(&[&["--protocol", protocol], &limits[..]].concat(), "file");
+        outcome.fails(95, "streams");
+        assert_eq!(server.connections(), 1, "{protocol}");
     }
 }

@@ -233,7 +233,7 @@ fn stdout_goes_on_but_does_not_start_over() {
 
     let server = Server::script([Answer::Cut(anonymous(), CUT)]);
     let outcome = server.get(&[], "file");
-    outcome.fails(96, "");
+    outcome.fails(95, "closed the connection");
     assert_eq!(server.requests().len(), 1, "it would only repeat itself");
     assert!(body().starts_with(&outcome.stdout));
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -142,6 +143,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) identity: Identity,
     requests: Arc<Mutex<Vec<Request<()>>>>,
+    connections: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
@@ -153,6 +155,8 @@ enum Site {
     Script(Mutex<VecDeque<Answer>>),
     /// Each by these bytes, whatever they are in HTTP/3, and the end of the stream.
     Raw(Bytes),
+    /// None comes: the client may open two unidirectional streams only.
+    Narrow,
 }
 
 impl Server {
@@ -177,6 +181,12 @@ impl Server {
         Server::bind(Identity::new(), anywhere, b"h3", Site::Raw(answer))
     }
 
+    /// Does not let a client begin HTTP/3.
+    pub(crate) fn narrow() -> Server {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Server::bind(Identity::new(), anywhere, b"h3", Site::Narrow)
+    }
+
     pub(crate) fn script_at(
         identity: &Identity,
         address: SocketAddr,
@@ -199,6 +209,9 @@ impl Server {
         let crypto = QuicServerConfig::try_from(tls).unwrap();
         let mut transport = quinn::TransportConfig::default();
         transport.send_window(UNDER_WAY as u64);
+        if matches!(site, Site::Narrow) {
+            transport.max_concurrent_uni_streams(2u32.into());
+        }
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport));
         let runtime = Runtime::new().unwrap();
@@ -209,13 +222,17 @@ impl Server {
         let address = endpoint.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (log, site) = (requests.clone(), Arc::new(site));
+        let connections = Arc::<AtomicUsize>::default();
+        let count = connections.clone();
         runtime.spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 let (log, site) = (log.clone(), site.clone());
                 tokio::spawn(async move {
                     if let Ok(connection) = incoming.await {
                         match &*site {
                             Site::Raw(answer) => serve_raw(connection, answer).await,
+                            Site::Narrow => drop(connection.closed().await),
                             _ => serve(connection, &log, &site).await,
                         }
                     }
@@ -226,8 +243,14 @@ impl Server {
             address,
             identity,
             requests,
+            connections,
             _runtime: runtime,
         }
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -286,7 +309,7 @@ async fn serve(
                     let answer = script.lock().unwrap().pop_front();
                     by_script(answer.expect("an answer"), &request, stream, connection).await
                 }
-                Site::Raw(_) => unreachable!("it is served without h3"),
+                Site::Raw(_) | Site::Narrow => unreachable!("it is served without h3"),
             };
         });
     }
