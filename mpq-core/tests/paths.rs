@@ -84,22 +84,36 @@ impl Network {
     /// Where a client's datagram leaves, unless it is swallowed.
     fn outside(self: &Arc<Self>, client: SocketAddr, datagram: &[u8]) -> Option<Arc<UdpSocket>> {
         let mut links = self.links.lock().unwrap();
-        let link = links.entry(client.ip()).or_insert_with(|| {
-            let (outside, back) = self.open(client.ip());
-            Link {
-                client,
-                outside,
-                back,
-                dead: false,
-                probes: 0,
-            }
-        });
+        let link = links
+            .entry(client.ip())
+            .or_insert_with(|| self.link(client));
         link.client = client;
         if link.dead {
             link.probes += usize::from(datagram[0] & 0x80 != 0);
             return None;
         }
         Some(link.outside.clone())
+    }
+
+    fn link(self: &Arc<Self>, client: SocketAddr) -> Link {
+        let (outside, back) = self.open(client.ip());
+        Link {
+            client,
+            outside,
+            back,
+            dead: false,
+            probes: 0,
+        }
+    }
+
+    /// Links that are dead from the start.
+    fn lay_dead(self: &Arc<Self>, clients: &[&str]) {
+        for client in clients {
+            let client = SocketAddr::new(client.parse().unwrap(), 0);
+            let mut link = self.link(client);
+            link.dead = true;
+            self.links.lock().unwrap().insert(client.ip(), link);
+        }
     }
 
     fn open(self: &Arc<Self>, client: IpAddr) -> (Arc<UdpSocket>, AbortHandle) {
@@ -111,10 +125,11 @@ impl Network {
     async fn back(self: Arc<Self>, client: IpAddr, outside: Arc<UdpSocket>) {
         let mut buffer = vec![0; 65536];
         loop {
-            let (length, _) = outside.recv_from(&mut buffer).await.unwrap();
+            let (length, from) = outside.recv_from(&mut buffer).await.unwrap();
             let client = {
                 let links = self.links.lock().unwrap();
-                links.get(&client).filter(|l| !l.dead).map(|l| l.client)
+                let link = links.get(&client).filter(|l| !l.dead);
+                link.filter(|_| from == self.server).map(|l| l.client)
             };
             if let Some(client) = client {
                 let _ = self.front.send_to(&buffer[..length], client).await;
@@ -268,6 +283,52 @@ async fn dies_and_comes_back(local: &str) {
     assert_eq!(back, 2, "the next id that there is");
     download(&client, async || {}).await;
     assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interface_that_leads_nowhere_costs_a_moment_and_not_the_connection() {
+    let server = serve();
+    let network = Network::new(server.local_addr());
+    network.lay_dead(&[FIRST]);
+    let start = Instant::now();
+    let client = connect(network.address(), &[FIRST, SECOND]).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{start:?}");
+    download(&client, async || {}).await;
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    let paths = client.paths();
+    assert_eq!(paths.len(), 1, "{paths:?}");
+    assert_eq!(paths[0].local.to_string(), SECOND);
+
+    let mut events = client.events();
+    network.set_dead(&[FIRST], false);
+    let back = path_is(&mut events, FIRST, PathState::Validated).await;
+    assert_eq!(back, 1, "the next id that there is");
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interfaces_that_lead_nowhere_leave_a_move_its_path_ids() {
+    let server = serve();
+    let network = Network::new(server.local_addr());
+    // More of them than there are ids.
+    let dead: Vec<_> = (20..38).map(|host| format!("127.0.0.{host}")).collect();
+    let dead: Vec<_> = dead.iter().map(String::as_str).collect();
+    network.lay_dead(&dead);
+    let client = connect(network.address(), &[&[FIRST], &dead[..]].concat()).await;
+    for interface in &dead {
+        network.probed(interface, 3).await;
+    }
+    assert_eq!(client.paths().len(), 1, "{:?}", client.paths());
+
+    let target = socket("127.0.0.2").local_addr().unwrap();
+    download(&client, async || {
+        server.move_to(target).await.unwrap();
+    })
+    .await;
+    assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
+    let there = client.paths().into_iter().filter(|p| p.remote == target);
+    assert!(there.count() > 1, "the interfaces are not dead there");
     client.close().await;
 }
 

@@ -3,13 +3,14 @@
 mod config;
 mod driver;
 mod event;
+mod first_path;
 mod get;
 mod name;
 mod opening;
 mod paths;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,15 +19,16 @@ use tokio::sync::{broadcast, mpsc, watch};
 pub use self::config::ClientConfig;
 use self::driver::Driver;
 pub use self::event::{ClientEvent, InterfaceEvent, PathEvent};
+use self::first_path::Opened;
 pub use self::get::Body;
 use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
 pub use crate::error::{Cause, ClientError, ConnectError, RequestError, TooFewStreams};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
-use crate::net::address::{canonical, mapped};
-use crate::net::{Bind, Local, Sockets, interfaces, monitor, mtu, refused};
+use crate::net::address::canonical;
+use crate::net::{interfaces, monitor};
 pub use crate::proto::client::Event as MigrationEvent;
-use crate::{tls, transport};
+use crate::transport;
 
 /// Events that a slow reader may fall behind; a move makes about ten.
 const EVENT_CAPACITY: usize = 1024;
@@ -48,8 +50,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `remote`, whose certificate must be for `server_name`, from every interface:
-    /// the handshake over the first, further paths as soon as the server allows.
+    /// Connects to `remote`, whose certificate must be for `server_name`, from every interface: the handshake
+    /// over the one that the routing table would choose (or that [`ClientConfig::interfaces`] names first), and
+    /// if nothing answers there in 250 ms, over the others as well; further paths as soon as the server
+    /// allows, and wherever it answers.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -65,27 +69,14 @@ impl Client {
             mpsc::channel(1).1
         });
         let locals = interfaces::usable(remote.ip(), &config.interfaces)?;
-        let mut crypto = noq::ClientConfig::new(Arc::new(tls::client_config(&config.trust)?));
-        let binds: Vec<Bind> = locals.iter().map(Local::bind).collect();
-        let largest = mtu::largest(&binds, remote);
-        crypto.transport_config(transport::client_transport(config.congestion, largest));
-        let (sockets, answers) =
-            Sockets::open(&binds).map_err(|error| ConnectError::socket(&locals, error))?;
-        let endpoint = noq::Endpoint::new_with_abstract_socket(
-            transport::config(),
-            None,
-            sockets.for_endpoint(),
-            Arc::new(noq::TokioRuntime),
-        )?;
-        let handle = sockets.handle(remote)?;
-        let connecting = endpoint
-            .connect_with(crypto, mapped(remote), server_name)
-            .map_err(|error| ConnectError::Protocol(error.into()))?;
-        let connection = tokio::select! {
-            connected = connecting => connected?,
-            () = refused(handle, remote) => return Err(ConnectError::Refused),
-            () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
-        };
+        let Opened {
+            connection,
+            endpoint,
+            sockets,
+            answers,
+            locals,
+            largest,
+        } = first_path::open(&config, locals, remote, server_name).await?;
 
         let (mut quic, stream) = Connection::new(connection.clone());
         quic.read(transport::order(largest));
@@ -150,7 +141,8 @@ impl Client {
         self.connection.is_multipath_enabled()
     }
 
-    /// Handshakes that this client started.
+    /// Handshakes of this connection: one. Those over other interfaces that were given up as this one was
+    /// complete first are not counted.
     pub fn handshakes(&self) -> u64 {
         self.endpoint.stats().outgoing_handshakes
     }

@@ -2,12 +2,16 @@
 //! address family, or those that the user named. At the start what was named must be there
 //! ([`usable`]); later it may come and go ([`changed`]). The same interfaces' addresses of the other
 //! family are used as well, should the server move there.
+//!
+//! Of several addresses of an interface the kernel chooses, as for any socket, and so it does which interface
+//! is the first one.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use if_addrs::{IfAddr, Interface};
 
+use super::routing;
 use super::socket::Bind;
 
 /// The name of the loopback interface, on which every address of 127.0.0.0/8 is local.
@@ -57,17 +61,33 @@ pub enum InterfaceError {
     List(#[from] io::Error),
 }
 
-/// The local addresses to reach `server` from: all usable ones, or those in `wanted` (interface
-/// names or IP addresses), in that order, and after them those of the other family. The first one
-/// carries the handshake.
+/// The local addresses to reach `server` from: those in `wanted` (interface names or IP addresses), in that
+/// order, or all usable ones, that which the routing table would choose before the others; and after them
+/// those of the other family. The first one is to carry the handshake.
 ///
 /// # Errors
 /// A wanted interface that is unknown, down, or without an address of the family; or none at all.
 pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, InterfaceError> {
     let all = if_addrs::get_if_addrs()?;
     let mut locals = choose(&all, server, wanted)?;
+    if wanted.is_empty()
+        && let Some(source) = routing::source(server, None)
+    {
+        put_first(&mut locals, &all, source);
+    }
     locals.extend(remaining(&all, of_other_family(server), wanted, &[]));
     Ok(locals)
+}
+
+/// Puts the interface that has this address before the others.
+fn put_first(locals: &mut [Local], all: &[Interface], source: IpAddr) {
+    let by = all.iter().find(|i| i.ip() == source);
+    let preferred = locals
+        .iter()
+        .position(|l| by.is_some_and(|by| l.interface == by.name));
+    if let Some(index) = preferred {
+        locals[..=index].rotate_right(1);
+    }
 }
 
 /// As [`usable`], of those that are there now, be it none. An address that is `used` stays the
@@ -182,7 +202,8 @@ fn every(all: &[Interface], server: IpAddr, used: &[Local]) -> Vec<Local> {
     locals
 }
 
-/// The address of an interface to use: the one that is used already, or its first.
+/// The address of an interface to use: the one that is used already, or the kernel's choice; its first, if
+/// that has none.
 fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Option<Local> {
     let mut addresses = all.iter().filter(|i| i.name == name && is_fit(i, server));
     let local = |i: &Interface| Local {
@@ -191,9 +212,15 @@ fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Opti
         index: i.index,
     };
     let in_use = |i: &&Interface| used.contains(&local(i));
+    if let Some(used) = addresses.clone().find(in_use) {
+        return Some(local(used));
+    }
+    // An interface with one address has no choice.
+    let choice = addresses.clone().nth(1);
+    let choice = choice.and_then(|_| routing::source(server, Some(name)));
     addresses
         .clone()
-        .find(in_use)
+        .find(|i| Some(i.ip()) == choice)
         .or_else(|| addresses.next())
         .map(local)
 }
@@ -318,6 +345,22 @@ mod tests {
             of("::1").unwrap_err(),
             "no interface is up that has an IPv6 address"
         );
+    }
+
+    #[test]
+    fn the_interface_that_the_routing_table_chooses_comes_first() {
+        let host = host();
+        let server = "10.1.0.2".parse().unwrap();
+        for (source, order) in [
+            // Whichever of its addresses it is.
+            ("10.0.1.2", ["10.0.1.2", "10.0.0.2"]),
+            ("10.0.0.3", ["10.0.0.2", "10.0.1.2"]),
+            ("10.9.9.9", ["10.0.0.2", "10.0.1.2"]),
+        ] {
+            let mut locals = choose(&host, server, &[]).unwrap();
+            put_first(&mut locals, &host, source.parse().unwrap());
+            assert_eq!(ips(Ok(locals)).unwrap(), order, "{source}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod mtu;
 mod noq_udp;
 mod old_paths;
 pub(crate) mod refused;
+mod routing;
 pub(crate) mod socket;
 mod socket_set;
 pub(crate) mod sockets;

@@ -41,6 +41,8 @@ pub(super) struct SocketSet {
     pub(super) recogniser: Mutex<Option<Recogniser>>,
     /// Every socket shows its local address to noq.
     pub(super) shows_local: AtomicBool,
+    /// Something has come.
+    pub(super) heard: AtomicBool,
     /// At a client that follows a server by paths.
     pub(super) old_paths: Mutex<Option<OldPaths>>,
     /// Who has sent something since they are noted.
@@ -67,6 +69,7 @@ impl SocketSet {
             preferred: RwLock::default(),
             recogniser: Mutex::default(),
             shows_local: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             old_paths: Mutex::default(),
             senders: Mutex::default(),
             answers,

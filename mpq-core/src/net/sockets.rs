@@ -200,6 +200,11 @@ impl Sockets {
         })
     }
 
+    /// Whether anything has come.
+    pub fn is_heard(&self) -> bool {
+        self.0.heard.load(Ordering::Relaxed)
+    }
+
     /// Whether a packet of a connection came from there, so far as senders are noted.
     pub fn has_heard(&self, remote: SocketAddr) -> bool {
         let senders = self.0.senders.lock().unwrap();

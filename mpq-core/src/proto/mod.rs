@@ -56,6 +56,7 @@
 
 pub mod client;
 pub(crate) mod evacuation;
+pub(crate) mod first_path;
 pub mod frame;
 pub(crate) mod liveness;
 pub(crate) mod opening_gate;
