@@ -103,9 +103,16 @@ pub enum ClientError {
     /// The server was silent for longer than the idle timeout.
     #[error("the server fell silent")]
     Idle,
-    /// The server was silent for longer than the migration timeout.
-    #[error("the server did not come back: no answer at the new address before the deadline")]
-    Migration,
+    /// The server announced a move and did not come back: for longer than the migration timeout, or until it was
+    /// clear that somebody else is where it wanted to be.
+    #[error("the server did not come back from its move{}", occupied(.answered))]
+    Migration {
+        /// Who has answered there, the last one first, and does not know this connection. It may serve the same:
+        /// the best place for another one.
+        answered: Vec<SocketAddr>,
+        /// Where else the server may be, as it said itself.
+        elsewhere: Vec<SocketAddr>,
+    },
     /// The server broke the rules of HTTP/3, and was left for that.
     #[error("the server broke the rules of HTTP/3 ({code}: {reason})")]
     Http3 {
@@ -134,6 +141,14 @@ fn words(reason: &str) -> String {
     match reason {
         "" => String::new(),
         reason => format!(": {reason}"),
+    }
+}
+
+/// Says who is where the server is not.
+fn occupied(answered: &[SocketAddr]) -> String {
+    match answered.first() {
+        Some(other) => format!(": {other} answers, and does not know the connection"),
+        None => ": nobody answers at its new address".to_owned(),
     }
 }
 

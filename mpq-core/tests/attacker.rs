@@ -284,7 +284,7 @@ async fn where_only_an_impostor_is_the_client_gives_up_at_the_deadline() {
             error = client.closed() => error,
         };
         assert!(
-            matches!(error, ClientError::Migration),
+            matches!(error, ClientError::Migration { .. }),
             "{impostor:?}: {error}"
         );
         let (mut parked, mut failed, mut opened) = (None, None, 0);

@@ -275,7 +275,10 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
         }
     };
     let (failure, errors) = in_time(all_end(config, lose)).await;
-    assert!(matches!(failure, ClientError::Migration), "{failure}");
+    assert!(
+        matches!(failure, ClientError::Migration { .. }),
+        "{failure}"
+    );
     for error in errors {
         let ConnectionError::Remote {
             0: ConnectionErrorIncoming::Undefined(cause),
@@ -285,7 +288,10 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
             panic!("{error:?}");
         };
         let cause = cause.downcast_ref::<ClientError>();
-        assert!(matches!(cause, Some(ClientError::Migration)), "{error:?}");
+        assert!(
+            matches!(cause, Some(ClientError::Migration { .. })),
+            "{error:?}"
+        );
     }
 }
 

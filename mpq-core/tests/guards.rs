@@ -435,6 +435,59 @@ fn answers_and_knocks_are_followed_up_so_often_only() {
     }
 }
 
+/// Tells when the connection is given up, if a server answers at B that is not the one that parked.
+fn until_given_up(outage: Duration, asleep: Duration) -> (Duration, Rig) {
+    let mut rig = Rig::by(Strategy::Multipath);
+    let announced = rig.now;
+    rig.frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2), server(3)],
+        outage,
+        lead: SECOND,
+    });
+    rig.now += asleep;
+    rig.frame(Frame::Parked { sequence: 1 });
+    while rig.count(is_event(&Event::Failed)) == 0 {
+        rig.answer(2, false);
+        rig.pass(SECOND / 10);
+    }
+    (rig.now - announced, rig)
+}
+
+#[test]
+fn who_is_where_the_server_wanted_to_be_and_does_not_know_the_client_costs_seconds() {
+    let (taken, rig) = until_given_up(Duration::ZERO, SECOND);
+    assert!(taken < 12 * SECOND, "{taken:?}");
+    let (answered, said) = rig.client.elsewhere();
+    assert_eq!((answered, said), (vec![server(2)], vec![server(3)]));
+    // It is not given up before it wanted to be back.
+    let (taken, _) = until_given_up(60 * SECOND, SECOND);
+    assert!((60 * SECOND..65 * SECOND).contains(&taken), "{taken:?}");
+    // Nor does a client that has slept wait for longer.
+    let (taken, _) = until_given_up(SECOND, 600 * SECOND);
+    assert!(taken < 612 * SECOND, "{taken:?}");
+}
+
+#[test]
+fn a_server_that_is_silent_without_a_word_has_until_the_idle_timeout() {
+    let mut rig = Rig::by(Strategy::Multipath);
+    rig.frame(Frame::Addresses {
+        pool: vec![server(2)],
+        name: None,
+    });
+    let start = rig.now;
+    let idle = |output: &Output| {
+        assert_ne!(*output, Output::Event(Event::Failed));
+        *output == Output::Event(Event::Idle)
+    };
+    while rig.count(idle) == 0 {
+        rig.answer(2, false);
+        rig.pass(SECOND / 10);
+        rig.look();
+    }
+    assert!(rig.now - start >= 30 * SECOND, "{:?}", rig.now - start);
+}
+
 #[test]
 fn a_knock_that_is_repeated_reaches_only_so_many() {
     let mut rig = Rig::by(Strategy::Multipath);

@@ -260,7 +260,10 @@ impl From<ClientError> for Error {
         let text = printable(&error.to_string());
         match error {
             ClientError::Idle => Error::Idle,
-            ClientError::Migration => Error::Migration("no answer at its new address".into()),
+            ClientError::Migration { answered, .. } => Error::Migration(match answered.first() {
+                Some(other) => format!("{other} answers, and does not know this download"),
+                None => "no answer at its new address".into(),
+            }),
             ClientError::Http3 { code, .. } | ClientError::ClosedByServer { code, .. } => {
                 match may_pass(code) {
                     true => Error::Reset(text),
@@ -377,7 +380,12 @@ mod tests {
     #[test]
     fn lost_connections_are_told_apart() {
         assert_eq!(Error::from(ClientError::Idle).code(), 28);
-        assert_eq!(Error::from(ClientError::Migration).code(), 91);
+        let lost = Error::from(ClientError::Migration {
+            answered: vec!["10.1.0.3:443".parse().unwrap()],
+            elsewhere: Vec::new(),
+        });
+        assert_eq!(lost.code(), 91);
+        assert!(lost.to_string().contains("10.1.0.3:443"), "{lost}");
         assert_eq!(Error::from(ClientError::Closed).code(), 96);
         let closed = |code| {
             Error::from(ClientError::ClosedByServer {

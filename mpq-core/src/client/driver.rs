@@ -231,7 +231,13 @@ impl Driver {
 
     fn announce(&mut self, event: Event) {
         match event {
-            Event::Failed => self.failure = Some(ClientError::Migration),
+            Event::Failed => {
+                let (answered, elsewhere) = self.machine.elsewhere();
+                self.failure = Some(ClientError::Migration {
+                    answered,
+                    elsewhere,
+                });
+            }
             Event::Idle => self.failure = Some(ClientError::Idle),
             _ => {}
         }

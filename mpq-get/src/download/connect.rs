@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::resolve::look_up;
 use crate::transport::Connection;
 
-/// Connects to the first of the host's addresses that answers; they share the time there is. After
-/// them come those that the server was known at.
+/// Connects to the first of the host's addresses that answers; they share the time there is. Before them comes who
+/// has answered in the place of a server that was lost, and after them where that was or may be.
 pub(super) async fn connect<C: Connection>(
     request: &DownloadRequest,
     transfer: &Transfer,
@@ -28,6 +28,7 @@ pub(super) async fn connect<C: Connection>(
     };
     let look_up = async |name: &str| look_up(&request.overrides, name, request.port(), limit).await;
     let mut known = Vec::from_iter(transfer.remote.get());
+    known.extend(transfer.announced.borrow().iter());
     known.extend(transfer.pool.borrow().iter());
     let name = transfer.name.borrow().clone().filter(|name| *name != host);
     let by_name = async {
@@ -41,9 +42,11 @@ pub(super) async fn connect<C: Connection>(
     };
     let (found, by_name) = tokio::join!(look_up(&host), by_name);
     known.extend(by_name);
-    let addresses = candidates(found, &known).map_err(unknown)?;
+    let answered = transfer.answered.borrow().clone();
+    let (addresses, named) = candidates(&answered, found, &known).map_err(unknown)?;
 
     let mut last = unknown(io::ErrorKind::NotFound.into());
+    let mut reason = None;
     for (index, remote) in addresses.iter().copied().enumerate() {
         let waiting = (addresses.len() - index) as u32;
         let connect_timeout = limit.saturating_sub(start.elapsed()) / waiting;
@@ -51,13 +54,19 @@ pub(super) async fn connect<C: Connection>(
             connect_timeout,
             ..request.client.clone()
         };
-        last = match C::connect(config, remote, &host).await {
+        let error = match C::connect(config, remote, &host).await {
             Ok(client) => return Ok((client, remote)),
             Err(error) => Error::connecting(error, remote, &host),
         };
+        // Who may be another one has no say in why there is no connection.
+        if !named.contains(&remote) && transfer.remote.get() != Some(remote) {
+            last = error;
+            continue;
+        }
+        let error = reason.insert(error);
         // Anything else, a bad certificate say, is the answer; another address would only hide it.
         if !matches!(
-            last,
+            error,
             Error::Refused(_)
                 | Error::Unreachable { .. }
                 | Error::Timeout(_)
@@ -67,25 +76,27 @@ pub(super) async fn connect<C: Connection>(
             break;
         }
     }
-    Err(last)
+    Err(reason.unwrap_or(last))
 }
 
-/// Where to look for a server: where its name says and then where it was `known`, since a name does
-/// not follow every move, and may not be found at all.
+/// Where to look for a server: who has `answered`, where its name says, and then where it was `known`, since a name
+/// does not follow every move, and may not be found at all. And those of the name alone.
 fn candidates(
+    answered: &[SocketAddr],
     found: io::Result<Vec<SocketAddr>>,
     known: &[SocketAddr],
-) -> io::Result<Vec<SocketAddr>> {
-    let mut addresses = match found {
-        Err(_) if !known.is_empty() => Vec::new(),
+) -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+    let named = match found {
+        Err(_) if !known.is_empty() || !answered.is_empty() => Vec::new(),
         found => found?,
     };
-    for address in known {
-        if !addresses.contains(address) {
-            addresses.push(*address);
+    let mut addresses = Vec::new();
+    for address in [answered, &named, known].concat() {
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
-    Ok(addresses)
+    Ok((addresses, named))
 }
 
 #[cfg(test)]
@@ -97,14 +108,16 @@ mod tests {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let (old, new) = (address("10.1.0.2:443"), address("10.1.0.3:443"));
         let ok = |found: &[SocketAddr], known: &[SocketAddr]| {
-            candidates(Ok(found.to_vec()), known).unwrap()
+            candidates(&[], Ok(found.to_vec()), known).unwrap().0
         };
         assert_eq!(ok(&[old, new], &[]), [old, new]);
         assert_eq!(ok(&[old], &[new, new, old]), [old, new]);
         assert_eq!(ok(&[new, old], &[old]), [new, old]);
         let lost = || Err(io::ErrorKind::TimedOut.into());
-        assert_eq!(candidates(lost(), &[new]).unwrap(), [new]);
-        let error = candidates(lost(), &[]).unwrap_err();
+        assert_eq!(candidates(&[], lost(), &[new]).unwrap().0, [new]);
+        let (all, named) = candidates(&[new], Ok(vec![old]), &[old, new]).unwrap();
+        assert_eq!((all, named), (vec![new, old], vec![old]));
+        let error = candidates(&[], lost(), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

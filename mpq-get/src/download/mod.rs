@@ -37,7 +37,6 @@ use crate::http::request::Failure;
 use crate::output::{Leftover, Output, Written};
 use crate::report::Reporter;
 use crate::report::events::{DownloadEvent, Summary};
-use crate::report::outage::Outage;
 use crate::report::progress::Snapshot;
 use crate::transport::Connection;
 use crate::transport::plain_quic::PlainQuic;
@@ -143,9 +142,7 @@ async fn attempt<C: Connection>(
     };
     report.event(Instant::now(), &connected);
 
-    transfer.remote.set(Some(remote));
-    // A move is over with its connection.
-    *transfer.outage.borrow_mut() = Outage::default();
+    transfer.connected(remote);
     let body = fetch(&client, remote, request, transfer, output);
     let outcome = watch(body, &client, transfer, report, signals).await;
     transfer.count(&client);
@@ -192,7 +189,7 @@ async fn watch(
     let outcome = loop {
         tokio::select! {
             outcome = &mut body => break outcome,
-            error = &mut lost => break Err(Failure::Told(error.into())),
+            error = &mut lost => break Err(Failure::Told(transfer.lost(error))),
             error = signals.recv() => break Err(Failure::Told(error)),
             (at, event) = next(&mut events) => tell(at, event, transfer, report),
             _ = ticks.tick() => {
@@ -217,7 +214,7 @@ async fn watch(
         // The client knows better than h3 why its connection ended.
         Err(Failure::Stream(error @ StreamError::ConnectionError { .. })) => {
             Err(match timeout(LOSS_GRACE, client.failed()).await {
-                Ok(cause) => cause.into(),
+                Ok(cause) => transfer.lost(cause),
                 Err(_) => Error::Http3(error.to_string()),
             })
         }
@@ -250,14 +247,20 @@ fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Repor
 fn note(at: Instant, event: &MigrationEvent, transfer: &Transfer) {
     let mut outage = transfer.outage.borrow_mut();
     match event {
-        MigrationEvent::Announced { .. } => outage.announced(at),
+        MigrationEvent::Announced { targets, .. } => {
+            transfer.announced.replace(targets.clone());
+            outage.announced(at);
+        }
         MigrationEvent::Parked { .. } | MigrationEvent::Silent => outage.parked(at),
         MigrationEvent::Detected { .. } => outage.detected(at),
         MigrationEvent::Moved { remote, .. } => {
             transfer.remote.set(Some(*remote));
             outage.moved(at, *remote);
         }
-        MigrationEvent::Cancelled { .. } => outage.cancel(),
+        MigrationEvent::Cancelled { .. } => {
+            transfer.announced.take();
+            outage.cancel();
+        }
         MigrationEvent::Addresses { pool, name } => {
             transfer.pool.replace(pool.clone());
             transfer.name.replace(name.clone());

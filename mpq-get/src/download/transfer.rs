@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use mpq_core::client::PathInfo;
+use mpq_core::client::{ClientError, PathInfo};
 
 use super::request::DownloadRequest;
+use crate::error::Error;
 use crate::http::resume::Partial;
 use crate::output::{Output, part_meta};
 use crate::report::events::DownloadEvent;
@@ -23,6 +24,10 @@ pub(super) struct Transfer {
     pub(super) requests: Cell<u64>,
     /// Where the server was last.
     pub(super) remote: Cell<Option<SocketAddr>>,
+    /// Who has answered in its place, the last one first, when the connection was lost.
+    pub(super) answered: RefCell<Vec<SocketAddr>>,
+    /// Where it has said that it would go.
+    pub(super) announced: RefCell<Vec<SocketAddr>>,
     /// Where else it may be, as it said itself.
     pub(super) pool: RefCell<Vec<SocketAddr>>,
     pub(super) name: RefCell<Option<String>>,
@@ -44,6 +49,8 @@ impl Transfer {
             received: Cell::default(),
             requests: Cell::default(),
             remote: Cell::default(),
+            answered: RefCell::default(),
+            announced: RefCell::default(),
             pool: RefCell::default(),
             name: RefCell::default(),
             handshakes: Cell::default(),
@@ -68,6 +75,23 @@ impl Transfer {
     pub(super) fn add(&self, length: u64) {
         self.partial.borrow_mut().bytes += length;
         self.received.set(self.received.get() + length);
+    }
+
+    /// The server is there.
+    pub(super) fn connected(&self, remote: SocketAddr) {
+        self.remote.set(Some(remote));
+        self.answered.take();
+        self.announced.take();
+        // A move is over with its connection.
+        self.outage.take();
+    }
+
+    /// A connection is lost: what that tells of where another one may find the server, and of the reason.
+    pub(super) fn lost(&self, error: ClientError) -> Error {
+        if let ClientError::Migration { answered, .. } = &error {
+            self.answered.replace(answered.clone());
+        }
+        error.into()
     }
 
     /// Notes what is to be told of the body.

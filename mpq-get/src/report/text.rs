@@ -102,12 +102,7 @@ fn migration(event: &MigrationEvent, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         }
         MigrationEvent::Dead { path } => write!(f, "path {path} is silent, and closed"),
         MigrationEvent::Cancelled { .. } => write!(f, "server stays where it is"),
-        MigrationEvent::Failed => {
-            write!(
-                f,
-                "server lost: no answer at the new address before the deadline"
-            )
-        }
+        MigrationEvent::Failed => write!(f, "server lost: it did not come back from its move"),
         MigrationEvent::Idle => write!(f, "server lost: nothing came for too long"),
     }
 }

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
-use mpq_core::proto::server::AlternativeAddresses;
+use mpq_core::proto::server::{AlternativeAddresses, Announcement};
 use mpq_core::server::{Server, ServerConfig};
 use mpq_serve::site::files::Root;
 use mpq_serve::site::random::Random;
@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use crate::server::{Identity, SIZE, body, finish, spawn};
 
 struct Own {
+    server: Server,
     served: mpsc::Receiver<Served>,
     runtime: Runtime,
 }
@@ -50,8 +51,9 @@ impl Own {
             Server::bind(listen, &identity, config).unwrap()
         };
         let (log, served) = mpsc::channel();
+        let accepting = server.clone();
         runtime.spawn(async move {
-            while let Some(handshake) = server.accept().await {
+            while let Some(handshake) = accepting.accept().await {
                 let (site, log) = (site.clone(), log.clone());
                 tokio::spawn(async move {
                     let Ok(mut session) = handshake.await else {
@@ -69,7 +71,31 @@ impl Own {
                 });
             }
         });
-        Own { served, runtime }
+        Own {
+            server,
+            served,
+            runtime,
+        }
+    }
+
+    /// Has it announce that it moves there, and be frozen for good.
+    fn freeze(&self, target: SocketAddr) {
+        let announcement = Announcement {
+            targets: vec![target],
+            lead: Duration::ZERO,
+            outage: Duration::ZERO,
+        };
+        let (frozen, is_frozen) = mpsc::channel();
+        let freeze = async move {
+            frozen.send(()).unwrap();
+            std::future::pending().await
+        };
+        let server = self.server.clone();
+        self.runtime.spawn(async move {
+            let moved = server.relocate(announcement, freeze, |_| ()).await;
+            panic!("it cannot come back: {moved:?}");
+        });
+        is_frozen.recv().unwrap();
     }
 
     /// Ends it without a word to anybody.
@@ -116,8 +142,34 @@ fn a_server_that_is_lost_is_looked_for_by_the_other_name_that_it_gave() {
     replaced(first, second, &resolve, elsewhere);
 }
 
+#[test]
+fn who_answers_where_the_server_wanted_to_be_is_asked_for_the_rest() {
+    let [first, second] = places();
+    let resolve = format!("localhost:{}:127.0.0.1", first.port());
+    let elsewhere = AlternativeAddresses::default();
+    let start = Instant::now();
+    lost(first, second, &resolve, elsewhere, |server| {
+        server.freeze(second);
+        // It never ends, and is never heard of again.
+        std::mem::forget(server);
+    });
+    // The migration timeout is five minutes.
+    assert!(start.elapsed() < Duration::from_secs(30), "{start:?}");
+}
+
 /// A server dies in the midst of a download, and another takes its place.
 fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: AlternativeAddresses) {
+    lost(first, second, resolve, elsewhere, Own::kill);
+}
+
+/// Something happens to a server in the midst of a download, and another takes its place.
+fn lost(
+    first: SocketAddr,
+    second: SocketAddr,
+    resolve: &str,
+    elsewhere: AlternativeAddresses,
+    happens: impl FnOnce(Own),
+) {
     let identity = Identity::new();
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     let host = |name: &str| {
@@ -144,7 +196,7 @@ fn replaced(first: SocketAddr, second: SocketAddr, resolve: &str, elsewhere: Alt
     ];
     let running = |event: &Value| event["event"] == "progress" && event["bytes"] != 0;
     let child = spawn(&identity, &line, running);
-    first.kill();
+    happens(first);
     let second = Own::start(&identity, second, &b, None, AlternativeAddresses::default());
     finish(child).succeeds();
     assert!(fs::read(identity.path("file")).unwrap() == body());

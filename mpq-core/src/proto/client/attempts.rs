@@ -42,6 +42,9 @@ impl ClientMachine {
             }
             return;
         }
+        if known && !knock {
+            self.mv.search.answered(remote);
+        }
         if knock && (!known || strategy.redirects()) {
             return self.knock_from_elsewhere(remote, now);
         }
@@ -154,6 +157,11 @@ impl ClientMachine {
             return;
         }
         self.mv.search.failed(now, attempt.target);
+        let deadline = silence.deadline.min(self.deadline(now));
+        let silence = Silence {
+            deadline,
+            ..silence
+        };
         if let Some(target) = self.mv.unvalidated_target(&self.config) {
             return self.attempt(silence, target, now);
         }

@@ -1,6 +1,6 @@
 //! The machine itself: what happens, and what the client does about it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -364,7 +364,7 @@ impl ClientMachine {
         let jitter = jitter(&mut self.rng);
         self.mv.search.begin(now, parked, self.rtt, jitter);
         self.mv.leave_at = None;
-        let deadline = now + self.config.deadline;
+        let deadline = self.deadline(now);
         let silence = Silence { deadline, parked };
         if let Some(target) = self.mv.unvalidated_target(&self.config) {
             return self.attempt(silence, target, now);
@@ -373,6 +373,27 @@ impl ClientMachine {
             self.redirect(None);
         }
         self.enter(Phase::Searching(silence));
+    }
+
+    /// When a server that is silent from now on is given up. Without an announcement, the idle timeout comes first.
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        let deadline = now + self.config.deadline;
+        let occupied = self.mv.search.give_up_at(now);
+        occupied
+            .filter(|_| self.mv.announced)
+            .map_or(deadline, |at| at.min(deadline))
+    }
+
+    /// Where else another connection may find the server: who has answered there in the last move, the last one
+    /// first; and where it has said that it may be.
+    pub fn elsewhere(&self) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let answered = self.mv.search.who_answered().to_vec();
+        let mut said = self.mv.targets.clone();
+        said.extend(self.announcements.elsewhere(self.remote));
+        let mut seen = BTreeSet::from([self.remote]);
+        seen.extend(&answered);
+        said.retain(|address| seen.insert(*address));
+        (answered, said)
     }
 
     /// Ends a move that has reached its deadline.

@@ -21,6 +21,8 @@ const JITTER: f64 = 0.5;
 const MAX_ATTEMPTS: u32 = 3;
 /// How long whoever turned out not to be the server is passed over for others that may answer.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
+/// How long the server's knock is waited for after that, and after the time at which it is expected back.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// The search in one move.
 #[derive(Debug)]
@@ -37,6 +39,9 @@ pub(super) struct Search {
     /// Who answered and was not the server; until then, others are preferred.
     failed: Vec<SocketAddr>,
     others_until: Instant,
+    /// Who has answered a probe, the last one first, and how often that led nowhere.
+    answered: Vec<SocketAddr>,
+    failures: u32,
     /// Somebody answers there, and is gone to at this time.
     pub(super) held: Option<(Instant, SocketAddr)>,
 }
@@ -53,6 +58,8 @@ impl Search {
             attempts_left: MAX_ATTEMPTS,
             failed: Vec::new(),
             others_until: now,
+            answered: Vec::new(),
+            failures: 0,
             held: None,
         }
     }
@@ -111,6 +118,25 @@ impl Search {
         }
         self.failed.push(target);
         self.others_until = now + OTHERS_FIRST;
+        self.failures += u32::from(self.answered.contains(&target));
+    }
+
+    /// A probe was answered there.
+    pub(super) fn answered(&mut self, remote: SocketAddr) {
+        self.answered.retain(|a| *a != remote);
+        self.answered.insert(0, remote);
+    }
+
+    /// Who has answered probes, the last one first.
+    pub(super) fn who_answered(&self) -> &[SocketAddr] {
+        &self.answered
+    }
+
+    /// When the connection is given up if nothing more comes: somebody is where the server wanted to be, who does
+    /// not know it.
+    pub(super) fn give_up_at(&self, now: Instant) -> Option<Instant> {
+        let expected = self.back.map_or(now, |back| back.max(now));
+        (self.failures >= MAX_ATTEMPTS).then(|| expected + LAST_WAIT)
     }
 
     /// Whether the answer of a probe from `remote` has to wait for those of others.
