@@ -23,6 +23,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// In which a peer is told; a lost packet would take longer.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
+/// Of an ALPN list that does not fit into one datagram together with the rest of a ClientHello.
+const MANY_PROTOCOLS: usize = 100;
+
 async fn in_time<T>(test: impl Future<Output = T>) -> T {
     tokio::time::timeout(AT_ONCE, test)
         .await
@@ -83,6 +86,30 @@ fn closed(error: quinn::ConnectionError) -> (Code, String) {
             String::from_utf8(close.reason.to_vec()).unwrap(),
         ),
         error => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_told_at_once_why_its_handshake_fails() {
+    let network = Network::new();
+    let server = serve(network);
+    let names: Vec<String> = (0..MANY_PROTOCOLS)
+        .map(|number| format!("a protocol that nobody has, {number}"))
+        .collect();
+    let names: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+    // In one datagram, and in several.
+    for protocols in [&names[..1], &names] {
+        let other = Other::new(network, protocols, quinn::TransportConfig::default());
+        let (accepted, connected) =
+            in_time(async { tokio::join!(accept(&server), other.connect()) }).await;
+        let error = accepted.err().expect("it does not speak HTTP/3");
+        assert!(matches!(error, AcceptError::NotHttp3(_)), "{error}");
+        match connected.expect_err("it is refused") {
+            quinn::ConnectionError::ConnectionClosed(close) => {
+                assert_eq!(u64::from(close.error_code), 0x178, "{close}");
+            }
+            error => panic!("{error:?}"),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod hub;
 mod listener;
 mod peer;
 mod peer_tasks;
+mod refusal;
 mod relocate;
 
 use std::future::Future;
@@ -202,8 +203,19 @@ impl Server {
         config.transport_config(transport::server_transport(send_control.clone(), largest));
         let sockets = self.listener.sockets.clone();
         let hub = self.hub.clone();
+        let (crypto, refusal) = refusal::watch(config.crypto.clone());
+        config.crypto = crypto;
         async move {
-            let connection = incoming.accept_with(Arc::new(config))?.await?;
+            let local = incoming.local_ip();
+            let connection = match incoming.accept_with(Arc::new(config))?.await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    if let Some(datagram) = refusal.datagram(&error) {
+                        sockets.send(local, remote, &datagram);
+                    }
+                    return Err(error.into());
+                }
+            };
             transport::update_keys(&connection);
             let gate = Gate::default();
             let (mut quic, stream) = Connection::new(connection.clone());
