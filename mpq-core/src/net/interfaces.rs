@@ -41,6 +41,7 @@ impl Local {
 
 /// Why there is no usable interface.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InterfaceError {
     /// An interface or address that was asked for cannot be used.
     #[error("interface {name}: {reason}")]

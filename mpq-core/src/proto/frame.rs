@@ -67,6 +67,7 @@ pub enum Frame {
 
 /// What is wrong with bytes on the migration stream. The stream is given up then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// Another version than [`VERSION`].
     #[error("version {0} of the migration protocol is not spoken here")]
@@ -81,6 +82,7 @@ pub enum FrameError {
 
 /// Why a frame cannot be written: no receiver would read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EncodeError {
     /// An announcement of a move to nowhere.
     #[error("a move has to have an address to go to")]

@@ -30,18 +30,18 @@ impl Scope {
 
 /// What a client lets a server send it to.
 #[derive(Debug, Clone, Default)]
-pub struct Policy {
+pub(crate) struct Policy {
     broadcasts: Vec<Ipv4Addr>,
 }
 
 impl Policy {
     /// These are the addresses from now on by which everybody on one of the client's networks is reached.
-    pub fn set_broadcasts(&mut self, broadcasts: Vec<Ipv4Addr>) {
+    pub(crate) fn set_broadcasts(&mut self, broadcasts: Vec<Ipv4Addr>) {
         self.broadcasts = broadcasts;
     }
 
     /// As [`acceptable`], and not to everybody on one of the client's networks.
-    pub fn acceptable(&self, current: IpAddr, target: SocketAddr) -> bool {
+    pub(crate) fn acceptable(&self, current: IpAddr, target: SocketAddr) -> bool {
         let is_broadcast = match target.ip().to_canonical() {
             IpAddr::V4(ip) => self.broadcasts.contains(&ip),
             IpAddr::V6(_) => false,

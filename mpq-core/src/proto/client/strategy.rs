@@ -133,7 +133,7 @@ impl Strategy {
     }
 
     /// Whether it heeds the server's knock.
-    pub fn heeds_knocks(self) -> bool {
+    pub(crate) fn heeds_knocks(self) -> bool {
         matches!(self, Self::Multipath | Self::Symmetric)
     }
 
