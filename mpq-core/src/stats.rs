@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::proto::{PathFigures, PathId};
+use noq::PathId;
+
+use crate::proto::PathFigures;
 
 /// A connection that is over, in figures.
 ///
@@ -25,7 +27,7 @@ pub struct Traffic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathTraffic {
     /// QUIC's path id.
-    pub id: PathId,
+    pub id: u32,
     /// The client's address.
     pub remote: SocketAddr,
     /// What it carried.
@@ -58,11 +60,11 @@ impl Traffic {
     pub(crate) fn new(
         duration: Duration,
         closed: &noq::Closed,
-        remotes: &BTreeMap<noq::PathId, SocketAddr>,
+        remotes: &BTreeMap<PathId, SocketAddr>,
     ) -> Self {
-        let path = |(id, stats): &(noq::PathId, noq::PathStats)| {
+        let path = |(id, stats): &(PathId, noq::PathStats)| {
             Some(PathTraffic {
-                id: path_number(*id).into(),
+                id: path_number(*id),
                 remote: *remotes.get(id)?,
                 carried: PathStats {
                     sent: stats.sent_bytes,
@@ -105,6 +107,6 @@ pub(crate) fn figures(path: &noq::Path) -> PathFigures {
 }
 
 /// noq shows the number of a path, but does not give it.
-pub(crate) fn path_number(id: noq::PathId) -> u32 {
+pub(crate) fn path_number(id: PathId) -> u32 {
     id.to_string().parse().unwrap_or(u32::MAX)
 }

@@ -155,7 +155,7 @@ fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_
     let evacuated = place(&evacuate).expect("evacuated");
     let closed = place(&Output::Close { path: 0 }).expect("closed");
     assert!(evacuated < closed, "{outputs:?}");
-    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0.into() })));
+    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0 })));
     rig.gone(0);
     let outputs = rig.run(3 * SECOND, &[20]);
     assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(0, 1)));
@@ -408,4 +408,68 @@ fn after_a_change_of_interfaces_the_server_is_shown_where_the_client_is() {
     assert!(outputs.contains(&Output::Ping { path: 0 }) && outputs.contains(&probe(2, 1)));
     // Without any, all stays as it is.
     assert_eq!(rig.input(Input::Locals(vec![])), []);
+}
+
+#[test]
+fn a_path_that_was_evacuated_before_an_announcement_is_closed_after_it() {
+    let mut rig = Rig::new();
+    rig.run(SECOND, &[20, 20]);
+    let evacuate = Output::Evacuate { path: 0, over: 1 };
+    for _ in 0..50 {
+        if rig.run(LOOK, &[0, 20]).contains(&evacuate) {
+            break;
+        }
+    }
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    let close = Output::Close { path: 0 };
+    assert!(
+        !rig.run(SECOND, &[20, 20]).contains(&close),
+        "not in a move"
+    );
+    rig.input(Input::Frame(Frame::Cancelled { sequence: 1 }));
+    assert!(rig.run(SECOND, &[20, 20]).contains(&close), "not for ever");
+}
+
+#[test]
+fn a_path_that_is_being_closed_is_none_that_the_move_has_settled_with() {
+    let mut rig = Rig::new();
+    rig.park();
+    rig.answer(0, 2);
+    rig.open(2, 0, 2);
+    rig.gone(0);
+    rig.gone(1);
+    // There is one from each address, as many as there are addresses; but one of these is another one now.
+    let outputs = rig.open(3, 1, 2);
+    let settled = Output::Event(Event::Settled { remote: server(2) });
+    assert!(outputs.contains(&settled), "{outputs:?}");
+    let mut rig = Rig::new();
+    rig.park();
+    rig.answer(0, 2);
+    rig.open(2, 0, 2);
+    rig.gone(0);
+    rig.gone(1);
+    rig.locals([0, 2]);
+    let outputs = rig.open(3, 1, 2);
+    assert!(!outputs.contains(&settled), "{outputs:?}");
+    rig.gone(3);
+    assert!(rig.open(4, 2, 2).contains(&settled));
+}
+
+#[test]
+fn who_has_no_way_to_the_server_left_uses_the_ids_that_are_kept_for_a_move() {
+    let mut rig = Rig::new();
+    for _ in 0..32 {
+        rig.locals([0, 1, 2]);
+        rig.answer(2, 1);
+        rig.locals([0, 1]);
+        rig.run(SECOND, &[20, 20]);
+    }
+    // Both are gone, and none of the server's paths leads here.
+    rig.locals([3]);
+    assert!(rig.answer(3, 1).contains(&open(3, 1)));
 }

@@ -115,7 +115,7 @@ impl Driver {
         };
         let local = driver.locals[0].ip;
         driver.opening(PathId::ZERO, local, remote);
-        if let Some(info) = driver.table.set(0.into(), PathState::Validated) {
+        if let Some(info) = driver.table.set(0, PathState::Validated) {
             driver.event(event::PathEvent::Validated(info));
         }
         driver
@@ -267,7 +267,7 @@ impl Driver {
     fn abandon(&mut self, is_meant: impl Fn(&PathInfo) -> bool) {
         for path in self.table.all() {
             if path.state == PathState::Opening && is_meant(&path) {
-                self.close(path.id.into());
+                self.close(path.id);
             }
         }
     }
@@ -283,7 +283,7 @@ impl Driver {
             .upgrade()
             .and_then(|connection| connection.path(id));
         let info = PathInfo {
-            id: path_number(id).into(),
+            id: path_number(id),
             interface: self.interface(local),
             local,
             remote,
@@ -311,11 +311,10 @@ impl Driver {
     fn path_event(&mut self, event: PathEvent) {
         match event {
             PathEvent::Established { id, .. } => {
-                let path = path_number(id);
-                let Some(info) = self.table.set(path.into(), PathState::Validated) else {
+                let Some(info) = self.table.set(path_number(id), PathState::Validated) else {
                     return;
                 };
-                let (local, remote) = (info.local, info.remote);
+                let (path, local, remote) = (info.id, info.local, info.remote);
                 self.event(event::PathEvent::Validated(info));
                 self.input(Input::PathOpen {
                     path,
@@ -325,8 +324,8 @@ impl Driver {
             }
             PathEvent::Abandoned { id, .. } => {
                 let id = path_number(id);
-                let was_validated = self.table.is_validated(id.into());
-                let Some(info) = self.table.set(id.into(), PathState::Closed) else {
+                let was_validated = self.table.is_validated(id);
+                let Some(info) = self.table.set(id, PathState::Closed) else {
                     return;
                 };
                 let (local, remote) = (info.local, info.remote);

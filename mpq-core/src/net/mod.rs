@@ -16,6 +16,5 @@ pub(crate) mod sockets;
 pub use interfaces::{InterfaceError, Local, usable};
 pub use refused::refused;
 pub use socket::Bind;
-pub(crate) use socket_set::Answer;
-pub use sockets::Counters;
-pub(crate) use sockets::Sockets;
+pub use socket_set::Answer;
+pub use sockets::{Counters, Sockets};

@@ -99,6 +99,11 @@ impl Watched {
 }
 
 impl Evacuation {
+    /// Knows nothing of the links any more; what was evacuated is still to be closed.
+    pub(crate) fn forget_links(&mut self) {
+        self.0.retain(|_, watched| watched.evacuated.is_some());
+    }
+
     /// Looks at all validated paths, several times in a round trip. Only while `downloading` a silence
     /// tells of a dead link; a path that was evacuated before is closed in any case.
     pub(crate) fn look(

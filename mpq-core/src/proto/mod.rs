@@ -58,7 +58,6 @@ pub mod client;
 pub(crate) mod evacuation;
 pub(crate) mod first_path;
 pub mod frame;
-mod id;
 pub(crate) mod liveness;
 pub(crate) mod opening_gate;
 pub mod policy;
@@ -69,5 +68,4 @@ pub(crate) mod varint;
 
 pub use client::{Strategy, UnknownStrategy};
 pub use frame::Frame;
-pub use id::PathId;
 pub use liveness::PathFigures;

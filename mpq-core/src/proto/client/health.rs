@@ -52,7 +52,7 @@ impl Health {
     ) -> Vec<Step> {
         if moving {
             self.liveness = Liveness::of_client();
-            self.evacuation = Evacuation::default();
+            self.evacuation.forget_links();
             return Vec::new();
         }
         let stream = downloading && self.evacuates;

@@ -38,7 +38,6 @@ use std::time::Duration;
 pub use self::machine::ClientMachine;
 pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
-use super::id::PathId;
 use super::liveness::PathFigures;
 use crate::limits::PATHS;
 
@@ -284,8 +283,8 @@ pub enum Event {
     /// A path's link is dead while another one works; the path is closed.
     #[cfg_attr(feature = "serde", serde(rename = "path_dead"))]
     Dead {
-        /// Which one.
-        path: PathId,
+        /// QUIC's path id.
+        path: u32,
     },
     /// The server stays.
     Cancelled {

@@ -134,7 +134,8 @@ impl Paths {
         let under_way = self.openings.iter().filter(|o| o.under_way).count();
         let paths = self.open.len() - closing + under_way + 1;
         let used = self.spent as usize + closing;
-        self.open.is_empty() || used + 2 * paths <= self.ids as usize
+        // Without a way to the server there may be no next move.
+        self.is_cut_off() || used + 2 * paths <= self.ids as usize
     }
 
     /// Whether a path may be opened now from here to there, and takes an id. If not, it waits.
@@ -170,8 +171,15 @@ impl Paths {
 
     /// Whether there is a path from every local address to `remote`, and none to anywhere else.
     pub(super) fn are_all_at(&self, remote: SocketAddr) -> bool {
-        let there = self.open.iter().filter(|p| p.remote == remote).count();
-        there == self.open.len() && there == self.facing(remote) as usize
+        let is_at = |l: &IpAddr| {
+            let is_this = |p: &Path| (p.local, p.remote) == (*l, remote) && !p.closing;
+            self.open.iter().any(is_this)
+        };
+        let mut facing = self
+            .locals
+            .iter()
+            .filter(|l| l.is_ipv4() == remote.is_ipv4());
+        facing.all(is_at) && self.open.len() == self.facing(remote) as usize
     }
 
     /// How many local addresses are of the family of a remote one.
