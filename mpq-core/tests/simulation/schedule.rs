@@ -3,7 +3,11 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
+use crate::fair;
+
 const MAX_STEPS: usize = 24;
+/// Before a step, milliseconds.
+const MAX_PAUSE: u16 = 3_000;
 
 /// A whole schedule.
 #[derive(Debug, Clone)]
@@ -12,6 +16,8 @@ pub(crate) struct Schedule {
     pub(crate) seed: u64,
     /// Of the first client.
     pub(crate) strategy: u8,
+    /// Whether that is bound to keep its connection.
+    pub(crate) fair: bool,
     /// Whether somebody answers probes at the third host who is not the server.
     pub(crate) decoy: bool,
     pub(crate) steps: Vec<Step>,
@@ -20,7 +26,7 @@ pub(crate) struct Schedule {
 /// Some time passes, and then something is done.
 #[derive(Debug, Clone, Arbitrary)]
 pub(crate) struct Step {
-    /// Milliseconds, modulo 3 s.
+    /// Milliseconds.
     pub(crate) after: u16,
     pub(crate) op: Op,
 }
@@ -30,10 +36,19 @@ pub(crate) struct Step {
 pub(crate) enum Op {
     /// A client connects.
     Connect { strategy: u8, hold_back: bool },
-    /// A client's connection is lost.
-    Disconnect { client: u8 },
+    /// A client goes, and may not say so.
+    Disconnect { client: u8, silently: bool },
     /// A client's interfaces are these from now on, one bit each.
     Locals { client: u8, mask: u8 },
+    /// One of them goes and comes again, so many times modulo 20, every so many milliseconds.
+    Flap {
+        client: u8,
+        local: u8,
+        times: u8,
+        ms: u8,
+    },
+    /// An interface swallows everything for a while, milliseconds modulo 10 s.
+    Link { local: u8, ms: u16 },
     /// The operator wants a move.
     Move(Move),
     /// The same, so that moves are more frequent than the rest.
@@ -81,11 +96,18 @@ impl Schedule {
         let mut schedule = Self {
             seed: bytes.arbitrary()?,
             strategy: bytes.arbitrary()?,
+            // Two of five.
+            fair: bytes.arbitrary::<u8>()? % 5 < 2,
             decoy: bytes.arbitrary()?,
             steps: Vec::new(),
         };
         while !bytes.is_empty() && schedule.steps.len() < MAX_STEPS {
-            schedule.steps.push(bytes.arbitrary()?);
+            let mut step: Step = bytes.arbitrary()?;
+            step.after %= MAX_PAUSE;
+            schedule.steps.push(step);
+        }
+        if schedule.fair {
+            fair::adapt(&mut schedule);
         }
         Ok(schedule)
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
 
 /// Over how long a rate is measured.
@@ -48,7 +47,7 @@ pub struct Live {
     lines: MultiProgress,
     whole: ProgressBar,
     rate: Meter,
-    paths: BTreeMap<PathId, (ProgressBar, Meter)>,
+    paths: BTreeMap<u32, (ProgressBar, Meter)>,
     incident: ProgressBar,
 }
 

@@ -11,11 +11,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[path = "../../../mpq-core/tests/simulation/fair.rs"]
+mod fair;
 #[allow(dead_code, reason = "the simulation uses all of it")]
 #[path = "../../../mpq-core/tests/simulation/schedule.rs"]
 mod schedule;
 #[allow(dead_code, reason = "the simulation uses all of it")]
-#[path = "../../../mpq-core/tests/simulation/world.rs"]
+#[path = "../../../mpq-core/tests/simulation/world/mod.rs"]
 mod world;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};

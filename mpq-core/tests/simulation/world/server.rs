@@ -1,0 +1,202 @@
+//! The server: does what its machine wants, and tells it what happens.
+
+use mpq_core::proto::Strategy;
+use mpq_core::proto::frame::Frame;
+use mpq_core::proto::server::{Input, Output, Stage, peer};
+
+use super::arrival::Arrival;
+use super::excuse::Excuse;
+use super::{MILLISECOND, RTT, World};
+
+impl World {
+    pub(super) fn server(&mut self, input: Input) {
+        if !matches!(input, Input::Established(_)) {
+            self.tell(|| format!("server ({}): {input:?}", self.server.state()));
+        }
+        self.server.handle(self.now, input);
+        self.perform_server();
+    }
+
+    pub(super) fn perform_server(&mut self) {
+        while let Some(output) = self.server.poll() {
+            self.obey_server(output);
+        }
+        self.server_due = self.server.next_timeout();
+        self.next = None;
+    }
+
+    pub(super) fn server_timeout(&mut self) {
+        self.server.handle_timeout(self.now);
+        self.perform_server();
+        let is_later = self.server_due.is_none_or(|at| at > self.now);
+        assert!(is_later, "the server spins");
+    }
+
+    fn obey_server(&mut self, output: Output) {
+        match output {
+            Output::Send(id, frame) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.to_client.push_back(frame);
+                    self.send_surely(Arrival::ToClient(id));
+                }
+            }
+            Output::Dismiss(id) => {
+                self.check_dismissal(id);
+                self.side(id, peer::Input::Dismiss);
+            }
+            Output::CloseGates => self.sides.values_mut().for_each(|side| side.holds = true),
+            Output::OpenGate(id) => self.side(id, peer::Input::Release),
+            Output::Drain => {
+                self.draining = true;
+                // Something is never acknowledged.
+                if self.net.below(16) > 0 {
+                    let drain = MILLISECOND * self.net.below(500) as u32;
+                    self.later(drain, Arrival::Drained);
+                }
+            }
+            Output::Hold => self.draining = false,
+            Output::CloseSockets => {
+                self.listening = None;
+                self.close_sides();
+                let (_, fate, ghost) = self.fate.clone();
+                if let Input::Thawed { listen, .. } = fate
+                    && listen != self.home
+                {
+                    self.excuse_the_uninformed();
+                    if ghost {
+                        self.ghost = Some(self.home);
+                        self.excuse_all(Excuse::Copy);
+                    }
+                }
+                self.later(MILLISECOND, Arrival::Server(Input::Closed));
+            }
+            Output::Dump => {
+                let (outage, fate, _) = self.fate.clone();
+                self.later(outage, Arrival::Server(fate));
+            }
+            Output::Reopen(Some(listen)) => {
+                self.each_side(&peer::Input::Woken);
+                match self.reopening.is_zero() {
+                    true => self.reopened(listen),
+                    false => self.later(self.reopening, Arrival::Reopened(listen)),
+                }
+            }
+            Output::Reopen(None) => self.reopened(self.home),
+            Output::Knock(ids) => {
+                for id in ids {
+                    self.side(id, peer::Input::Knock);
+                }
+            }
+            Output::Done { moved } => self.done(moved),
+        }
+    }
+
+    pub(super) fn drained(&mut self) {
+        if !self.draining {
+            return;
+        }
+        match self.sides.values().any(|side| side.machine.is_leaving()) {
+            true => self.later(MILLISECOND * 10, Arrival::Drained),
+            false => self.server(Input::Quiet),
+        }
+    }
+
+    pub(super) fn reopened(&mut self, listen: std::net::SocketAddr) {
+        let moved = self.server.state() == "Resuming (new address)";
+        self.home = listen;
+        self.listening = Some(listen);
+        self.server(Input::Reopened);
+        if moved {
+            self.reopen_sides();
+        }
+    }
+
+    fn done(&mut self, moved: bool) {
+        assert_eq!(self.server.stage(), Stage::Serving);
+        self.serving = self.now;
+        self.draining = false;
+        match moved {
+            true => self.counts.moves += 1,
+            false => {
+                self.counts.cancelled += 1;
+                self.each_side(&peer::Input::Stay);
+            }
+        }
+        for (id, peer) in &mut self.peers {
+            let side = self.sides.get(id);
+            let is_missing = side.is_some_and(|side| side.machine.next_paths().is_some());
+            match peer.download.strategy {
+                Strategy::Symmetric if moved && is_missing => peer.excuse(Excuse::Unknocked),
+                Strategy::Proactive if !moved && peer.machine.is_moving() => {
+                    peer.excuse(Excuse::LeftAStayingServer);
+                }
+                _ => {}
+            }
+        }
+        self.each_side(&peer::Input::Release);
+        for id in self.sides.keys().copied().collect::<Vec<_>>() {
+            self.hear_out(id);
+        }
+    }
+
+    /// The server has a client's next frame.
+    pub(super) fn frame_to_server(&mut self, id: u64) {
+        if !self.connected(id) {
+            return self.later(RTT, Arrival::ToServer(id));
+        }
+        let peer = self.peers.get_mut(&id).unwrap();
+        let frame = peer.to_server.pop_front().expect("one for each arrival");
+        let is_a_clients = matches!(frame, Frame::Hello { .. } | Frame::Ready { .. });
+        assert!(is_a_clients, "a client sends {frame:?}");
+        self.side(id, peer::Input::Frame(frame));
+    }
+
+    /// The server knocks where a client was.
+    pub(super) fn knock(&mut self, client: u64, path: u32) {
+        let (remote, knock) = (self.home, true);
+        let (Some(peer), Some(side)) = (self.peers.get(&client), self.sides.get(&client)) else {
+            return;
+        };
+        let lets_in = peer
+            .firewall
+            .as_ref()
+            .is_none_or(|sent| sent.contains(&remote));
+        let Some(path) = side.open.get(&path).filter(|_| lets_in) else {
+            return;
+        };
+        let local = path.to;
+        if peer.has(local) && self.net.leads(self.now, local, remote) {
+            self.send(|| Arrival::Answer {
+                client,
+                local,
+                remote,
+                knock,
+            });
+        }
+    }
+
+    /// Who was not told where the server goes may be unable to follow it.
+    fn excuse_the_uninformed(&mut self) {
+        let Input::Thawed { listen: target, .. } = self.fate.1 else {
+            return;
+        };
+        let newest = self.server.sequence();
+        for peer in self.peers.values_mut() {
+            let told = match peer.announcements.last() {
+                Some(Frame::Migration { sequence, .. }) => *sequence == newest,
+                _ => false,
+            };
+            let strategy = peer.download.strategy;
+            let follows = strategy == Strategy::Symmetric
+                || strategy.heeds_announcements() && told
+                || strategy.heeds_pool() && peer.pool && peer.allowed.contains(&target);
+            if !follows {
+                peer.excuse(Excuse::Uninformed);
+            }
+        }
+    }
+
+    fn excuse_all(&mut self, why: Excuse) {
+        self.peers.values_mut().for_each(|peer| peer.excuse(why));
+    }
+}

@@ -1,0 +1,257 @@
+//! The server's end of a connection: does what its machine wants, and tells it what that asks for.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mpq_core::proto::server;
+use mpq_core::proto::server::Stage;
+use mpq_core::proto::server::peer::{Input, OldPath, Output};
+
+use super::World;
+use super::arrival::Arrival;
+use super::excuse::Excuse;
+use super::peer::{Side, SidePath};
+
+/// How long a server keeps a connection that has no path (draft-ietf-quic-multipath-21 §3.4).
+const PATHLESS: Duration = Duration::from_secs(1);
+
+impl World {
+    pub(super) fn side(&mut self, id: u64, input: Input) {
+        if let Some(side) = self.sides.get_mut(&id) {
+            side.machine.handle(self.now, input);
+            self.perform_side(id);
+        }
+    }
+
+    /// The same for all connections.
+    pub(super) fn each_side(&mut self, input: &Input) {
+        for id in self.sides.keys().copied().collect::<Vec<_>>() {
+            self.side(id, input.clone());
+        }
+    }
+
+    pub(super) fn side_timeout(&mut self, id: u64) {
+        let side = self.sides.get_mut(&id).unwrap();
+        side.machine.handle_timeout(self.now);
+        self.perform_side(id);
+        let is_later = |side: &Side| side.due > self.now;
+        assert!(
+            self.sides.get(&id).is_none_or(is_later),
+            "connection {id} spins"
+        );
+    }
+
+    fn perform_side(&mut self, id: u64) {
+        while let Some(side) = self.sides.get_mut(&id) {
+            let Some(output) = side.machine.poll() else {
+                side.due = side.machine.next_timeout();
+                self.next = None;
+                // It was told to go, and that was all.
+                if side.closed && !side.machine.is_leaving() {
+                    self.sides.remove(&id);
+                }
+                return;
+            };
+            if !matches!(output, Output::Look | Output::Server(_)) {
+                self.tell(|| format!("connection {id}: {output:?}"));
+            }
+            self.obey_side(id, output);
+        }
+    }
+
+    fn obey_side(&mut self, id: u64, output: Output) {
+        let stage = self.server.stage();
+        let side = self.sides.get_mut(&id).unwrap();
+        match output {
+            Output::Server(input) => self.server(input),
+            Output::Look => {
+                let datagrams = side.datagrams;
+                let paths = side.open.iter().map(|(id, path)| path.figures(*id));
+                let paths = paths.collect();
+                self.side(
+                    id,
+                    Input::Figures {
+                        stage,
+                        datagrams,
+                        paths,
+                    },
+                );
+            }
+            Output::Ping(path) => self.send_server_ping(id, path),
+            Output::Ask(paths) => {
+                for path in paths {
+                    self.send_server_ping(id, path);
+                }
+            }
+            Output::Close(path) => self.close_at_server(id, path),
+            Output::Idle => {
+                self.check_idle(id);
+                self.counts.idle += 1;
+                self.sides.remove(&id);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.excuse(Excuse::Silent);
+                }
+                self.server(server::Input::Gone(id));
+            }
+            Output::Listen => {
+                side.awaited = true;
+                self.hear_out(id);
+            }
+            Output::LookInFlight => {
+                let bytes = 1_200 * self.net.below(2);
+                self.side(id, Input::InFlight(bytes));
+            }
+            Output::Knock { path, .. } => self.knock(id, path),
+            Output::LookWhetherTold => {
+                let has_arrived = self.net.below(10) == 0;
+                let is_closed = self.net.below(10) == 0;
+                self.side(
+                    id,
+                    Input::Told {
+                        has_arrived,
+                        is_closed,
+                    },
+                );
+            }
+            Output::Dismiss => {
+                side.closed = true;
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.excuse(Excuse::Stranger);
+                    self.send_surely(Arrival::Dismissed(id));
+                }
+                self.server(server::Input::Gone(id));
+            }
+            Output::Release => side.holds = false,
+            Output::Speak | Output::Followed(_) | Output::GoAway | Output::KeepPaths => {}
+        }
+    }
+
+    /// Something of the client comes on this path.
+    pub(super) fn side_hears(&mut self, id: u64, path: u32, via: IpAddr) {
+        let (Some(at), Some(side)) = (self.listening, self.sides.get_mut(&id)) else {
+            return;
+        };
+        if side.closed {
+            return;
+        }
+        side.heard = self.now;
+        side.datagrams += 1;
+        if let Some(known) = side.open.get_mut(&path) {
+            known.received += 1;
+            (known.to, known.at) = (via, at);
+        }
+        if let Some(old) = side.old.iter_mut().find(|old| old.path == path) {
+            (old.has_come, old.has_spoken) = (true, true);
+        }
+        self.hear_out(id);
+    }
+
+    /// Tells the machine, if it listens, that the client has spoken; or that the move is over. The driver tells it
+    /// again and again that there is nothing.
+    pub(super) fn hear_out(&mut self, id: u64) {
+        let stage = self.server.stage();
+        let Some(side) = self.sides.get_mut(&id).filter(|side| side.awaited) else {
+            return;
+        };
+        let next = side.machine.next_paths();
+        let is_next = |path: &&u32| next.as_ref().is_some_and(|next| next.contains(path));
+        let new: Vec<_> = side.known.iter().filter(is_next).copied().collect();
+        let spoke = side.old.iter().any(|old| old.has_spoken);
+        if new.is_empty() && !spoke && stage != Stage::Serving {
+            return;
+        }
+        side.awaited = false;
+        let old = side.old.clone();
+        for old in &mut side.old {
+            old.has_spoken = false;
+        }
+        self.side(id, Input::Heard { stage, new, old });
+    }
+
+    /// The first packet on a path is decrypted, and the path validated, in any order.
+    pub(super) fn path_at_server(&mut self, id: u64, path: u32, via: IpAddr) {
+        let (Some(at), Some(side)) = (self.listening, self.sides.get_mut(&id)) else {
+            return;
+        };
+        side.known.insert(path);
+        if self.net.below(2) == 0 {
+            self.hear_out(id);
+        }
+        if let Some(side) = self.sides.get_mut(&id) {
+            side.open.insert(path, SidePath::new(via, at));
+            self.side(id, Input::PathOpen(path));
+        }
+        self.side_hears(id, path, via);
+    }
+
+    fn close_at_server(&mut self, id: u64, path: u32) {
+        let side = self.sides.get_mut(&id).unwrap();
+        if side.open.remove(&path).is_none() {
+            return;
+        }
+        assert!(!side.open.is_empty(), "the server closes the last path");
+        if !side.old.iter().any(|old| old.path == path) {
+            self.counts.dead_at_server += 1;
+        }
+        self.side(id, Input::PathGone(path));
+        self.send_surely(Arrival::ClosedByServer { client: id, path });
+    }
+
+    /// The client has closed a path, and has another id for it.
+    pub(super) fn abandoned(&mut self, id: u64, path: u32) {
+        if !self.peers.contains_key(&id) {
+            return;
+        }
+        if !self.connected(id) {
+            return self.send_surely(Arrival::Abandoned { client: id, path });
+        }
+        self.peers.get_mut(&id).unwrap().ids += 1;
+        if let Some(side) = self.sides.get_mut(&id)
+            && side.open.remove(&path).is_some()
+        {
+            self.side(id, Input::PathGone(path));
+            if self.sides.get(&id).is_some_and(|side| side.open.is_empty()) {
+                self.later(PATHLESS, Arrival::Pathless(id));
+            }
+        }
+    }
+
+    /// The client has closed the last path that the server had, and has made no other one.
+    pub(super) fn pathless(&mut self, id: u64) {
+        if self.sides.get(&id).is_none_or(|side| !side.open.is_empty()) {
+            return;
+        }
+        self.sides.remove(&id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.excuse(Excuse::Pathless);
+        }
+        self.server(server::Input::Gone(id));
+    }
+
+    /// The server is about to be frozen.
+    pub(super) fn close_sides(&mut self) {
+        for side in self.sides.values_mut() {
+            let old = side.open.keys().map(|path| OldPath {
+                path: *path,
+                has_come: false,
+                has_spoken: false,
+            });
+            side.old = old.collect();
+            side.awaited = false;
+        }
+        self.each_side(&Input::Closed);
+    }
+
+    /// Its sockets are open at another address.
+    pub(super) fn reopen_sides(&mut self) {
+        for id in self.sides.keys().copied().collect::<Vec<_>>() {
+            let side = &self.sides[&id];
+            let at_home = side.old.iter().filter(|old| {
+                let path = side.open.get(&old.path);
+                path.is_some_and(|path| path.at == self.home)
+            });
+            let at_home = at_home.map(|old| old.path).collect();
+            self.side(id, Input::Reopened(at_home));
+        }
+    }
+}
