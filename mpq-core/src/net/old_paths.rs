@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use crate::proto::probe::has_long_header;
+
 /// noq's connection IDs have this length, bytes.
 const ID_LENGTH: usize = 8;
 /// How many connection IDs are known; each path has one at a time.
@@ -61,10 +63,11 @@ impl OldPaths {
     }
 }
 
-/// The destination connection ID of a packet with a short header (RFC 9000 §17.3.1).
+/// The destination connection ID of a packet with a short header (RFC 9000 §17.3.1). The fixed bit tells nothing:
+/// noq clears it at random (RFC 9287).
 fn id(packet: &[u8]) -> Option<Id> {
-    let (first, rest) = packet.split_first()?;
-    let is_short = first & 0xc0 == 0x40;
+    let (_, rest) = packet.split_first()?;
+    let is_short = !has_long_header(packet);
     is_short.then_some(*rest.first_chunk()?)
 }
 
@@ -94,5 +97,18 @@ mod tests {
         assert_eq!(sender(&mut paths, new, &[1, 2]), new, "the new path counts");
         assert_eq!(sender(&mut paths, other, &[1]), other);
         assert_eq!(paths.sender(new, [&b"\xc0"[..]].into_iter()), new);
+    }
+
+    #[test]
+    fn a_packet_without_the_fixed_bit_is_known_as_well() {
+        let [old, new] = ["10.0.0.1:1", "10.0.0.2:1"].map(|a| a.parse().unwrap());
+        let [plain, mut greased] = [packet(1), packet(1)];
+        greased[0] = 0;
+        let mut paths = OldPaths::default();
+        paths.follow(new);
+        let mut sender = |remote, packet: &[u8]| paths.sender(remote, [packet].into_iter());
+        assert_eq!(sender(old, &plain), old);
+        assert_eq!(sender(new, &greased), old);
+        assert_eq!(sender(new, &plain), old);
     }
 }
