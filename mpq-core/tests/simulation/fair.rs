@@ -25,7 +25,7 @@ const GREETINGS: u16 = 1_000;
 /// that is there, or has the paths again that it lost.
 const WORD: u8 = 150;
 const DRAIN: u64 = 5_200;
-const FOLLOWING: u64 = 3_000;
+const FOLLOWING: u64 = 6_000;
 
 /// Leaves out what is not fair.
 pub(crate) fn adapt(schedule: &mut Schedule) {

@@ -320,6 +320,11 @@ impl World {
         let ips = locals.iter().map(|i| local(*i)).collect();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.locals = locals;
+            // Sockets are sought anew for a path that was led over an interface that is gone.
+            let has: Vec<_> = peer.open.values().map(|path| peer.has(path.via)).collect();
+            for (path, _) in peer.open.values_mut().zip(has).filter(|(_, has)| !has) {
+                path.via = path.local;
+            }
             self.client(id, Input::Locals(ips));
         }
     }
