@@ -102,8 +102,27 @@ pub(crate) fn figures(path: &noq::Path) -> PathFigures {
         rtt: stats.rtt,
         // noq leaves packets out that only acknowledge.
         sent: stats.sent_bytes,
-        received: stats.udp_rx.datagrams,
+        received: heard(&stats.frame_rx),
     }
+}
+
+/// Frames that only a living peer sends. noq counts datagrams before it knows whose they are: anybody on the
+/// way can send those, or repeat them.
+pub(crate) fn heard(frames: &noq::FrameStats) -> u64 {
+    [
+        frames.acks,
+        frames.path_acks,
+        frames.ping,
+        frames.stream,
+        frames.crypto,
+        frames.max_data,
+        frames.max_stream_data,
+        frames.path_challenge,
+        frames.path_response,
+        frames.path_new_connection_id,
+    ]
+    .iter()
+    .sum()
 }
 
 /// noq shows the number of a path, but does not give it.

@@ -521,7 +521,8 @@ async fn a_flood_from_everywhere_changes_nothing() {
     let moving = async {
         download.grows(PROOF).await;
         let freeze = async { Thaw::At(next) };
-        let announced = announcement(&[next], 100 * MILLISECOND);
+        // The flood fills the sockets' buffers: what is announced may have to be sent several times.
+        let announced = announcement(&[next], 500 * MILLISECOND);
         let moved = bench.server.relocate(announced, freeze, |_| ()).await;
         assert_eq!(moved.unwrap(), next);
         download.grows(PROOF).await;
@@ -609,10 +610,7 @@ async fn answers_do_not_pile_up() {
     let local = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
     let (sockets, mut answers) = Sockets::open(&[local]).unwrap();
     let knocks = KnockKey::new(&[1; 32]);
-    sockets.listen_for(Recogniser {
-        probes: ProbeKey::new(&[2; 32]),
-        knocks: knocks.clone(),
-    });
+    sockets.listen_for(Recogniser::new(ProbeKey::new(&[2; 32]), knocks.clone()));
     let mut socket = sockets.for_endpoint();
     let attacker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let (knock, last) = (knocks.knock(&[3; 9]), b"last");

@@ -216,10 +216,7 @@ fn probes_and_knocks_are_made_as_documented() {
 
 #[test]
 fn answers_and_knocks_are_told_from_other_datagrams() {
-    let recogniser = Recogniser {
-        probes: ProbeKey::new(&[0x11; 32]),
-        knocks: KnockKey::new(&[0x22; 32]),
-    };
+    let mut recogniser = Recogniser::new(ProbeKey::new(&[0x11; 32]), KnockKey::new(&[0x22; 32]));
     let local = "10.0.0.1".parse().unwrap();
     for [what, from, datagram, taken_for] in rows("A.6.") {
         let hint = match taken_for {

@@ -97,7 +97,7 @@ impl Connection {
             let answer = match output {
                 Output::Look => Input::Figures {
                     stage: self.stage,
-                    datagrams: self.datagrams,
+                    received: self.datagrams,
                     paths: self.paths.clone(),
                 },
                 Output::Listen => Input::Heard {

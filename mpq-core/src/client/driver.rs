@@ -65,10 +65,7 @@ impl Driver {
         let now = Instant::now();
         let multipath = connection.is_multipath_enabled();
         let probes = ProbeKey::new(&tls::random());
-        sockets.listen_for(Recogniser {
-            probes: probes.clone(),
-            knocks: tls::knock_key(connection),
-        });
+        sockets.listen_for(Recogniser::new(probes.clone(), tls::knock_key(connection)));
         if !config.strategy.redirects() {
             sockets.keep_old_paths();
         }

@@ -155,8 +155,8 @@ impl SocketSet {
             if !probe::has_long_header(packet) {
                 return;
             }
-            let recogniser = self.recogniser.lock().unwrap();
-            let recogniser = recogniser.as_ref();
+            let mut recogniser = self.recogniser.lock().unwrap();
+            let recogniser = recogniser.as_mut();
             let Some(hint) = recogniser.and_then(|r| r.hint(local, remote, packet)) else {
                 return;
             };

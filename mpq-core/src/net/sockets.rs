@@ -338,10 +338,7 @@ mod tests {
         let mut socket = b.for_endpoint();
         let (from, to) = (a.locals()[0], b.locals()[0]);
         let (knocks, strangers) = (KnockKey::new(&[1; 32]), KnockKey::new(&[2; 32]));
-        b.listen_for(Recogniser {
-            probes: ProbeKey::new(&[3; 32]),
-            knocks: knocks.clone(),
-        });
+        b.listen_for(Recogniser::new(ProbeKey::new(&[3; 32]), knocks.clone()));
         let (knock, stranger) = (knocks.knock(&random()), strangers.knock(&random()));
         for datagram in [&stranger[..], &knock, b"end"] {
             a.send(None, to, datagram);

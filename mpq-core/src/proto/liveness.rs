@@ -53,7 +53,7 @@ pub struct PathFigures {
     pub rtt: Duration,
     /// Bytes sent in packets that are not mere acknowledgements.
     pub sent: u64,
-    /// Datagrams received.
+    /// Frames received, which grow with every packet of the peer's.
     pub received: u64,
 }
 

@@ -15,6 +15,7 @@
 //!
 //! Still they are only hints; a path is validated by QUIC itself.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -30,6 +31,9 @@ type Id = [u8; 8];
 pub const PROBE_SIZE: usize = 1200;
 /// The random bytes that a knock needs.
 pub const KNOCK_RANDOM: usize = 1 + size_of::<Id>();
+/// Answers that are not taken again: those of a client's first probes, and of two minutes more
+/// (see `probe_budget`).
+const REMEMBERED_ANSWERS: usize = 2_048;
 /// Long header, and the fixed bit, which some load balancers want to see.
 const LONG_HEADER: u8 = 0xc0;
 /// The version that a knock says is spoken (RFC 9000 §15).
@@ -115,17 +119,32 @@ pub enum Hint {
 /// Tells a client's hints from all else that it receives.
 #[derive(Debug, Clone)]
 pub struct Recogniser {
-    /// The key of its own probes.
-    pub probes: ProbeKey,
-    /// The key of the server's knocks.
-    pub knocks: KnockKey,
+    probes: ProbeKey,
+    knocks: KnockKey,
+    /// The nonces of the last answers.
+    answered: VecDeque<Id>,
 }
 
 impl Recogniser {
-    /// What a packet is that came from `remote` to `local`; `None` if it is no hint.
-    pub fn hint(&self, local: IpAddr, remote: SocketAddr, packet: &[u8]) -> Option<Hint> {
+    /// With the key of its own probes, and that of the server's knocks.
+    pub fn new(probes: ProbeKey, knocks: KnockKey) -> Self {
+        Self {
+            probes,
+            knocks,
+            answered: VecDeque::new(),
+        }
+    }
+
+    /// What a packet is that came from `remote` to `local`; `None` if it is no hint. An answer counts once:
+    /// later, it says no more that somebody is there.
+    pub fn hint(&mut self, local: IpAddr, remote: SocketAddr, packet: &[u8]) -> Option<Hint> {
         let (found, nonce) = returned_ids(packet)?;
         if found == self.probes.tag(nonce, local, remote) {
+            if self.answered.contains(&nonce) {
+                return None;
+            }
+            self.answered.truncate(REMEMBERED_ANSWERS - 1);
+            self.answered.push_front(nonce);
             Some(Hint::Answer)
         } else if found == tag(&self.knocks.0, &nonce) {
             Some(Hint::Knock)
@@ -179,10 +198,7 @@ mod tests {
     use super::*;
 
     fn recogniser() -> Recogniser {
-        Recogniser {
-            probes: ProbeKey::new(&[1; 32]),
-            knocks: KnockKey::new(&[2; 32]),
-        }
+        Recogniser::new(ProbeKey::new(&[1; 32]), KnockKey::new(&[2; 32]))
     }
 
     fn random<const LENGTH: usize>() -> [u8; LENGTH] {
@@ -203,12 +219,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_recognised_where_the_probe_was_sent_from_and_to_only() {
-        let (recogniser, (local, remote)) = (recogniser(), places());
+        let (mut recogniser, (local, remote)) = (recogniser(), places());
         let probe = recogniser.probes.probe(local, remote, &random());
         assert_eq!(probe.len(), 1200);
         assert_eq!(recogniser.hint(local, remote, &probe), None);
         let answer = version_negotiation(&probe);
-        let hint = |local, remote| recogniser.hint(local, remote, &answer);
+        let hint = |local, remote| recogniser.clone().hint(local, remote, &answer);
         assert_eq!(hint(local, remote), Some(Hint::Answer));
         let mapped = "[::ffff:10.1.0.2]:443".parse().unwrap();
         assert_eq!(hint(local, mapped), Some(Hint::Answer));
@@ -216,16 +232,30 @@ mod tests {
         for other in ["10.1.0.3:443", "10.1.0.2:444", "[2001:db8::1]:443"] {
             assert_eq!(hint(local, other.parse().unwrap()), None, "{other}");
         }
-        let other_client = Recogniser {
-            probes: ProbeKey::new(&[3; 32]),
-            ..recogniser.clone()
-        };
+        let knocks = recogniser.knocks.clone();
+        let mut other_client = Recogniser::new(ProbeKey::new(&[3; 32]), knocks);
         assert_eq!(other_client.hint(local, remote, &answer), None);
     }
 
     #[test]
+    fn an_answer_counts_once() {
+        let (mut recogniser, (local, remote)) = (recogniser(), places());
+        let key = recogniser.probes.clone();
+        let answer = || version_negotiation(&key.probe(local, remote, &random()));
+        let first = answer();
+        for count in 0..REMEMBERED_ANSWERS {
+            let next = if count == 0 { first.clone() } else { answer() };
+            let hint = recogniser.hint(local, remote, &next);
+            assert_eq!(hint, Some(Hint::Answer), "{count}");
+            assert_eq!(recogniser.hint(local, remote, &first), None, "{count}");
+        }
+        recogniser.hint(local, remote, &answer());
+        assert_eq!(recogniser.answered.len(), REMEMBERED_ANSWERS);
+    }
+
+    #[test]
     fn a_knock_is_recognised_wherever_it_comes_from() {
-        let (recogniser, (local, remote)) = (recogniser(), places());
+        let (mut recogniser, (local, remote)) = (recogniser(), places());
         let knock = recogniser.knocks.knock(&random());
         assert_eq!(knock.len(), 27);
         let hint = recogniser.hint(local, remote, &knock);
@@ -258,9 +288,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_hint() {
-        let (recogniser, (local, remote)) = (recogniser(), places());
+        let (mut recogniser, (local, remote)) = (recogniser(), places());
         let knock = recogniser.knocks.knock(&random());
-        let hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
+        let mut hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
         for end in 0..23 {
             assert_eq!(hint(&knock[..end]), None, "cut at {end}");
         }

@@ -23,7 +23,7 @@ use crate::net::address::canonical;
 use crate::proto::probe::KnockKey;
 use crate::proto::server::peer::{self as proto, Input, Output, PeerMachine};
 use crate::proto::{Frame, PathFigures};
-use crate::stats::{figures, path_number};
+use crate::stats::{figures, heard, path_number};
 use crate::tls;
 
 /// What a client that cannot follow is told with H3_NO_ERROR.
@@ -372,7 +372,7 @@ impl Peer {
         let paths = self.paths.lock().unwrap();
         let open = paths.open.values().filter_map(WeakPathHandle::upgrade);
         let figures = open.map(|path| figures(&path)).collect();
-        Some((connection.stats().udp_rx.datagrams, figures))
+        Some((heard(&connection.stats().frame_rx), figures))
     }
 
     /// The new paths of a client that is missing: noq makes one when the first packet on it is authenticated.

@@ -89,14 +89,11 @@ impl Driver<'_> {
                     self.give_up();
                     None
                 }
-                Output::Look => self
-                    .peer
-                    .figures()
-                    .map(|(datagrams, paths)| Input::Figures {
-                        stage: self.hub.stage(),
-                        datagrams,
-                        paths,
-                    }),
+                Output::Look => self.peer.figures().map(|(received, paths)| Input::Figures {
+                    stage: self.hub.stage(),
+                    received,
+                    paths,
+                }),
                 Output::Listen => Some(self.listen()),
                 Output::LookInFlight => {
                     Some(Input::InFlight(self.peer.send_control.left_in_flight()))

@@ -73,16 +73,14 @@ pub fn frames(bytes: &[u8]) {
 /// these bytes do is one.
 pub fn answers(bytes: &[u8]) {
     let (local, remote) = ([10, 0, 0, 1].into(), ([10, 1, 0, 2], 443).into());
-    let recogniser = Recogniser {
-        probes: ProbeKey::new(&[1; 32]),
-        knocks: KnockKey::new(&[2; 32]),
-    };
-    let hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
+    let knocks = KnockKey::new(&[2; 32]);
+    let mut recogniser = Recogniser::new(ProbeKey::new(&[1; 32]), knocks.clone());
+    let mut hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
     assert_eq!(hint(bytes), None);
     let Some((random, rest)) = bytes.split_first_chunk() else {
         return;
     };
-    let knock = recogniser.knocks.knock(random);
+    let knock = knocks.knock(random);
     let whatever_follows = [&knock[..23], rest].concat();
     assert_eq!(hint(&whatever_follows), Some(Hint::Knock));
     assert_eq!(hint(&knock[..22]), None);

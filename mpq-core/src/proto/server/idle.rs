@@ -9,7 +9,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The silence of one connection.
 #[derive(Debug)]
 pub(super) struct Idle {
-    datagrams: u64,
+    received: u64,
     since: Instant,
 }
 
@@ -17,16 +17,16 @@ impl Idle {
     /// One that has just begun.
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            datagrams: 0,
+            received: 0,
             since: now,
         }
     }
 
-    /// Whether it has lasted too long, now that so many datagrams were received. The time in which the server is
+    /// Whether it has lasted too long, now that so many frames were received. The time in which the server is
     /// not `serving` does not count: the client may not know where it is.
-    pub(super) fn is_over(&mut self, now: Instant, datagrams: u64, serving: bool) -> bool {
-        if datagrams != self.datagrams || !serving {
-            self.datagrams = datagrams;
+    pub(super) fn is_over(&mut self, now: Instant, received: u64, serving: bool) -> bool {
+        if received != self.received || !serving {
+            self.received = received;
             self.since = now;
         }
         now.duration_since(self.since) >= TIMEOUT
@@ -70,12 +70,12 @@ mod tests {
         ] {
             let mut now = Instant::now();
             let mut idle = Idle::new(now);
-            for (datagrams, serving, later, over) in steps {
+            for (received, serving, later, over) in steps {
                 now += SECOND * later;
                 assert_eq!(
-                    idle.is_over(now, datagrams, serving),
+                    idle.is_over(now, received, serving),
                     over,
-                    "{datagrams} {serving}"
+                    "{received} {serving}"
                 );
             }
         }

@@ -37,8 +37,8 @@ pub enum Input {
     Figures {
         /// What the server does.
         stage: Stage,
-        /// Datagrams received on the connection.
-        datagrams: u64,
+        /// Frames received on the connection.
+        received: u64,
         /// The counters of all validated paths.
         paths: Vec<PathFigures>,
     },
@@ -203,9 +203,9 @@ impl PeerMachine {
             Input::PathGone(path) => drop(self.open.remove(&path)),
             Input::Figures {
                 stage,
-                datagrams,
+                received,
                 paths,
-            } => self.figures(now, stage, datagrams, &paths),
+            } => self.figures(now, stage, received, &paths),
             Input::Closed => {
                 self.old = self.open.iter().map(|path| (*path, false)).collect();
                 self.followed = false;
@@ -311,7 +311,7 @@ impl PeerMachine {
 
     /// Closes paths that have died silently, so that what was sent on them is sent again on others. Not while
     /// the server parks, where no path has anything to say; and there is nothing to compare a single one with.
-    fn figures(&mut self, now: Instant, stage: Stage, datagrams: u64, paths: &[PathFigures]) {
+    fn figures(&mut self, now: Instant, stage: Stage, received: u64, paths: &[PathFigures]) {
         if stage == Stage::Parking {
             self.liveness = Liveness::of_server();
         } else {
@@ -323,7 +323,7 @@ impl PeerMachine {
                 });
             }
         }
-        if self.idle.is_over(now, datagrams, stage == Stage::Serving) {
+        if self.idle.is_over(now, received, stage == Stage::Serving) {
             self.outputs.push_back(Output::Idle);
         }
     }

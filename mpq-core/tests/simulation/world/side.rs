@@ -65,14 +65,14 @@ impl World {
         match output {
             Output::Server(input) => self.server(input),
             Output::Look => {
-                let datagrams = side.datagrams;
+                let received = side.datagrams;
                 let paths = side.open.iter().map(|(id, path)| path.figures(*id));
                 let paths = paths.collect();
                 self.side(
                     id,
                     Input::Figures {
                         stage,
-                        datagrams,
+                        received,
                         paths,
                     },
                 );
