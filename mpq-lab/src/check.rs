@@ -36,6 +36,18 @@ pub fn check(arguments: &[String]) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    let mut documentation = cargo(&[
+        "doc",
+        "--release",
+        "--package",
+        "mpq-core",
+        "--all-features",
+    ]);
+    show(
+        documentation
+            .arg("--no-deps")
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
     // The privileged tests run the tools as programs.
     show(&mut cargo(&["build", "--release", "--workspace", "--bins"]))?;
 
