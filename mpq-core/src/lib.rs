@@ -103,6 +103,14 @@ pub mod tls;
 mod transport;
 mod usage;
 
+/// The crates whose types are part of the interface, in the versions that it has them of.
+pub mod crates {
+    #[cfg(feature = "axum")]
+    pub use h3_util;
+    pub use {bytes, h3, http, noq, rustls, tokio};
+}
+
 pub use congestion::{Congestion, Resume, UnknownCongestion, UnknownResume};
+pub use proto::PathId;
 pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

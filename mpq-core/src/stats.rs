@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use noq::PathId;
-
-use crate::proto::PathFigures;
+use crate::proto::{PathFigures, PathId};
 
 /// A connection that is over, in figures.
 ///
@@ -27,7 +25,7 @@ pub struct Traffic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathTraffic {
     /// QUIC's path id.
-    pub id: u32,
+    pub id: PathId,
     /// The client's address.
     pub remote: SocketAddr,
     /// What it carried.
@@ -60,11 +58,11 @@ impl Traffic {
     pub(crate) fn new(
         duration: Duration,
         closed: &noq::Closed,
-        remotes: &BTreeMap<PathId, SocketAddr>,
+        remotes: &BTreeMap<noq::PathId, SocketAddr>,
     ) -> Self {
-        let path = |(id, stats): &(PathId, noq::PathStats)| {
+        let path = |(id, stats): &(noq::PathId, noq::PathStats)| {
             Some(PathTraffic {
-                id: path_number(*id),
+                id: path_number(*id).into(),
                 remote: *remotes.get(id)?,
                 carried: PathStats {
                     sent: stats.sent_bytes,
@@ -126,6 +124,6 @@ pub(crate) fn heard(frames: &noq::FrameStats) -> u64 {
 }
 
 /// noq shows the number of a path, but does not give it.
-pub(crate) fn path_number(id: PathId) -> u32 {
+pub(crate) fn path_number(id: noq::PathId) -> u32 {
     id.to_string().parse().unwrap_or(u32::MAX)
 }

@@ -208,7 +208,7 @@ pub fn rustls_server(identity: &Identity) -> Result<ServerConfig, TlsError> {
 ///
 /// A failure found at this end carries rustls' own error; one found by the peer only the TLS alert
 /// it sent.
-pub fn is_certificate_error(error: &ConnectionError) -> bool {
+pub(crate) fn is_certificate_error(error: &ConnectionError) -> bool {
     let code = match error {
         ConnectionError::TransportError(error) => {
             let cause = error
@@ -228,7 +228,7 @@ pub fn is_certificate_error(error: &ConnectionError) -> bool {
 
 /// Whether a QUIC error code is that of a TLS alert about a certificate (RFC 9001 §4.8: the alert
 /// is the low byte of the codes 0x0100 to 0x01ff).
-pub fn is_certificate_alert(code: u64) -> bool {
+pub(crate) fn is_certificate_alert(code: u64) -> bool {
     // RFC 8446 §6.2: bad, unsupported, revoked, expired and unknown certificate, unknown CA.
     const ALERTS: [u64; 6] = [42, 43, 44, 45, 46, 48];
     ALERTS.iter().any(|alert| code == 0x100 + alert)

@@ -15,8 +15,7 @@ use mpq_core::client::{
     PathInfo, PathState,
 };
 use mpq_core::h3::MIGRATION_STREAM_TYPE;
-use mpq_core::net::{Bind, Sockets};
-use mpq_core::proto::probe::{KnockKey, ProbeKey, Recogniser};
+use mpq_core::proto::probe::{KnockKey, ProbeKey};
 use mpq_core::proto::{Frame, Strategy, frame};
 use mpq_core::server::{MoveError, Thaw};
 use mpq_core::tls::{self, Trust};
@@ -602,36 +601,4 @@ async fn first_flights(network: Network, count: usize) -> Vec<Vec<u8>> {
     }
     drop(begun);
     flights.into_values().collect()
-}
-
-/// Answers wait to be read, but only so many of them, whoever sends them.
-#[tokio::test]
-async fn answers_do_not_pile_up() {
-    let local = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let (sockets, mut answers) = Sockets::open(&[local]).unwrap();
-    let knocks = KnockKey::new(&[1; 32]);
-    sockets.listen_for(Recogniser::new(ProbeKey::new(&[2; 32]), knocks.clone()));
-    let mut socket = sockets.for_endpoint();
-    let attacker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (knock, last) = (knocks.knock(&[3; 9]), b"last");
-    let mut buffer = vec![0; 65_535];
-    let mut taken = 0;
-    for _ in 0..1_000 {
-        attacker.send_to(&knock, sockets.locals()[0]).await.unwrap();
-        attacker.send_to(last, sockets.locals()[0]).await.unwrap();
-        // Nobody reads the answers, but noq reads the socket.
-        let mut received = Vec::new();
-        while received != last {
-            let mut meta = [noq::udp::RecvMeta::default()];
-            let mut buffers = [std::io::IoSliceMut::new(&mut buffer)];
-            let receiving =
-                std::future::poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut meta));
-            assert_eq!(receiving.await.unwrap(), 1);
-            received = buffer[..meta[0].len].to_vec();
-        }
-    }
-    while answers.try_recv().is_ok() {
-        taken += 1;
-    }
-    assert!((1..=64).contains(&taken), "{taken}");
 }

@@ -155,7 +155,7 @@ fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_
     let evacuated = place(&evacuate).expect("evacuated");
     let closed = place(&Output::Close { path: 0 }).expect("closed");
     assert!(evacuated < closed, "{outputs:?}");
-    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0 })));
+    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0.into() })));
     rig.gone(0);
     let outputs = rig.run(3 * SECOND, &[20]);
     assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(0, 1)));

@@ -67,7 +67,7 @@ async fn fifty_moves_planned_and_unplanned() {
     assert!((10..=40).contains(&unplanned), "a mixture: {unplanned}");
     // There are ids for as many paths as are needed: one from each address, after each move.
     let last = in_use(&client).iter().map(|path| path.id).max().unwrap();
-    assert!(last as usize >= 2 * MOVES, "{last}");
+    assert!(u32::from(last) as usize >= 2 * MOVES, "{last}");
     assert_eq!(in_use(&client).len(), 2);
     download.grows(PROOF).await;
     download.whole().await;

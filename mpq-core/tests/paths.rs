@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use futures::future::join_all;
 use http::Response;
+use mpq_core::PathId;
 use mpq_core::client::{Client, ClientConfig, ClientEvent, PathEvent, PathInfo, PathState};
 use mpq_core::limits::{SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::Bind;
@@ -240,7 +241,7 @@ async fn path_is(
     events: &mut Receiver<(Instant, ClientEvent)>,
     local: &str,
     state: PathState,
-) -> u32 {
+) -> PathId {
     loop {
         let (_, event) = events.recv().await.unwrap();
         if let ClientEvent::Path(PathEvent::Opened(path))
@@ -280,7 +281,7 @@ async fn dies_and_comes_back(local: &str) {
 
     network.set_dead(&[local], false);
     let back = path_is(&mut events, local, PathState::Validated).await;
-    assert_eq!(back, 2, "the next id that there is");
+    assert_eq!(back, 2.into(), "the next id that there is");
     download(&client, async || {}).await;
     assert_eq!((client.handshakes(), server.handshakes()), (1, 1));
     client.close().await;
@@ -303,7 +304,7 @@ async fn an_interface_that_leads_nowhere_costs_a_moment_and_not_the_connection()
     let mut events = client.events();
     network.set_dead(&[FIRST], false);
     let back = path_is(&mut events, FIRST, PathState::Validated).await;
-    assert_eq!(back, 1, "the next id that there is");
+    assert_eq!(back, 1.into(), "the next id that there is");
     client.close().await;
 }
 

@@ -118,7 +118,7 @@ async fn a_datagram_that_nobody_can_decrypt_is_no_arrival() {
     // Who has arrived is not knocked at any more.
     let knocked = async {
         while client.tap.seen().knocks < 4 {
-            client.tap.sockets.send(None, place, &client.tap.forged());
+            client.tap.send(place, &client.tap.forged());
             tokio::time::sleep(5 * MILLISECOND).await;
         }
     };

@@ -181,8 +181,8 @@ mod tests {
     }
 
     fn done() -> Summary {
-        let path = |id, remote: &str, received| PathInfo {
-            id,
+        let path = |id: u32, remote: &str, received| PathInfo {
+            id: id.into(),
             interface: "eth0".into(),
             local: "10.0.0.2".parse().unwrap(),
             remote: remote.parse().unwrap(),

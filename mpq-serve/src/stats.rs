@@ -72,7 +72,7 @@ mod tests {
             received: 300,
         };
         let path = PathTraffic {
-            id: 1,
+            id: 1.into(),
             remote: "[2001:db8::1]:7".parse().unwrap(),
             carried,
             rtt: Duration::from_millis(50),

@@ -112,7 +112,7 @@ impl Driver {
         };
         let local = driver.locals[0].ip;
         driver.opening(PathId::ZERO, local, remote);
-        if let Some(info) = driver.table.set(0, PathState::Validated) {
+        if let Some(info) = driver.table.set(0.into(), PathState::Validated) {
             driver.event(event::PathEvent::Validated(info));
         }
         driver
@@ -264,7 +264,7 @@ impl Driver {
     fn abandon(&mut self, is_meant: impl Fn(&PathInfo) -> bool) {
         for path in self.table.all() {
             if path.state == PathState::Opening && is_meant(&path) {
-                self.close(path.id);
+                self.close(path.id.into());
             }
         }
     }
@@ -280,7 +280,7 @@ impl Driver {
             .upgrade()
             .and_then(|connection| connection.path(id));
         let info = PathInfo {
-            id: path_number(id),
+            id: path_number(id).into(),
             interface: self.interface(local),
             local,
             remote,
@@ -308,10 +308,11 @@ impl Driver {
     fn path_event(&mut self, event: PathEvent) {
         match event {
             PathEvent::Established { id, .. } => {
-                let Some(info) = self.table.set(path_number(id), PathState::Validated) else {
+                let path = path_number(id);
+                let Some(info) = self.table.set(path.into(), PathState::Validated) else {
                     return;
                 };
-                let (path, local, remote) = (info.id, info.local, info.remote);
+                let (local, remote) = (info.local, info.remote);
                 self.event(event::PathEvent::Validated(info));
                 self.input(Input::PathOpen {
                     path,
@@ -321,8 +322,8 @@ impl Driver {
             }
             PathEvent::Abandoned { id, .. } => {
                 let id = path_number(id);
-                let was_validated = self.table.is_validated(id);
-                let Some(info) = self.table.set(id, PathState::Closed) else {
+                let was_validated = self.table.is_validated(id.into());
+                let Some(info) = self.table.set(id.into(), PathState::Closed) else {
                     return;
                 };
                 let (local, remote) = (info.local, info.remote);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use noq::WeakPathHandle;
 
-use crate::proto::PathFigures;
+use crate::proto::{PathFigures, PathId};
 use crate::stats::figures;
 
 /// A path, now or as it was when it was closed.
@@ -16,7 +16,7 @@ use crate::stats::figures;
 pub struct PathInfo {
     /// QUIC's path id.
     #[cfg_attr(feature = "serde", serde(rename = "path"))]
-    pub id: u32,
+    pub id: PathId,
     /// Interface that it leaves by.
     pub interface: String,
     /// Local address.
@@ -56,7 +56,7 @@ pub enum PathState {
 
 /// All paths of a connection, also those that are closed; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PathTable(Arc<Mutex<BTreeMap<u32, Entry>>>);
+pub(super) struct PathTable(Arc<Mutex<BTreeMap<PathId, Entry>>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -74,7 +74,7 @@ impl PathTable {
     }
 
     /// Whether a path is validated.
-    pub(super) fn is_validated(&self, id: u32) -> bool {
+    pub(super) fn is_validated(&self, id: PathId) -> bool {
         let entries = self.0.lock().unwrap();
         let entry = entries.get(&id);
         entry.is_some_and(|entry| entry.info.state == PathState::Validated)
@@ -94,7 +94,7 @@ impl PathTable {
     }
 
     /// Changes a path's state; `None` if it is unknown or was in that state.
-    pub(super) fn set(&self, id: u32, state: PathState) -> Option<PathInfo> {
+    pub(super) fn set(&self, id: PathId, state: PathState) -> Option<PathInfo> {
         let mut entries = self.0.lock().unwrap();
         let entry = entries
             .get_mut(&id)

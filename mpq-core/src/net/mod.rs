@@ -16,5 +16,6 @@ pub(crate) mod sockets;
 pub use interfaces::{InterfaceError, Local, usable};
 pub use refused::refused;
 pub use socket::Bind;
-pub use socket_set::Answer;
-pub use sockets::{Counters, Sockets};
+pub(crate) use socket_set::Answer;
+pub use sockets::Counters;
+pub(crate) use sockets::Sockets;

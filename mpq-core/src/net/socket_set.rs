@@ -21,7 +21,7 @@ pub(super) const MAX_SENDERS: usize = 1 << 16;
 
 /// Somebody answers at `remote`: a Version Negotiation packet, or a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The local address that it came to.
     pub local: IpAddr,
     /// Who it came from.

@@ -46,14 +46,14 @@ pub struct Counters {
 
 /// Handle to the sockets of an endpoint; clones share them.
 #[derive(Clone)]
-pub struct Sockets(Arc<SocketSet>);
+pub(crate) struct Sockets(Arc<SocketSet>);
 
 impl Sockets {
     /// Opens a socket for each of `binds`. The receiver yields the [`Answer`]s.
     ///
     /// # Errors
     /// Those of the system calls; `PermissionDenied` or `NoDevice` for a device.
-    pub fn open(binds: &[Bind]) -> io::Result<(Self, mpsc::Receiver<Answer>)> {
+    pub(crate) fn open(binds: &[Bind]) -> io::Result<(Self, mpsc::Receiver<Answer>)> {
         let (answers, receiver) = mpsc::channel(ANSWER_CAPACITY);
         let sockets = Self(Arc::new(SocketSet::new(answers)));
         sockets.add(binds)?;
@@ -61,7 +61,7 @@ impl Sockets {
     }
 
     /// What noq takes as its socket.
-    pub fn for_endpoint(&self) -> Box<dyn AsyncUdpSocket> {
+    pub(crate) fn for_endpoint(&self) -> Box<dyn AsyncUdpSocket> {
         Box::new(Receiver::new(self.0.clone()))
     }
 
@@ -69,7 +69,7 @@ impl Sockets {
     ///
     /// # Errors
     /// As [`Sockets::open`]; none is added then.
-    pub fn add(&self, binds: &[Bind]) -> io::Result<()> {
+    pub(crate) fn add(&self, binds: &[Bind]) -> io::Result<()> {
         let new = binds.iter().map(|b| Bound::open(b).map(Arc::new));
         let new = new.collect::<io::Result<Vec<_>>>()?;
         self.0.bound.write().unwrap().extend(new);
@@ -78,7 +78,7 @@ impl Sockets {
     }
 
     /// Closes all sockets; they are closed when this returns.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let old = std::mem::take(&mut *self.0.bound.write().unwrap());
         self.0.wake_reader();
         for bound in old {
@@ -91,7 +91,7 @@ impl Sockets {
     }
 
     /// Closes the sockets of one local address, as soon as nobody uses them.
-    pub fn close_local(&self, ip: IpAddr) {
+    pub(crate) fn close_local(&self, ip: IpAddr) {
         self.0.bound.write().unwrap().retain(|b| {
             let stays = b.address.ip() != ip;
             if !stays {
@@ -103,7 +103,7 @@ impl Sockets {
     }
 
     /// The addresses that the open sockets are bound to, with their real ports.
-    pub fn locals(&self) -> Vec<SocketAddr> {
+    pub(crate) fn locals(&self) -> Vec<SocketAddr> {
         self.0
             .bound
             .read()
@@ -117,7 +117,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system call; `NotConnected` if there is no such socket.
-    pub fn handle(&self, remote: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    pub(crate) fn handle(&self, remote: SocketAddr) -> io::Result<std::net::UdpSocket> {
         let transmit = Transmit {
             destination: remote,
             ecn: None,
@@ -131,7 +131,7 @@ impl Sockets {
     }
 
     /// Sends one datagram outside of QUIC. Like the network, it promises nothing.
-    pub fn send(&self, local: Option<IpAddr>, remote: SocketAddr, contents: &[u8]) {
+    pub(crate) fn send(&self, local: Option<IpAddr>, remote: SocketAddr, contents: &[u8]) {
         let transmit = Transmit {
             destination: remote,
             ecn: None,
@@ -150,7 +150,7 @@ impl Sockets {
 
     /// Has noq's datagrams to `from` go to `to`, or to nobody, instead. Then nothing from `from`
     /// itself reaches noq; as long as there is no `to`, it does.
-    pub fn redirect(&self, from: SocketAddr, to: Option<SocketAddr>) {
+    pub(crate) fn redirect(&self, from: SocketAddr, to: Option<SocketAddr>) {
         let redirection = Redirection { from, to };
         let needed = (to != Some(from)).then_some(redirection);
         *self.0.redirection.write().unwrap() = needed;
@@ -158,41 +158,41 @@ impl Sockets {
 
     /// Has packets of old paths come from where they came before, should they come from another address that
     /// is [followed](Self::follow) to. Not with a [redirection](Self::redirect).
-    pub fn keep_old_paths(&self) {
+    pub(crate) fn keep_old_paths(&self) {
         *self.0.old_paths.lock().unwrap() = Some(OldPaths::default());
     }
 
     /// The peer may be there now.
-    pub fn follow(&self, new_address: SocketAddr) {
+    pub(crate) fn follow(&self, new_address: SocketAddr) {
         if let Some(old_paths) = &mut *self.0.old_paths.lock().unwrap() {
             old_paths.follow(new_address);
         }
     }
 
     /// Has datagrams without a source leave from this address, rather than from the first.
-    pub fn prefer(&self, local: IpAddr) {
+    pub(crate) fn prefer(&self, local: IpAddr) {
         *self.0.preferred.write().unwrap() = Some(local);
     }
 
     /// What makes a Version Negotiation packet an [`Answer`]; all others go to noq.
-    pub fn listen_for(&self, recogniser: Recogniser) {
+    pub(crate) fn listen_for(&self, recogniser: Recogniser) {
         *self.0.recogniser.lock().unwrap() = Some(recogniser);
     }
 
     /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more. noq may
     /// come to know a datagram only after the socket that it came by was closed.
-    pub fn note_senders(&self, noted: bool) {
+    pub(crate) fn note_senders(&self, noted: bool) {
         *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
     }
 
     /// Tells noq from now on to which local address a datagram came, so that paths to different ones are
     /// different paths, and each validates the peer's address anew (RFC 9000 §8.2).
-    pub fn show_local(&self) {
+    pub(crate) fn show_local(&self) {
         self.0.shows_local.store(true, Ordering::Relaxed);
     }
 
     /// Whether what is sent to this address comes to these sockets, as far as this host can tell.
-    pub fn is_at(&self, address: SocketAddr) -> bool {
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
         let is_here = |ip| std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
         self.locals().into_iter().any(|local| match local.ip() {
             ip if ip.is_unspecified() => local.port() == address.port() && is_here(address.ip()),
@@ -201,12 +201,12 @@ impl Sockets {
     }
 
     /// Whether anything has come.
-    pub fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.0.heard.load(Ordering::Relaxed)
     }
 
     /// Whether a packet of a connection came from there, so far as senders are noted.
-    pub fn has_heard(&self, remote: SocketAddr) -> bool {
+    pub(crate) fn has_heard(&self, remote: SocketAddr) -> bool {
         let senders = self.0.senders.lock().unwrap();
         let heard =
             |senders: &HashSet<_>| senders.len() >= MAX_SENDERS || senders.contains(&remote);
@@ -214,7 +214,7 @@ impl Sockets {
     }
 
     /// Losses below QUIC.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         Counters {
             send_errors: self.0.send_errors.load(Ordering::Relaxed),
             unsent: self.0.unsent.load(Ordering::Relaxed),
@@ -399,5 +399,27 @@ mod tests {
         assert_eq!(a.counters().send_errors, 1);
         a.send(None, "[2001:db8::1]:9".parse().unwrap(), b"x");
         assert_eq!(a.counters().unsent, 1);
+    }
+
+    /// Answers wait to be read, but only so many of them, whoever sends them.
+    #[tokio::test]
+    async fn answers_do_not_pile_up() {
+        let (sockets, mut answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let knocks = KnockKey::new(&[1; 32]);
+        sockets.listen_for(Recogniser::new(ProbeKey::new(&[2; 32]), knocks.clone()));
+        let mut socket = sockets.for_endpoint();
+        let attacker = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (knock, last) = (knocks.knock(&[3; 9]), b"last");
+        let mut taken = 0;
+        for _ in 0..1_000 {
+            attacker.send_to(&knock, sockets.locals()[0]).await.unwrap();
+            attacker.send_to(last, sockets.locals()[0]).await.unwrap();
+            // Nobody reads the answers, but noq reads the socket.
+            while receive(&mut socket).await.0 != last {}
+        }
+        while answers.try_recv().is_ok() {
+            taken += 1;
+        }
+        assert!((1..=64).contains(&taken), "{taken}");
     }
 }

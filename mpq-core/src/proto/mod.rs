@@ -58,6 +58,7 @@ pub mod client;
 pub(crate) mod evacuation;
 pub(crate) mod first_path;
 pub mod frame;
+mod id;
 pub(crate) mod liveness;
 pub(crate) mod opening_gate;
 pub mod policy;
@@ -68,4 +69,5 @@ pub(crate) mod varint;
 
 pub use client::{Strategy, UnknownStrategy};
 pub use frame::Frame;
+pub use id::PathId;
 pub use liveness::PathFigures;

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
-use mpq_core::net::{Bind, Sockets};
 use mpq_core::tls::{self, Trust};
 use noq::udp::{RecvMeta, Transmit};
-use noq::{AsyncUdpSocket, UdpSender};
+use noq::{AsyncUdpSocket, Runtime, TokioRuntime, UdpSender};
+use socket2::{Domain, Socket, Type};
 
 /// The length of a knock, bytes; packets of connections are longer, or have a short header.
 const KNOCK: usize = 27;
@@ -41,7 +41,7 @@ pub(crate) struct Seen {
 /// Below a client.
 #[derive(Clone)]
 pub(crate) struct Tap {
-    pub(crate) sockets: Sockets,
+    socket: Arc<UdpSocket>,
     seen: Arc<Mutex<Seen>>,
     /// The last packet with a short header that was sent.
     last: Arc<Mutex<Vec<u8>>>,
@@ -50,9 +50,14 @@ pub(crate) struct Tap {
 impl Tap {
     /// A client that allows several paths, from `local`.
     pub(crate) fn client(local: IpAddr) -> (noq::Endpoint, Self) {
-        let (sockets, _answers) = Sockets::open(&[Bind::from(SocketAddr::new(local, 0))]).unwrap();
+        // Of both families, so that the server may be of either.
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        socket.set_only_v6(false).unwrap();
+        let address = mapped(SocketAddr::new(local, 0));
+        socket.bind(&address.into()).unwrap();
+        let socket = UdpSocket::from(socket);
         let tap = Self {
-            sockets: sockets.clone(),
+            socket: Arc::new(socket.try_clone().unwrap()),
             seen: Arc::default(),
             last: Arc::default(),
         };
@@ -67,10 +72,10 @@ impl Tap {
             noq::EndpointConfig::default(),
             None,
             Box::new(Ear {
-                inner: sockets.for_endpoint(),
+                inner: TokioRuntime.wrap_udp_socket(socket).unwrap(),
                 tap: tap.clone(),
             }),
-            Arc::new(noq::TokioRuntime),
+            Arc::new(TokioRuntime),
         )
         .unwrap();
         endpoint.set_default_client_config(crypto);
@@ -89,6 +94,11 @@ impl Tap {
 
     pub(crate) fn seen(&self) -> Seen {
         *self.seen.lock().unwrap()
+    }
+
+    /// Sends a datagram that is none of noq's.
+    pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.send_to(datagram, mapped(to)).unwrap();
     }
 
     /// As the last packet that was sent, so far as anybody can tell without its keys.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
 use mpq_core::limits::STREAM_WINDOW;
 
@@ -24,7 +25,7 @@ pub(super) struct BandwidthDelay {
     /// Of the last sample, bytes in a second.
     rate: f64,
     /// The least smoothed round-trip time of each path so far: without a queue.
-    rtts: BTreeMap<u32, Duration>,
+    rtts: BTreeMap<PathId, Duration>,
     /// When those of new paths can be trusted.
     settled: Instant,
 }
@@ -90,7 +91,7 @@ pub(super) mod tests {
 
     pub(crate) fn path(id: u32, received: u64, rtt: Duration) -> PathInfo {
         PathInfo {
-            id,
+            id: id.into(),
             interface: "eth0".to_owned(),
             local: "10.0.0.1".parse().unwrap(),
             remote: "10.1.0.2:443".parse().unwrap(),

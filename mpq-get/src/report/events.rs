@@ -194,7 +194,7 @@ mod tests {
 
     fn path() -> PathInfo {
         PathInfo {
-            id: 1,
+            id: 1.into(),
             interface: "eth1".to_owned(),
             local: "10.0.1.2".parse().unwrap(),
             remote: "10.1.0.2:443".parse().unwrap(),

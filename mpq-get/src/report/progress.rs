@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
 
 /// Over how long a rate is measured.
@@ -47,7 +48,7 @@ pub struct Live {
     lines: MultiProgress,
     whole: ProgressBar,
     rate: Meter,
-    paths: BTreeMap<u32, (ProgressBar, Meter)>,
+    paths: BTreeMap<PathId, (ProgressBar, Meter)>,
     incident: ProgressBar,
 }
 

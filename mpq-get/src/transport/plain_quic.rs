@@ -15,7 +15,6 @@ use bytes::Bytes;
 use h3::client::SendRequest;
 use h3::error::{Code, LocalError};
 use h3::quic::ConnectionErrorIncoming;
-use mpq_core::Congestion;
 use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathEvent, PathInfo, PathState,
 };
@@ -23,6 +22,7 @@ use mpq_core::h3::WholeBodies;
 use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::{Bind, Local, refused, usable};
 use mpq_core::tls;
+use mpq_core::{Congestion, PathId};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
@@ -186,7 +186,7 @@ impl PlainQuic {
     fn path(&self) -> PathInfo {
         let stats = self.connection.stats();
         PathInfo {
-            id: 0,
+            id: PathId::default(),
             interface: self.local.interface.clone(),
             local: self.local.ip,
             remote: self.connection.remote_address(),

@@ -50,7 +50,7 @@ impl ClientMachine {
                 }
                 Step::Close(path) => {
                     if let Some(close) = self.paths.close_dead(now, path) {
-                        self.event(Event::Dead { path });
+                        self.event(Event::Dead { path: path.into() });
                         self.outputs.push_back(close);
                     }
                 }

@@ -38,6 +38,7 @@ use std::time::Duration;
 pub use self::machine::ClientMachine;
 pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
+use super::id::PathId;
 use super::liveness::PathFigures;
 use crate::limits::PATHS;
 
@@ -283,8 +284,8 @@ pub enum Event {
     /// A path's link is dead while another one works; the path is closed.
     #[cfg_attr(feature = "serde", serde(rename = "path_dead"))]
     Dead {
-        /// QUIC's path id.
-        path: u32,
+        /// Which one.
+        path: PathId,
     },
     /// The server stays.
     Cancelled {
