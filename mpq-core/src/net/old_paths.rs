@@ -2,7 +2,7 @@
 //!
 //! A client knows those paths by the server's old address, and QUIC discards what comes on them from another
 //! one (RFC 9000 §9). But the server may have to find out what of that which it sent before the move never
-//! arrived: it sends one packet on each of them from its new address, and its acknowledgement tells. So packets
+//! arrived: it sends a packet on each of them from its new address, and its acknowledgement tells. So packets
 //! from the address that paths are being opened to are shown to noq as if they came from where their connection
 //! ID was first seen to come from.
 

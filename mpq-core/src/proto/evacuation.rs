@@ -14,7 +14,7 @@
 //!
 //! A link is dead if all of this is true:
 //!
-//! - The path falls silent in the midst of a stream of datagrams.
+//! - The path falls silent in the midst of a stream of packets.
 //! - Another one is heard for longer than what was under way on both would explain. A server that
 //!   stops, or is frozen, falls silent on all paths within half a round trip.
 //! - The path is asked, and does not answer for a round trip.
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::liveness::PathFigures;
 
-/// How many datagrams of late make a stream.
+/// How many frames of late make a stream. A packet of a body has one at the least.
 const STREAM_DATAGRAMS: u64 = 16;
 /// A path that falls silent in a stream is asked whether it works after a round trip, and after this
 /// at the least.
@@ -66,7 +66,7 @@ struct Watched {
     received: u64,
     rtt: Duration,
     heard: Instant,
-    /// Datagrams received of late, while it was heard: each look halves those before it.
+    /// Frames received of late, while it was heard: each look halves those before it.
     busy: u64,
     /// When it was asked, since it was heard.
     asked: Option<Instant>,

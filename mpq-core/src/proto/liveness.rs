@@ -4,9 +4,9 @@
 //! download waits for it. So whoever drives a connection looks at the counters of its paths a few
 //! times a second, and is told here which one to give up, at either end:
 //!
-//! - A path is *heard* when something comes over it, or when its RTT changes: noq acknowledges what
-//!   it received on any path over the first one that there is, so for most paths acknowledgements
-//!   are all that is ever heard.
+//! - A path is *heard* when an authenticated packet comes over it, or when its RTT changes: noq
+//!   acknowledges what it received on any path over the first one that there is, so for most paths
+//!   acknowledgements are all that is ever heard. Datagrams that anybody could have sent do not count.
 //! - A path *owes* an answer once something was sent over it that must be acknowledged (RFC 9000
 //!   §13.2.1) and it was not heard since.
 //! - The time that it owes counts only while another path is heard, and anew after a time without:
@@ -53,7 +53,7 @@ pub struct PathFigures {
     pub rtt: Duration,
     /// Bytes sent in packets that are not mere acknowledgements.
     pub sent: u64,
-    /// Frames received, which grow with every packet of the peer's.
+    /// Frames received in packets that were authenticated, of those kinds that a living peer sends.
     pub received: u64,
 }
 

@@ -13,7 +13,7 @@
 //!   |      (old paths carry the download)       |
 //!   | <------------------------------ PARKED    |  Parking: writers stop, the network drains
 //!   |                                           |  Parked: sockets closed; dumped … restored
-//!   | probe -->                      <-- knock  |  Resuming: somebody answers at the new address
+//!   | probe -->                      <-- knock  |  Arriving: somebody answers at the new address
 //!   | opens and validates paths ==============> |
 //!   | <----------------------------- ARRIVED    |  Serving
 //! ```

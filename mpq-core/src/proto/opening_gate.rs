@@ -2,7 +2,8 @@
 //!
 //! The id of a path that the server never hears of is lost for good, and there are only so many. So
 //! a path is opened only where the server has just answered a [probe](super::probe), or has knocked. Such
-//! probes go to where a path is wanted, once a second at the most, and cost nothing that could run out.
+//! probes go to where a path is wanted, ever less often, down to once a second. They take from what may be sent
+//! to an address, but cost no path id.
 //!
 //! A server need not answer probes (RFC 9000 §6 lets it limit that, and what is on the way may drop them). As
 //! long as none was answered, they are therefore sent from where a path works, too: *controls*. If none

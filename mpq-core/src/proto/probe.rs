@@ -6,12 +6,14 @@
 //!
 //! Nothing of them is sent twice, so that nobody can tell which of them belong together (RFC 9000 §9.5).
 //! One of the two connection IDs is random. The other one is its *tag*, a keyed hash of it. So an answer is
-//! recognised without a table of what was sent, and cannot be forged:
+//! recognised without a table of what was sent, and only who has seen the probe can make one:
 //!
 //! - The key of the probes is the client's own ([`ProbeKey`]). Not even the server knows it, which names
 //!   the addresses and could otherwise answer in the name of whoever is there. The tag covers both
 //!   addresses, so that the answer from one place is none from another.
 //! - The key of the knocks is known to both ends of the connection ([`KnockKey`]).
+//!
+//! An answer counts once: whoever repeats it later says nothing ([`Recogniser`]).
 //!
 //! Still they are only hints; a path is validated by QUIC itself.
 

@@ -366,7 +366,7 @@ impl Peer {
         }
     }
 
-    /// The counters of the paths, and datagrams received on all; nothing once the connection is gone.
+    /// The counters of the paths, and frames received on all; nothing once the connection is gone.
     pub(super) fn figures(&self) -> Option<(u64, Vec<PathFigures>)> {
         let connection = self.connection.upgrade()?;
         let paths = self.paths.lock().unwrap();

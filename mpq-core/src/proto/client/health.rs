@@ -12,7 +12,7 @@ pub(super) struct Health {
     /// Whether a path may go over another link: not where the strategy has redirected all of them.
     evacuates: bool,
     evacuation: Evacuation,
-    /// Each path's id, and the datagrams received on it. `None` if those are not to be compared with.
+    /// Each path's id, and the frames received on it. `None` if those are not to be compared with.
     received: Option<Vec<(u32, u64)>>,
 }
 

@@ -10,7 +10,7 @@
 //! to try. All addresses must pass [`policy`](crate::proto::policy).
 //!
 //! The machine has parts, which know nothing of it and return what is to be done: its paths with the gate
-//! before they are opened again, their health, the search for the server, how much is sent for it, what
+//! before others are opened, their health, the search for the server, how much is sent for it, what
 //! the server has said, and what only the strategies of the literature do. It alone assigns the phase of a
 //! move, in one place.
 //!

@@ -47,7 +47,7 @@
 //! # `paper`
 //!
 //! At the announcement one of the paths is ended, and from its interface a path is opened to the new address: the
-//! detection path. The others, the continuation paths, go on. When the server ceases to respond (no datagram for
+//! detection path. The others, the continuation paths, go on. When the server ceases to respond (no packet for
 //! four RTT, 300 ms at the least) they end: nothing is sent over them any more, and from their interfaces paths
 //! to the new address are opened as well. What opens a path is repeated until it is answered, at intervals that
 //! double. The first path that is answered is the move. No probe is sent, also not before a path is opened again.

@@ -1,6 +1,6 @@
 //! How a server that has moved finds out that a client is with it again; no event tells of the first word.
 //!
-//! Nothing else counts than what was decrypted. A client speaks on the paths that it had before, if it redirects or
+//! Only what was decrypted counts. A client speaks on the paths that it had before, if it redirects or
 //! the server is where it was for it; and otherwise on one of the next paths that there can be, which there are
 //! once the first packet on them is authenticated. Whether the client's address is valid is another matter.
 
