@@ -115,7 +115,7 @@ impl World {
             }
             Event::Dead { path } => {
                 self.counts.dead += 1;
-                self.count_wronged(id, path);
+                self.count_wronged(id, path.into());
             }
             _ => {}
         }
