@@ -1,5 +1,5 @@
 //! Whoever is on the path, at an announced address, or anywhere else: he cannot end, redirect or
-//! corrupt a download.
+//! corrupt a download. One file, since it is one bench and one attacker throughout.
 
 mod support;
 
