@@ -333,14 +333,8 @@ fn redirected_probes_go_to_where_the_server_is() {
         ..Config::default()
     });
     rig.run(LOOK, &[1, 1]);
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
     // That the server parks is nothing to it: it notices the silence.
-    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.park();
     rig.run(SECOND, &[]);
     rig.answer(0, 2);
     rig.run(SECOND, &[1, 1]);

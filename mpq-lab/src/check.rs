@@ -8,6 +8,9 @@ use crate::arms::tcp;
 use crate::system::host::{cargo, show};
 use crate::system::setup::setup;
 
+/// mpq-core with all that is optional.
+const OF_CORE: [&str; 3] = ["--package", "mpq-core", "--all-features"];
+
 /// Checks the workspace; `arguments` go to `cargo test`.
 ///
 /// Where the privileged tests cannot run they are skipped, except in CI (`CI=true`).
@@ -16,38 +19,14 @@ use crate::system::setup::setup;
 /// If a check fails, or privileged tests cannot run in CI.
 pub fn check(arguments: &[String]) -> Result<()> {
     show(&mut cargo(&["fmt", "--all", "--check"]))?;
-    show(&mut cargo(&[
-        "clippy",
-        "--release",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    show(&mut cargo(&[
-        "clippy",
-        "--release",
-        "--package",
-        "mpq-core",
-        "--all-features",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    let mut documentation = cargo(&[
-        "doc",
-        "--release",
-        "--package",
-        "mpq-core",
-        "--all-features",
-    ]);
-    show(
-        documentation
-            .arg("--no-deps")
-            .env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
+    for what in [&["--workspace"][..], &OF_CORE] {
+        let mut lint = cargo(&["clippy", "--release"]);
+        lint.args(what)
+            .args(["--all-targets", "--", "-D", "warnings"]);
+        show(&mut lint)?;
+    }
+    let mut document = cargo(&["doc", "--release", "--no-deps"]);
+    show(document.args(OF_CORE).env("RUSTDOCFLAGS", "-D warnings"))?;
     // The privileged tests run the tools as programs.
     show(&mut cargo(&["build", "--release", "--workspace", "--bins"]))?;
 
@@ -70,16 +49,9 @@ pub fn check(arguments: &[String]) -> Result<()> {
 /// Tests what the workspace leaves out: mpq-core's features, with those of its tests that they add to, and the
 /// examples in its documentation.
 fn features() -> Result<()> {
-    let of_core = [
-        "test",
-        "--release",
-        "--package",
-        "mpq-core",
-        "--all-features",
-    ];
     let targets: [&[&str]; 2] = [&["--lib", "--test", "examples"], &["--doc"]];
     for targets in targets {
-        show(cargo(&of_core).args(targets))?;
+        show(cargo(&["test", "--release"]).args(OF_CORE).args(targets))?;
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use super::liveness::PathFigures;
 
 /// How many frames of late make a stream. A packet of a body has one at the least.
-const STREAM_DATAGRAMS: u64 = 16;
+const STREAM_FRAMES: u64 = 16;
 /// A path that falls silent in a stream is asked whether it works after a round trip, and after this
 /// at the least.
 const MIN_QUIET: Duration = Duration::from_millis(50);
@@ -137,7 +137,7 @@ impl Evacuation {
             let quiet = now.duration_since(watched.heard);
             if !downloading
                 || path == over
-                || watched.busy < STREAM_DATAGRAMS
+                || watched.busy < STREAM_FRAMES
                 || quiet < MIN_QUIET.max(rtt)
             {
                 continue;

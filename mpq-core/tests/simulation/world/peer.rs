@@ -45,12 +45,16 @@ impl Path {
     }
 
     pub(super) fn figures(&self, id: u32) -> PathFigures {
-        PathFigures {
-            id,
-            rtt: MEASURED_RTT,
-            sent: self.sent,
-            received: self.received,
-        }
+        figures(id, self.sent, self.received)
+    }
+}
+
+fn figures(id: u32, sent: u64, received: u64) -> PathFigures {
+    PathFigures {
+        id,
+        rtt: MEASURED_RTT,
+        sent,
+        received,
     }
 }
 
@@ -205,12 +209,7 @@ impl SidePath {
     }
 
     pub(super) fn figures(&self, id: u32) -> PathFigures {
-        PathFigures {
-            id,
-            rtt: MEASURED_RTT,
-            sent: self.sent,
-            received: self.received,
-        }
+        figures(id, self.sent, self.received)
     }
 }
 
