@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -143,6 +144,34 @@ fn the_probes_of_different_clients_do_not_come_together() {
         .filter(|(a, b)| **a != *b)
         .count();
     assert_eq!(apart, 20);
+}
+
+#[test]
+fn the_probes_of_different_clients_that_heard_one_announcement_do_not_come_together() {
+    const CLIENTS: usize = 20;
+    let first = |seed, was_silent: bool| {
+        let mut rig = Rig::new(Config {
+            seed,
+            ..Config::default()
+        });
+        rig.announce(1, vec![server(2)]);
+        if was_silent {
+            rig.pass(SECOND / 2);
+            assert_eq!(rig.client.state(), "Searching (silent)");
+            rig.hear();
+        }
+        rig.input(Input::Expecting(false));
+        assert_eq!(rig.client.state(), "Announced");
+        rig.client.next_timeout().unwrap() - rig.now
+    };
+    for was_silent in [false, true] {
+        let first: BTreeSet<_> = (1..=CLIENTS)
+            .map(|seed| first(seed as u64, was_silent))
+            .collect();
+        assert_eq!(first.len(), CLIENTS, "{was_silent}: {first:?}");
+        let [least, most] = [3 * SECOND / 4, 5 * SECOND / 4];
+        assert!(first.iter().all(|first| (least..=most).contains(first)));
+    }
 }
 
 #[test]

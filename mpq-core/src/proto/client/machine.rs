@@ -9,7 +9,7 @@ use super::baselines::LEAVING;
 use super::health::Health;
 use super::paths::{Destination, Paths};
 use super::probe_budget::{ProbeBudget, Round};
-use super::search::jitter;
+use super::search::{Search, jitter};
 use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
 use super::{Config, Event, Input, Output};
@@ -68,7 +68,7 @@ impl ClientMachine {
             rng: fastrand::Rng::with_seed(config.seed),
             config,
             phase: Phase::Settled,
-            mv: Move::new(now, rtt, 0, false, Vec::new()),
+            mv: Move::new(Search::new(now, rtt, 1.0), 0, false, Vec::new()),
             origin: remote,
             remote,
             redirected: Some(remote),
@@ -308,7 +308,8 @@ impl ClientMachine {
         }
         match self.phase {
             Phase::Searching(Silence { parked: false, .. }) => {
-                self.mv.search.pause(now, self.rtt);
+                let jitter = jitter(&mut self.rng);
+                self.mv.search.pause(now, self.rtt, jitter);
                 self.redirect(Some(self.remote));
                 self.enter(match self.mv.announced {
                     true => Phase::Announced,
@@ -462,7 +463,8 @@ impl ClientMachine {
     /// What is known of a move that begins, whatever its phase will be.
     pub(super) fn begin_move(&mut self, announced: bool, targets: Vec<SocketAddr>, now: Instant) {
         let sequence = self.announcements.newest();
-        self.mv = Move::new(now, self.rtt, sequence, announced, targets);
+        let search = Search::new(now, self.rtt, jitter(&mut self.rng));
+        self.mv = Move::new(search, sequence, announced, targets);
     }
 
     pub(super) fn abandon_attempt(&mut self) {

@@ -48,9 +48,9 @@ pub(super) struct Search {
 
 impl Search {
     /// One that has not begun.
-    pub(super) fn new(now: Instant, rtt: Duration) -> Self {
+    pub(super) fn new(now: Instant, rtt: Duration, jitter: f64) -> Self {
         Self {
-            probe_at: now + slow_interval(rtt),
+            probe_at: now + slow_interval(rtt).mul_f64(jitter),
             park: None,
             since: None,
             back: None,
@@ -82,9 +82,9 @@ impl Search {
     }
 
     /// The server speaks after all, where it was.
-    pub(super) fn pause(&mut self, now: Instant, rtt: Duration) {
+    pub(super) fn pause(&mut self, now: Instant, rtt: Duration, jitter: f64) {
         self.since = None;
-        self.probe_at = now + self.interval(now, rtt);
+        self.probe_at = now + self.interval(now, rtt).mul_f64(jitter);
         self.held = None;
     }
 
@@ -172,7 +172,7 @@ mod tests {
     /// When rounds are sent, counted from when the server parked.
     fn rounds(outage: Duration, until: Duration) -> Vec<Duration> {
         let start = Instant::now();
-        let mut search = Search::new(start, RTT);
+        let mut search = Search::new(start, RTT, 1.0);
         search.expect(start, 5 * SECOND, outage);
         search.begin(start, true, RTT, 1.0);
         let mut rounds = Vec::new();
@@ -228,7 +228,7 @@ mod tests {
     fn a_long_time_before_the_server_parks_it_is_hardly_probed() {
         let day = 24 * 3_600 * SECOND;
         let start = Instant::now();
-        let mut search = Search::new(start, RTT);
+        let mut search = Search::new(start, RTT, 1.0);
         search.expect(start, day, Duration::ZERO);
         let (mut rounds, mut gap) = (0, Duration::ZERO);
         while search.probe_at() - start < day {
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn an_outage_that_cannot_be_is_none_that_is_known() {
         let now = Instant::now();
-        let mut search = Search::new(now, RTT);
+        let mut search = Search::new(now, RTT, 1.0);
         search.expect(now, Duration::MAX, Duration::MAX);
         search.begin(now, true, RTT, 1.0);
         assert_eq!(search.back, None);

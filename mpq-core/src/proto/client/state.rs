@@ -1,7 +1,7 @@
 //! How far a move is, and what is known of it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Config;
 use super::baselines::{Detection, Turns};
@@ -63,8 +63,7 @@ pub(super) struct Move {
 impl Move {
     /// One of which nothing has been done yet.
     pub(super) fn new(
-        now: Instant,
-        rtt: Duration,
+        search: Search,
         sequence: u64,
         announced: bool,
         targets: Vec<SocketAddr>,
@@ -74,7 +73,7 @@ impl Move {
             announced,
             targets,
             here: false,
-            search: Search::new(now, rtt),
+            search,
             leave_at: None,
             detecting: None,
             turns: Turns::default(),
