@@ -32,6 +32,7 @@ use noq::{ReadError, RecvStream, StreamId, UnorderedRecvStream, VarInt, WeakConn
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::varint;
+use crate::stats;
 
 /// How many chunks to take from noq at once; it takes a lock, and a chunk is one packet's payload.
 const BATCH_CHUNKS: usize = 32;
@@ -39,8 +40,8 @@ const BATCH_CHUNKS: usize = 32;
 const MAX_HELD: usize = 8 << 20;
 /// How often a gap that so much lies behind is looked at: noq cannot tell when it is filled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-/// For how many [ticks](GAP_TICK) in which the connection received something a gap may stay. What was lost on a
-/// path that died comes sooner.
+/// For how many [ticks](GAP_TICK) in which the peer said something a gap may stay. What was lost on a path that
+/// died comes sooner.
 const MAX_GAP_TICKS: u32 = 10;
 const GAP_TICK: Duration = Duration::from_secs(1);
 
@@ -137,11 +138,8 @@ impl Reordered {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
         let chunk = self.poll_in_order(cx);
         if chunk.is_pending() && self.queue.held > 0 {
-            let received = || match self.connection.upgrade() {
-                Some(connection) => connection.stats().udp_rx.datagrams,
-                None => 0,
-            };
-            ready!(self.watch.poll_lost(self.queue.next, received, cx));
+            let heard = || heard(&self.connection);
+            ready!(self.watch.poll_lost(self.queue.next, heard, cx));
             let code = varint(Code::H3_INTERNAL_ERROR.value());
             // Fails if all was received already, and then there is nothing to stop.
             let _ = self.stream.stop(code);
@@ -178,6 +176,12 @@ impl Reordered {
             }
         }
     }
+}
+
+/// How much the peer has said on a connection; nobody else can make it more.
+fn heard(connection: &WeakConnectionHandle) -> u64 {
+    let connection = connection.upgrade();
+    connection.map_or(0, |connection| stats::heard(&connection.stats().frame_rx))
 }
 
 /// Puts chunks in order. Each byte comes once.
@@ -220,9 +224,9 @@ impl Queue {
 struct Watch {
     /// Where it is.
     gap: u64,
-    /// Datagrams that the connection has received.
-    received: u64,
-    /// Since it is there, with something received.
+    /// How much the peer has said.
+    heard: u64,
+    /// Since it is there, with something heard.
     ticks: u32,
     every: Duration,
     tick: Pin<Box<Sleep>>,
@@ -232,20 +236,15 @@ impl Watch {
     fn new(every: Duration) -> Self {
         Self {
             gap: 0,
-            received: 0,
+            heard: 0,
             ticks: 0,
             every,
             tick: Box::pin(sleep(every)),
         }
     }
 
-    /// Ready if the gap at this offset stays, though the number of datagrams that were received grows.
-    fn poll_lost(
-        &mut self,
-        gap: u64,
-        received: impl Fn() -> u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    /// Ready if the gap at this offset stays, though the peer goes on speaking.
+    fn poll_lost(&mut self, gap: u64, heard: impl Fn() -> u64, cx: &mut Context<'_>) -> Poll<()> {
         if self.gap != gap {
             self.gap = gap;
             self.ticks = 0;
@@ -253,10 +252,10 @@ impl Watch {
         while self.ticks < MAX_GAP_TICKS {
             ready!(self.tick.as_mut().poll(cx));
             self.tick.as_mut().reset(Instant::now() + self.every);
-            let received = received();
+            let heard = heard();
             // Nothing comes from a server that is frozen.
-            self.ticks += u32::from(received > self.received);
-            self.received = received;
+            self.ticks += u32::from(heard > self.heard);
+            self.heard = heard;
         }
         Poll::Ready(())
     }
@@ -266,10 +265,16 @@ impl Watch {
 mod tests {
     use std::cell::Cell;
     use std::future::poll_fn;
+    use std::sync::Arc;
 
+    use noq::{ClientConfig, Endpoint, ServerConfig};
     use proptest::prelude::*;
+    use tokio::net::UdpSocket;
+    use tokio::sync::Notify;
+    use tokio::task::yield_now;
 
     use super::*;
+    use crate::tls::{self, Identity, Trust};
 
     const MOMENT: Duration = Duration::from_micros(1);
     const TICKS: u64 = MAX_GAP_TICKS as u64;
@@ -341,5 +346,53 @@ mod tests {
             Poll::Pending
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn what_somebody_repeats_is_not_heard() {
+        const REPEATED: u64 = 500;
+        let here = "127.0.0.1:0";
+        let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+        let config = ServerConfig::with_crypto(Arc::new(tls::server_config(&identity).unwrap()));
+        let server = Endpoint::server(config, here.parse().unwrap()).unwrap();
+        let at_server = server.local_addr().unwrap();
+        // He is between them, and repeats what the server has sent last whenever it is asked for.
+        let socket = Arc::new(UdpSocket::bind(here).await.unwrap());
+        let (between, repeat) = (socket.local_addr().unwrap(), Arc::new(Notify::new()));
+        let repeats = repeat.clone();
+        tokio::spawn(async move {
+            let (mut client, mut last, mut buffer) = (at_server, Vec::new(), vec![0; 65_536]);
+            loop {
+                tokio::select! {
+                    received = socket.recv_from(&mut buffer) => {
+                        let (length, from) = received.unwrap();
+                        let to = if from == at_server { client } else { at_server };
+                        if from == at_server {
+                            last = buffer[..length].to_vec();
+                        } else {
+                            client = from;
+                        }
+                        socket.send_to(&buffer[..length], to).await.unwrap();
+                    }
+                    () = repeats.notified() => drop(socket.send_to(&last, client).await.unwrap()),
+                }
+            }
+        });
+        let client = Endpoint::client(here.parse().unwrap()).unwrap();
+        let config = ClientConfig::new(Arc::new(tls::client_config(&Trust::Insecure).unwrap()));
+        let connecting = client.connect_with(config, between, "localhost").unwrap();
+        let accepting = async { server.accept().await.unwrap().await };
+        let (connection, accepted) = tokio::join!(connecting, accepting);
+        let (connection, _accepted) = (connection.unwrap(), accepted.unwrap());
+
+        let datagrams = || connection.stats().udp_rx.datagrams;
+        let (before, all) = (heard(&connection.weak_handle()), datagrams() + REPEATED);
+        while datagrams() < all {
+            repeat.notify_one();
+            yield_now().await;
+        }
+        // Both ends still look for the size of datagrams.
+        let more = heard(&connection.weak_handle()) - before;
+        assert!(more < REPEATED / 4, "{more}");
     }
 }
