@@ -66,6 +66,7 @@ impl AsyncUdpSocket for Receiver {
                 // Clears the readiness if it was stale, and is tried again.
                 let Ok(count) = received else { continue };
                 self.shared.heard.store(true, Ordering::Relaxed);
+                let count = self.shared.part(bufs, meta, count);
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
                     self.shared.note_sender(meta, buf);
                     self.shared.take_answers(socket.address.ip(), meta, buf);

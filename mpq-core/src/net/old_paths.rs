@@ -5,10 +5,17 @@
 //! arrived: it sends a packet on each of them from its new address, and its acknowledgement tells. So packets
 //! from the address that paths are being opened to are shown to noq as if they came from where their connection
 //! ID was first seen to come from.
+//!
+//! The kernel joins what comes from one address into one buffer (GRO), be it of old paths or of new ones, and noq
+//! knows one sender of each buffer. Such packets are put into a buffer for each sender.
 
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
+use noq::udp::RecvMeta;
+
+use super::address::canonical;
 use crate::proto::probe::has_long_header;
 
 /// noq's connection IDs have this length, bytes.
@@ -30,6 +37,65 @@ impl OldPaths {
     /// The server may be there from now on.
     pub(super) fn follow(&mut self, new_address: SocketAddr) {
         self.new_address = Some(new_address);
+    }
+
+    /// Puts packets with different senders, which came together, into buffers that are not used yet. Returns
+    /// how many buffers are used then. What is left if there are too few is taken for the new address's.
+    pub(super) fn part(
+        &mut self,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+        mut used: usize,
+    ) -> usize {
+        let mut next = 0;
+        while next < used && used < buffers.len().min(metas.len()) {
+            let (came, free) = buffers.split_at_mut(used);
+            let RecvMeta {
+                addr, len, stride, ..
+            } = metas[next];
+            let remote = canonical(addr);
+            let came_together = len > stride && len <= free[0].len();
+            let moved = match Some(remote) == self.new_address && came_together {
+                true => self.move_others(remote, &mut came[next][..len], stride, &mut free[0]),
+                false => 0,
+            };
+            // They may have several senders themselves, and have their turn.
+            if moved > 0 {
+                metas[used] = metas[next];
+                metas[used].len = moved;
+                metas[next].len -= moved;
+                used += 1;
+            }
+            next += 1;
+        }
+        used
+    }
+
+    /// Moves all packets to `others` that do not have the sender of the first one. Returns their bytes.
+    fn move_others(
+        &mut self,
+        remote: SocketAddr,
+        packets: &mut [u8],
+        stride: usize,
+        others: &mut [u8],
+    ) -> usize {
+        let (mut sender, mut kept, mut moved) = (None, 0, 0);
+        let stride = stride.max(1);
+        for start in (0..packets.len()).step_by(stride) {
+            let end = packets.len().min(start + stride);
+            let packet = &packets[start..end];
+            let from = id(packet).map_or(remote, |id| self.first_from(id, remote));
+            if *sender.get_or_insert(from) == from {
+                if kept < start {
+                    packets.copy_within(start..end, kept);
+                }
+                kept += end - start;
+            } else {
+                others[moved..][..packet.len()].copy_from_slice(packet);
+                moved += packet.len();
+            }
+        }
+        moved
     }
 
     /// Who is to be taken for the sender of packets that came together from `remote`.

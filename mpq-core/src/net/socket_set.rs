@@ -2,7 +2,7 @@
 //! redirected, and which of what comes is not for noq.
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -100,6 +100,19 @@ impl SocketSet {
             transmit.destination = mapped(to?);
         }
         Some(transmit)
+    }
+
+    /// Has each buffer hold packets of one sender, as far as there are buffers. Returns how many are used then.
+    pub(super) fn part(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+        used: usize,
+    ) -> usize {
+        match &mut *self.old_paths.lock().unwrap() {
+            Some(old_paths) => old_paths.part(buffers, metas, used),
+            None => used,
+        }
     }
 
     /// Who noq is to take for the sender of what came in a buffer; `None` if it is not for noq.

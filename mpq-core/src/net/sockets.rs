@@ -391,6 +391,56 @@ mod tests {
         assert_eq!(receive(&mut at_a).await.0, b"from c");
     }
 
+    /// They have one source, and so the kernel joins them, be they of old paths or of new ones.
+    #[tokio::test]
+    async fn packets_of_old_paths_that_come_together_with_others_are_shown_as_before() {
+        const SIZE: usize = 100;
+        let packet = |id: u8, size| [&[0x40][..], &[id; 8], &vec![0; size - 9]].concat();
+        let [old, new, here] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+            .map(|ip| Sockets::open(&[loopback(ip)]).unwrap().0);
+        let to = here.locals()[0];
+        let mut socket = here.for_endpoint();
+        here.keep_old_paths();
+        old.send(None, to, &packet(1, SIZE));
+        receive(&mut socket).await;
+        here.follow(new.locals()[0]);
+        let together = [
+            packet(2, SIZE),
+            packet(1, SIZE),
+            packet(2, SIZE),
+            packet(1, 50),
+        ];
+        let transmit = Transmit {
+            destination: mapped(to),
+            ecn: None,
+            contents: &together.concat(),
+            segment_size: Some(SIZE),
+            src_ip: None,
+        };
+        let mut sender = new.for_endpoint().create_sender();
+        let sent = std::future::poll_fn(|cx| sender.as_mut().poll_send(&transmit, cx));
+        sent.await.unwrap();
+
+        let mut buffers = vec![vec![0; 65_536]; 4];
+        let mut bufs: Vec<_> = buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
+        let mut metas = [RecvMeta::default(); 4];
+        let came = std::future::poll_fn(|cx| socket.poll_recv(cx, &mut bufs, &mut metas));
+        let came = came.await.unwrap();
+        let came = metas
+            .iter()
+            .zip(&buffers)
+            .take(came)
+            .flat_map(|(meta, buffer)| {
+                let packets = buffer[..meta.len].chunks(meta.stride);
+                packets.map(|packet| (canonical(meta.addr), packet.to_vec()))
+            });
+        let mut came: Vec<_> = came.collect();
+        came.sort_by_key(|(from, _)| *from);
+        let expected = [(&old, 1), (&old, 3), (&new, 0), (&new, 2)]
+            .map(|(from, at)| (from.locals()[0], together[at].clone()));
+        assert_eq!(came, expected);
+    }
+
     #[tokio::test]
     async fn failed_sends_are_counted_not_reported() {
         let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
