@@ -72,7 +72,7 @@ pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, Interface
     let all = if_addrs::get_if_addrs()?;
     let mut locals = choose(&all, server, wanted)?;
     if wanted.is_empty()
-        && let Some(source) = routing::source(server, None)
+        && let Some(source) = routing::source_by(server, None)
     {
         put_first(&mut locals, &all, source);
     }
@@ -218,7 +218,7 @@ fn one_of(all: &[Interface], server: IpAddr, name: &str, used: &[Local]) -> Opti
     }
     // An interface with one address has no choice.
     let choice = addresses.clone().nth(1);
-    let choice = choice.and_then(|_| routing::source(server, Some(name)));
+    let choice = choice.and_then(|_| routing::source_by(server, Some(name)));
     addresses
         .clone()
         .find(|i| Some(i.ip()) == choice)

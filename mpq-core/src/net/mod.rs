@@ -15,6 +15,7 @@ pub(crate) mod sockets;
 
 pub use interfaces::{InterfaceError, Local, usable};
 pub use refused::refused;
+pub use routing::source;
 pub use socket::Bind;
 pub(crate) use socket_set::Answer;
 pub use sockets::Counters;

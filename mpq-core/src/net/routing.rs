@@ -13,9 +13,17 @@ const PORT: u16 = 443;
 const ANYBODY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const ANYBODY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
+/// The address that the kernel sends from to `remote`, by its routing table and RFC 6724. Nothing is sent.
+///
+/// # Errors
+/// There is no route (`NetworkUnreachable`, most often), or the kernel has no more sockets.
+pub fn source(remote: SocketAddr) -> io::Result<IpAddr> {
+    try_source(remote, None)
+}
+
 /// The address that datagrams to `remote` come from, if they leave by `device`, or by whichever the routing
 /// table says. To any address if `remote` is unspecified. `None` if there is no route.
-pub(super) fn source(remote: IpAddr, device: Option<&str>) -> Option<IpAddr> {
+pub(super) fn source_by(remote: IpAddr, device: Option<&str>) -> Option<IpAddr> {
     let remote = match remote {
         IpAddr::V4(ip) if ip.is_unspecified() => ANYBODY_V4.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => ANYBODY_V6.into(),
@@ -46,9 +54,10 @@ mod tests {
         for (remote, local) in [("127.0.0.9", "127.0.0.1"), ("::1", "::1")] {
             let local = Some(local.parse().unwrap());
             let remote = remote.parse().unwrap();
-            assert_eq!(source(remote, None), local);
-            assert_eq!(source(remote, Some("lo")), local);
-            assert_eq!(source(remote, Some("none")), None);
+            assert_eq!(source_by(remote, None), local);
+            assert_eq!(source_by(remote, Some("lo")), local);
+            assert_eq!(source_by(remote, Some("none")), None);
+            assert_eq!(source((remote, PORT).into()).ok(), local);
         }
     }
 }

@@ -5,8 +5,7 @@
 //! sends no keep-alives, whose first one after the server's last word would put the timeout off
 //! once more.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use mpq_core::client::{
 };
 use mpq_core::h3::WholeBodies;
 use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
-use mpq_core::net::{Bind, Local, refused, usable};
+use mpq_core::net::{Bind, Local, refused, source, usable};
 use mpq_core::tls;
 use mpq_core::{Congestion, PathId};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
@@ -236,17 +235,6 @@ fn local(wanted: &[String], remote: SocketAddr) -> Result<(Local, Bind), Connect
     let bind = local.bind();
     let device = bind.device.filter(|_| !free);
     Ok((local, Bind { device, ..bind }))
-}
-
-/// The address that the system sends from to `remote`. Nothing is sent.
-fn source(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(remote)?;
-    Ok(socket.local_addr()?.ip())
 }
 
 fn handshake_error(error: ConnectionError) -> ConnectError {
