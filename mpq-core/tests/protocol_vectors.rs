@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mpq_core::h3::MIGRATION_STREAM_TYPE;
-use mpq_core::proto::probe::{Hint, KnockKey, ProbeKey, Recogniser};
+use mpq_core::proto::probe::{Echo, Hint, KnockKey, ProbeKey, Recogniser, Secret};
 use mpq_core::proto::{Frame, frame, policy};
 
 const DOCUMENT: &str = include_str!("../../docs/protocol.md");
@@ -194,24 +194,34 @@ fn streams_with_an_error_are_given_up_as_documented() {
 }
 
 #[test]
-fn probes_and_knocks_are_made_as_documented() {
+fn probes_knocks_and_echoes_are_made_as_documented() {
     let mut made = BTreeMap::<_, u32>::new();
+    let mut echo = None;
     for [what, key, from, to, random, datagram] in rows("A.5.") {
-        let key = bytes(key).try_into().expect("32 bytes");
+        let key: Option<Secret> = bytes(key).try_into().ok();
         let random = bytes(random);
         let sent = match what {
-            "probe" => ProbeKey::new(&key).probe(
+            "probe" => ProbeKey::new(&key.expect("a key")).probe(
                 from.parse().unwrap(),
                 to.parse().unwrap(),
                 &random.try_into().expect("as many bytes as a probe has"),
             ),
-            "knock" => KnockKey::new(&key).knock(&random.try_into().expect("9 bytes")),
+            "knock" => {
+                let knock =
+                    KnockKey::new(&key.expect("a key")).knock(&random.try_into().expect("9 bytes"));
+                echo = Echo::of(&knock);
+                knock
+            }
+            "echo" => echo.expect("a knock is above").datagram(random[0]),
             _ => panic!("{what}"),
         };
         assert_eq!(sent, bytes(datagram), "{what}");
         *made.entry(what).or_default() += 1;
     }
-    assert_eq!(made, BTreeMap::from([("probe", 2), ("knock", 1)]));
+    assert_eq!(
+        made,
+        BTreeMap::from([("probe", 2), ("knock", 1), ("echo", 1)])
+    );
 }
 
 #[test]
@@ -219,14 +229,13 @@ fn answers_and_knocks_are_told_from_other_datagrams() {
     let mut recogniser = Recogniser::new(ProbeKey::new(&[0x11; 32]), KnockKey::new(&[0x22; 32]));
     let local = "10.0.0.1".parse().unwrap();
     for [what, from, datagram, taken_for] in rows("A.6.") {
-        let hint = match taken_for {
-            "answer" => Some(Hint::Answer),
-            "knock" => Some(Hint::Knock),
-            "none" => None,
-            _ => panic!("{taken_for}"),
-        };
         let found = recogniser.hint(local, from.parse().unwrap(), &bytes(datagram));
-        assert_eq!(found, hint, "{what}");
+        let found = match found {
+            Some(Hint::Answer) => "answer",
+            Some(Hint::Knock(_)) => "knock",
+            None => "none",
+        };
+        assert_eq!(found, taken_for, "{what}");
     }
 }
 

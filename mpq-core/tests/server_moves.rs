@@ -10,11 +10,12 @@ use bytes::{Buf, Bytes};
 use http::Request;
 use mpq_core::client::{ClientConfig, ClientEvent, MigrationEvent};
 use mpq_core::h3::{Connection, OpenStreams, open_migration_stream};
+use mpq_core::proto::probe::Echo;
 use mpq_core::proto::server::{Announcement, Input, Output, ServerMachine};
 use mpq_core::proto::{Frame, Strategy, frame};
 use mpq_core::server::Thaw;
 use noq::{ConnectionError, FourTuple, PathStatus};
-use support::tap::{Tap, mapped};
+use support::tap::{Seen, Tap, mapped};
 use support::{Bench, Events, MILLISECOND, announcement, both_paths, happened};
 use tokio::sync::oneshot;
 
@@ -85,27 +86,67 @@ fn start_move(bench: &Bench, place: SocketAddr) -> oneshot::Receiver<SocketAddr>
     is_reopened
 }
 
-/// RFC 9000 §8.1, draft-ietf-quic-multipath-21 §3.1.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_does_not_answer_gets_no_more_than_three_times_what_came_from_it() {
+/// What there is before long.
+async fn soon<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            match what() {
+                Some(what) => break what,
+                None => tokio::time::sleep(5 * MILLISECOND).await,
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.unwrap()
+}
+
+/// What a server that has moved sends to a client that opens a path, does not answer, and may return a knock
+/// before or after.
+async fn sent_unanswered(echo: Option<Echoed>) -> Seen {
     let bench = Bench::new(1);
     let place = bench.network.at(2);
     let client = Plain::downloading(&bench, Frame::MULTIPATH).await;
     client.tap.watch(place, true);
     start_move(&bench, place).await.unwrap();
+    let knock = soon(|| client.tap.knock()).await;
+    let datagram = Echo::of(&knock).unwrap().datagram(0);
+    if echo == Some(Echoed::Before) {
+        client.tap.send(place, &datagram);
+    }
     let tuple = FourTuple::new(mapped(place), Some(client.local));
     let _opening = client.connection.open_path(tuple, PathStatus::Available);
     // Its challenges are repeated, and each is a reason to answer.
-    let challenged = async {
-        while client.tap.seen().to < 3 * 1_200 {
-            tokio::time::sleep(10 * MILLISECOND).await;
+    let challenged = || {
+        let seen = client.tap.seen();
+        if echo == Some(Echoed::After) && seen.from > 0 {
+            client.tap.send(place, &datagram);
         }
+        (seen.to >= 3 * 1_200).then_some(seen)
     };
-    tokio::time::timeout(LIMIT, challenged).await.unwrap();
-    let seen = client.tap.seen();
-    assert!(seen.from > 0, "{seen:?}");
-    // With something left, a whole datagram may go.
-    assert!(seen.from <= 3 * seen.to + 1_500, "{seen:?}");
+    soon(challenged).await
+}
+
+/// When a knock is returned: before the first packet on the path, or after it was answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Echoed {
+    Before,
+    After,
+}
+
+/// RFC 9000 §8.1, draft-ietf-quic-multipath-21 §3.1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_does_not_answer_gets_no_more_than_three_times_what_came_from_it() {
+    for echo in [None, Some(Echoed::After)] {
+        let seen = sent_unanswered(echo).await;
+        assert!(seen.from > 0, "{seen:?}");
+        // With something left, a whole datagram may go.
+        assert!(seen.from <= 3 * seen.to + 1_500, "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_returns_a_knock_before_it_opens_a_path_is_sent_data_at_once() {
+    let seen = sent_unanswered(Some(Echoed::Before)).await;
+    assert!(seen.from > 3 * seen.to + 1_500, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
 //! the sockets report becomes its inputs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
-use crate::proto::probe::{Hint, ProbeKey, Recogniser};
+use crate::proto::probe::{Echo, Hint, ProbeKey, Recogniser};
 use crate::proto::{Frame, Strategy, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
@@ -43,6 +44,8 @@ pub(super) struct Driver {
     frames: mpsc::UnboundedSender<Frame>,
     /// Makes our probes.
     probes: ProbeKey,
+    /// The last knock that came to each of our addresses, and from where.
+    knocks: BTreeMap<IpAddr, (SocketAddr, Echo)>,
     supervision: Arc<Supervision>,
     /// Somebody waits for the server.
     expecting: bool,
@@ -106,6 +109,7 @@ impl Driver {
             events,
             frames,
             probes,
+            knocks: BTreeMap::new(),
             supervision,
             expecting: false,
             failure: None,
@@ -249,7 +253,10 @@ impl Driver {
         };
         self.sockets.follow(remote);
         let tuple = FourTuple::new(mapped(remote), Some(local));
-        let open = || connection.open_path(tuple, PathStatus::Available).path_id();
+        let open = || {
+            self.echo(local, remote);
+            connection.open_path(tuple, PathStatus::Available).path_id()
+        };
         match may_open(&connection).then(open).flatten() {
             Some(id) => self.opening(id, local, remote),
             None => self.input(Input::PathRefused {
@@ -343,11 +350,26 @@ impl Driver {
     }
 
     fn answer(&mut self, answer: Answer) {
+        let remote = canonical(answer.remote);
+        if let Hint::Knock(echo) = answer.hint {
+            self.knocks.insert(answer.local, (remote, echo));
+        }
         self.input(Input::Answer {
             local: answer.local,
-            remote: canonical(answer.remote),
-            knock: answer.hint == Hint::Knock,
+            remote,
+            knock: matches!(answer.hint, Hint::Knock(_)),
         });
+    }
+
+    /// Returns the last knock, so that the server need not validate that it reaches us here.
+    fn echo(&self, local: IpAddr, remote: SocketAddr) {
+        if let Some((from, echo)) = self.knocks.get(&local)
+            && *from == remote
+        {
+            let [random] = tls::random();
+            self.sockets
+                .send(Some(local), remote, &echo.datagram(random));
+        }
     }
 
     /// Has the machine look at what the paths have carried, and at whether somebody waits for more.

@@ -70,13 +70,13 @@ impl AsyncUdpSocket for Receiver {
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
                     self.shared.note_sender(meta, buf);
                     self.shared.take_answers(socket.address.ip(), meta, buf);
+                    self.shared.take_echoes(meta, buf);
+                    let shows_local = socket.shows_local || all_show_local;
+                    meta.dst_ip = self.shared.shown_local(meta, shows_local);
                     match self.shared.shown(meta, buf) {
                         Some(remote) => meta.addr = mapped(remote),
                         None => meta.len = 0,
                     }
-                    let shows_local = socket.shows_local || all_show_local;
-                    let shown = meta.dst_ip.filter(|_| shows_local);
-                    meta.dst_ip = shown.map(|ip| ip.to_canonical());
                 }
                 self.next = self.next.wrapping_add(turn + 1);
                 return Poll::Ready(Ok(count));
@@ -132,10 +132,13 @@ impl UdpSender for Sender {
             }
             let redirected = self.shared.redirected(transmit);
             let bound = redirected.as_ref().and_then(|t| self.shared.pick(t));
-            let (Some(transmit), Some(bound)) = (redirected, bound) else {
+            let (Some(mut transmit), Some(bound)) = (redirected, bound) else {
                 self.shared.count_unsent();
                 return Poll::Ready(Ok(()));
             };
+            if bound.address.ip().is_unspecified() {
+                transmit.src_ip = self.shared.source(&transmit);
+            }
             match bound.try_send(&transmit) {
                 Ok(()) => return Poll::Ready(Ok(())),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -12,6 +12,7 @@ use noq::udp::{RecvMeta, Transmit, is_msg_size_err};
 use tokio::sync::mpsc;
 
 use super::address::{canonical, mapped};
+use super::echoes::Echoes;
 use super::old_paths::OldPaths;
 use super::socket::Bound;
 use crate::proto::probe::{self, Hint, Recogniser};
@@ -47,6 +48,8 @@ pub(super) struct SocketSet {
     pub(super) old_paths: Mutex<Option<OldPaths>>,
     /// Who has sent something since they are noted.
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
+    /// At a server that has moved.
+    pub(super) echoes: Mutex<Echoes>,
     answers: mpsc::Sender<Answer>,
     pub(super) send_errors: AtomicU64,
     pub(super) unsent: AtomicU64,
@@ -72,6 +75,7 @@ impl SocketSet {
             heard: AtomicBool::new(false),
             old_paths: Mutex::default(),
             senders: Mutex::default(),
+            echoes: Mutex::default(),
             answers,
             send_errors: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -113,6 +117,15 @@ impl SocketSet {
             Some(old_paths) => old_paths.part(buffers, metas, used),
             None => used,
         }
+    }
+
+    /// The address that a datagram is to come from, if noq knows it, or does not since it is validated.
+    pub(super) fn source(&self, transmit: &Transmit<'_>) -> Option<IpAddr> {
+        let hidden = || {
+            let remote = canonical(transmit.destination);
+            self.echoes.lock().unwrap().source(remote)
+        };
+        transmit.src_ip.or_else(hidden)
     }
 
     /// Who noq is to take for the sender of what came in a buffer; `None` if it is not for noq.
@@ -159,6 +172,32 @@ impl SocketSet {
         if packets.any(|packet| !probe::has_long_header(packet)) {
             senders.insert(canonical(meta.addr));
         }
+    }
+
+    /// Takes echoes of knocks out of a received buffer: it is left with length 0. They count before noq has
+    /// heard their sender.
+    pub(super) fn take_echoes(&self, meta: &mut RecvMeta, buffer: &[u8]) {
+        let remote = canonical(meta.addr);
+        let packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        let local = meta.dst_ip.map(|ip| ip.to_canonical());
+        let is_new = || {
+            let senders = self.senders.lock().unwrap();
+            senders.as_ref().is_some_and(|s| !s.contains(&remote))
+        };
+        let mut echoes = self.echoes.lock().unwrap();
+        if echoes.take(local, remote, packets, is_new) {
+            meta.len = 0;
+        }
+    }
+
+    /// The local address of a datagram as noq is to see it.
+    pub(super) fn shown_local(&self, meta: &RecvMeta, shows_local: bool) -> Option<IpAddr> {
+        let local = meta.dst_ip.map(|ip| ip.to_canonical());
+        let validated = || {
+            let remote = canonical(meta.addr);
+            self.echoes.lock().unwrap().is_validated(local, remote)
+        };
+        local.filter(|_| shows_local && !validated())
     }
 
     /// Takes answers to probes out of a received buffer: it is left with length 0.

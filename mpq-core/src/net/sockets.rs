@@ -26,6 +26,7 @@ use noq::AsyncUdpSocket;
 use noq::udp::Transmit;
 use tokio::sync::mpsc;
 
+use super::address::canonical;
 use super::noq_udp::Receiver;
 use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
@@ -148,6 +149,13 @@ impl Sockets {
         }
     }
 
+    /// Sends a knock, whose [echo](crate::proto::probe::Echo) validates `remote`.
+    pub(crate) fn knock(&self, local: Option<IpAddr>, remote: SocketAddr, knock: &[u8]) {
+        let remote = canonical(remote);
+        self.0.echoes.lock().unwrap().expect(remote, knock);
+        self.send(local, remote, knock);
+    }
+
     /// Has noq's datagrams to `from` go to `to`, or to nobody, instead. Then nothing from `from`
     /// itself reaches noq; as long as there is no `to`, it does.
     pub(crate) fn redirect(&self, from: SocketAddr, to: Option<SocketAddr>) {
@@ -179,16 +187,19 @@ impl Sockets {
         *self.0.recogniser.lock().unwrap() = Some(recogniser);
     }
 
-    /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more. noq may
-    /// come to know a datagram only after the socket that it came by was closed.
+    /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more, and takes no more
+    /// echoes. noq may come to know a datagram only after the socket that it came by was closed.
     pub(crate) fn note_senders(&self, noted: bool) {
         *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
+        self.0.echoes.lock().unwrap().end();
     }
 
     /// Tells noq from now on to which local address a datagram came, so that paths to different ones are
-    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2).
-    pub(crate) fn show_local(&self) {
+    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2); but for those that are
+    /// validated by what is [knocked](Self::knock) from now on.
+    pub(crate) fn validate_anew(&self) {
         self.0.shows_local.store(true, Ordering::Relaxed);
+        self.0.echoes.lock().unwrap().forget();
     }
 
     /// Whether what is sent to this address comes to these sockets, as far as this host can tell.
@@ -236,8 +247,8 @@ mod tests {
     use noq::udp::RecvMeta;
 
     use super::*;
-    use crate::net::address::{canonical, mapped};
-    use crate::proto::probe::{Hint, KnockKey, ProbeKey};
+    use crate::net::address::mapped;
+    use crate::proto::probe::{Echo, Hint, KnockKey, ProbeKey};
     use crate::tls::random;
 
     fn loopback(ip: &str) -> Bind {
@@ -348,7 +359,7 @@ mod tests {
         let expected = Answer {
             local: to.ip(),
             remote: from,
-            hint: Hint::Knock,
+            hint: Hint::Knock(Echo::of(&knock).unwrap()),
         };
         assert_eq!(answers.try_recv().unwrap(), expected);
         assert!(answers.try_recv().is_err());

@@ -13,9 +13,10 @@
 //!   addresses, so that the answer from one place is none from another.
 //! - The key of the knocks is known to both ends of the connection ([`KnockKey`]).
 //!
-//! An answer counts once: whoever repeats it later says nothing ([`Recogniser`]).
+//! Answers and knocks count once: whoever repeats one later says nothing ([`Recogniser`]).
 //!
-//! Still they are only hints; a path is validated by QUIC itself.
+//! Still they are only hints; the server's address is validated by QUIC itself. The client's is, for a server that
+//! has moved, when the client returns a knock ([`Echo`]): nobody else can know what was sent to there.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,9 +34,9 @@ type Id = [u8; 8];
 pub const PROBE_SIZE: usize = 1200;
 /// The random bytes that a knock needs.
 pub const KNOCK_RANDOM: usize = 1 + size_of::<Id>();
-/// Answers that are not taken again: those of a client's first probes, and of two minutes more
+/// Hints that are not taken again: the answers of a client's first probes, and of two minutes more
 /// (see `probe_budget`).
-const REMEMBERED_ANSWERS: usize = 2_048;
+const REMEMBERED_HINTS: usize = 2_048;
 /// Long header, and the fixed bit, which some load balancers want to see.
 const LONG_HEADER: u8 = 0xc0;
 /// The version that a knock says is spoken (RFC 9000 §15).
@@ -97,6 +98,35 @@ impl KnockKey {
     }
 }
 
+/// What a client returns of a knock, before its first packet on a path to where that came from: the two
+/// connection IDs, exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    tag: Id,
+    nonce: Id,
+}
+
+impl Echo {
+    /// That of a knock, which a server keeps to compare it; `None` if it is none.
+    pub fn of(knock: &[u8]) -> Option<Self> {
+        let (tag, nonce) = returned_ids(knock)?;
+        Some(Self { tag, nonce })
+    }
+
+    /// From what a server has received; `None` if it is something else.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let (nonce, tag) = returned_ids(packet)?;
+        Some(Self { tag, nonce })
+    }
+
+    /// The datagram that returns it, with a random byte.
+    pub fn datagram(self, random: u8) -> Vec<u8> {
+        let mut packet = header(random, [0; 4], self.nonce, self.tag);
+        packet.extend_from_slice(&QUIC_V1.to_be_bytes());
+        packet
+    }
+}
+
 impl fmt::Debug for ProbeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ProbeKey")
@@ -114,8 +144,8 @@ impl fmt::Debug for KnockKey {
 pub enum Hint {
     /// A probe was answered.
     Answer,
-    /// The server knocked.
-    Knock,
+    /// The server knocked; what it may be returned.
+    Knock(Echo),
 }
 
 /// Tells a client's hints from all else that it receives.
@@ -123,8 +153,8 @@ pub enum Hint {
 pub struct Recogniser {
     probes: ProbeKey,
     knocks: KnockKey,
-    /// The nonces of the last answers.
-    answered: VecDeque<Id>,
+    /// The connection IDs of the last hints.
+    taken: VecDeque<Echo>,
 }
 
 impl Recogniser {
@@ -133,30 +163,31 @@ impl Recogniser {
         Self {
             probes,
             knocks,
-            answered: VecDeque::new(),
+            taken: VecDeque::new(),
         }
     }
 
-    /// What a packet is that came from `remote` to `local`; `None` if it is no hint. An answer counts once:
+    /// What a packet is that came from `remote` to `local`; `None` if it is no hint. Each counts once:
     /// later, it says no more that somebody is there.
     pub fn hint(&mut self, local: IpAddr, remote: SocketAddr, packet: &[u8]) -> Option<Hint> {
-        let (found, nonce) = returned_ids(packet)?;
-        if found == self.probes.tag(nonce, local, remote) {
-            if self.answered.contains(&nonce) {
-                return None;
-            }
-            self.answered.truncate(REMEMBERED_ANSWERS - 1);
-            self.answered.push_front(nonce);
-            Some(Hint::Answer)
-        } else if found == tag(&self.knocks.0, &nonce) {
-            Some(Hint::Knock)
+        let echo = Echo::of(packet)?;
+        let hint = if echo.tag == self.probes.tag(echo.nonce, local, remote) {
+            Hint::Answer
+        } else if echo.tag == tag(&self.knocks.0, &echo.nonce) {
+            Hint::Knock(echo)
         } else {
-            None
+            return None;
+        };
+        if self.taken.contains(&echo) {
+            return None;
         }
+        self.taken.truncate(REMEMBERED_HINTS - 1);
+        self.taken.push_front(echo);
+        Some(hint)
     }
 }
 
-/// The tag and the nonce of a Version Negotiation packet, if it has IDs of their lengths.
+/// The destination and the source ID of a Version Negotiation packet, if they have the lengths of ours.
 fn returned_ids(packet: &[u8]) -> Option<(Id, Id)> {
     let (_, rest) = packet.split_first()?;
     let rest = rest.strip_prefix(&[0; 4])?;
@@ -245,14 +276,14 @@ mod tests {
         let key = recogniser.probes.clone();
         let answer = || version_negotiation(&key.probe(local, remote, &random()));
         let first = answer();
-        for count in 0..REMEMBERED_ANSWERS {
+        for count in 0..REMEMBERED_HINTS {
             let next = if count == 0 { first.clone() } else { answer() };
             let hint = recogniser.hint(local, remote, &next);
             assert_eq!(hint, Some(Hint::Answer), "{count}");
             assert_eq!(recogniser.hint(local, remote, &first), None, "{count}");
         }
         recogniser.hint(local, remote, &answer());
-        assert_eq!(recogniser.answered.len(), REMEMBERED_ANSWERS);
+        assert_eq!(recogniser.taken.len(), REMEMBERED_HINTS);
     }
 
     #[test]
@@ -261,10 +292,25 @@ mod tests {
         let knock = recogniser.knocks.knock(&random());
         assert_eq!(knock.len(), 27);
         let hint = recogniser.hint(local, remote, &knock);
-        assert_eq!(hint, Some(Hint::Knock));
+        assert_eq!(hint, Some(Hint::Knock(Echo::of(&knock).unwrap())));
+        let again = recogniser.hint(local, remote, &knock);
+        assert_eq!(again, None, "it counts once");
         let of_another_connection = KnockKey::new(&[3; 32]).knock(&random());
         let hint = recogniser.hint(local, remote, &of_another_connection);
         assert_eq!(hint, None);
+    }
+
+    #[test]
+    fn an_echo_returns_both_ids_of_its_knock_and_no_other() {
+        let knocks = KnockKey::new(&[2; 32]);
+        let [knock, other] = [knocks.knock(&random()), knocks.knock(&random())];
+        let echo = Echo::of(&knock).unwrap();
+        let datagram = echo.datagram(0);
+        assert_eq!(datagram.len(), knock.len());
+        assert_eq!(Echo::read(&datagram), Some(echo));
+        assert_ne!(Echo::read(&knock), Some(echo), "a knock that is reflected");
+        assert_ne!(Echo::read(&datagram), Echo::of(&other));
+        assert_eq!(Echo::read(&datagram[..22]), None);
     }
 
     /// Whoever sees several of them must not be able to tell that they are of one client, or one server.

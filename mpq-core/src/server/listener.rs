@@ -67,7 +67,7 @@ impl Listener {
     /// validate the clients' addresses anew.
     pub(super) async fn reopen(&self, address: SocketAddr) {
         if address != self.address() {
-            self.sockets.show_local();
+            self.sockets.validate_anew();
         }
         while let Err(error) = self.sockets.add(&[Bind::from(address)]) {
             tracing::warn!("cannot listen on {address}: {error}; trying again");

@@ -341,7 +341,7 @@ impl Peer {
             let from = old.local.filter(|_| at_home);
             let knock = self.knocks.knock(&tls::random());
             self.sockets
-                .send(from.map(|local| local.ip()), old.remote, &knock);
+                .knock(from.map(|local| local.ip()), old.remote, &knock);
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Tap {
     seen: Arc<Mutex<Seen>>,
     /// The last packet with a short header that was sent.
     last: Arc<Mutex<Vec<u8>>>,
+    /// The last knock from the place that is watched.
+    knock: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl Tap {
@@ -60,6 +62,7 @@ impl Tap {
             socket: Arc::new(socket.try_clone().unwrap()),
             seen: Arc::default(),
             last: Arc::default(),
+            knock: Arc::default(),
         };
         let mut crypto =
             noq::ClientConfig::new(Arc::new(tls::client_config(&Trust::Insecure).unwrap()));
@@ -96,6 +99,11 @@ impl Tap {
         *self.seen.lock().unwrap()
     }
 
+    /// The last knock from there.
+    pub(crate) fn knock(&self) -> Option<Vec<u8>> {
+        self.knock.lock().unwrap().clone()
+    }
+
     /// Sends a datagram that is none of noq's.
     pub(crate) fn send(&self, to: SocketAddr, datagram: &[u8]) {
         self.socket.send_to(datagram, mapped(to)).unwrap();
@@ -127,7 +135,10 @@ impl Tap {
             return;
         }
         match meta.len {
-            KNOCK if buffer[0] & 0x80 != 0 => seen.knocks += 1,
+            KNOCK if buffer[0] & 0x80 != 0 => {
+                seen.knocks += 1;
+                *self.knock.lock().unwrap() = Some(buffer[..KNOCK].to_vec());
+            }
             length => seen.from += length as u64,
         }
         if seen.deaf {

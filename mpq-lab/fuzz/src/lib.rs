@@ -22,7 +22,7 @@ mod world;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mpq_core::proto::frame::{self, Decoder};
-use mpq_core::proto::probe::{Hint, KnockKey, ProbeKey, Recogniser};
+use mpq_core::proto::probe::{Echo, Hint, KnockKey, ProbeKey, Recogniser};
 use mpq_get::download::retry::retry_after;
 use mpq_get::http::resume::{Answer, Partial, Validator};
 use mpq_serve::site::conditional::{Selection, Validators, select};
@@ -82,8 +82,10 @@ pub fn answers(bytes: &[u8]) {
     };
     let knock = knocks.knock(random);
     let whatever_follows = [&knock[..23], rest].concat();
-    assert_eq!(hint(&whatever_follows), Some(Hint::Knock));
+    let echo = Echo::of(&knock).expect("it is a knock");
     assert_eq!(hint(&knock[..22]), None);
+    assert_eq!(hint(&whatever_follows), Some(Hint::Knock(echo)));
+    assert_eq!(Echo::read(&echo.datagram(random[0])), Some(echo));
 }
 
 /// A request's conditions and ranges: a part is never empty and lies within the file.
