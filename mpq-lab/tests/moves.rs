@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use capture::{Capture, Datagram};
 use common::{criu, privileged};
 use mpq_core::client::{ClientEvent, MigrationEvent};
 use mpq_lab::arms::mpq_get::{Download, DownloadEvent, Entry, Summary};
@@ -16,6 +17,8 @@ use mpq_lab::network::model::Network;
 use mpq_lab::network::topology::Host::{self, ServerA, ServerB};
 use mpq_lab::system::host::built;
 
+#[path = "common/capture.rs"]
+mod capture;
 mod common;
 
 /// Runs a download of `content`, with what `during` does meanwhile, and returns its events.
@@ -85,6 +88,42 @@ async fn moves_at_random_moments_keep_every_byte() {
         let summary = MoveSummary::new(&entries, content.sha256(), target, None).unwrap();
         summary.verify().unwrap();
     }
+}
+
+/// Otherwise the server might send three times what it received, until the client has answered.
+#[tokio::test]
+async fn a_client_returns_the_knock_and_is_sent_the_body_before_it_has_answered() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 40_000_000,
+        seed: 50,
+    };
+    let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+    let mut seen = Vec::new();
+    let entries = download(&testbed, content, async |download| {
+        download.wait_for_bytes(content.size / 2).await?;
+        testbed.checkpoint(ServerA, ServerB).await?;
+        let capture = Capture::start(testbed.topology().namespace_file(ServerB))?;
+        testbed.restore(ServerB).await?;
+        download.wait_for_bytes(content.size / 4 * 3).await?;
+        seen = capture.finish()?;
+        Ok(())
+    })
+    .await;
+    assert_kept(&entries, content);
+
+    let knock = |datagram: &&Datagram| datagram.version == Some([0; 4]) && datagram.length == 27;
+    let client = seen.iter().find(knock).expect("the server knocks").to;
+    let with_it = |datagram: &&Datagram| datagram.from == client || datagram.to == client;
+    let mut with_it = seen.iter().filter(with_it).filter(|d| !d.is_probe());
+    let echo = with_it.find(|datagram| datagram.from == client);
+    assert!(echo.as_ref().is_some_and(knock), "{echo:?}");
+    let opening = with_it.find(|datagram| datagram.from == client).unwrap();
+    let unanswered = with_it.take_while(|datagram| datagram.to == client);
+    let sent: usize = unanswered.map(|datagram| datagram.length).sum();
+    assert!(sent > 3 * opening.length + 1_500, "{sent} for {opening:?}");
 }
 
 #[tokio::test]
