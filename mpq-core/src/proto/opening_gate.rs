@@ -7,7 +7,8 @@
 //!
 //! A server need not answer probes (RFC 9000 §6 lets it limit that, and what is on the way may drop them). As
 //! long as none was answered, they are therefore sent from where a path works, too: *controls*. If none
-//! of these is answered, while the server is heard, then it answers none, and paths are opened untried.
+//! of these is answered, while the server is heard, then it answers none, and paths are opened untried. They
+//! may all have been lost: so a probe goes with each such path, and the first answer ends that.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -37,8 +38,10 @@ pub(crate) struct OpeningGate {
 /// Whether probes are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Habit {
-    /// They are not, or may not be sent: paths are opened untried.
+    /// They may not be sent: paths are opened untried.
     Open,
+    /// They are not, as it seems: the same, with a probe for each.
+    Silent,
     /// Nobody knows yet.
     Untested(Controls),
     /// They are.
@@ -81,11 +84,12 @@ impl OpeningGate {
             self.waiting.remove(&place);
             return true;
         }
+        // What waits is probed, as long as it is wanted.
         self.waiting.entry(place).or_insert(Waiting {
             probe_at: now,
             interval: FIRST_INTERVAL,
         });
-        false
+        self.habit == Habit::Silent
     }
 
     /// What was answered there before counts no more: a path has failed.
@@ -100,7 +104,7 @@ impl OpeningGate {
 
     /// A probe was answered, or the server knocked; whether a path was waiting for that.
     pub(crate) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
-        if let Habit::Untested(..) = self.habit {
+        if let Habit::Untested(..) | Habit::Silent = self.habit {
             self.habit = Habit::Answers;
         }
         self.answers.retain(|_, at| now < *at + FRESH);
@@ -127,7 +131,7 @@ impl OpeningGate {
         }
     }
 
-    /// Opens the gate for good if no control was answered; returns what was waiting.
+    /// Opens the gate if no control was answered; returns what was waiting.
     pub(crate) fn judge(&mut self, now: Instant, rtt: Duration) -> Vec<(IpAddr, SocketAddr)> {
         let Habit::Untested(controls) = self.habit else {
             return Vec::new();
@@ -139,7 +143,7 @@ impl OpeningGate {
         if controls.sent < CONTROLS || !waited || !is_heard {
             return Vec::new();
         }
-        self.habit = Habit::Open;
+        self.habit = Habit::Silent;
         self.clear()
     }
 
@@ -260,6 +264,21 @@ mod tests {
         gate.retain(to(b));
         assert_eq!(gate.probes(now, to(a)), []);
         assert_eq!(gate.probe_at(to(a)), None);
+    }
+
+    #[test]
+    fn one_answer_proves_that_probes_are_answered_after_all() {
+        let (local, a, b) = places();
+        let start = Instant::now();
+        let mut gate = OpeningGate::new(true);
+        (0..CONTROLS).for_each(|_| gate.control(start));
+        gate.heard(start + RTT);
+        let now = start + CONTROL_WAIT;
+        gate.judge(now, RTT);
+        assert!(gate.admits(now, local, a));
+        assert_eq!(gate.probes(now, any), [(local, a)]);
+        gate.answered(now, local, a);
+        assert!(gate.admits(now, local, a) && !gate.admits(now, local, b));
     }
 
     #[test]

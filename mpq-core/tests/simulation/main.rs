@@ -108,6 +108,10 @@ fn schedules_that_have_failed_once_end_well() {
             "the interfaces were others while nothing got through",
         ),
         (38_587, "an announcement came after its move"),
+        (
+            40_269,
+            "the first probes were lost, and paths were opened untried from then on",
+        ),
         (91_657, "the last path was over the link of another one"),
     ];
     for (seed, why) in found {

@@ -262,7 +262,7 @@ impl Paths {
     }
 
     fn hurry(&mut self, now: Instant, places: &[(IpAddr, SocketAddr)]) {
-        let wanted = |o: &&mut Opening| places.contains(&(o.local, o.remote));
+        let wanted = |o: &&mut Opening| !o.under_way && places.contains(&(o.local, o.remote));
         let openings = self.openings.iter_mut().filter(wanted);
         openings.for_each(|opening| opening.retry_at = Some(now));
     }
