@@ -197,7 +197,7 @@ fn a_path_is_opened_where_a_probe_was_answered_and_again_after_another_answer() 
     let outputs = rig.run(10 * SECOND, &[20, 20]);
     assert!(!outputs.contains(&open(2, 1)), "{outputs:?}");
     assert!(rig.answer(2, 1).contains(&open(2, 1)));
-    // It was too early, or there was no id: nothing is wrong with the way.
+    // There was no id: nothing is wrong with the way.
     rig.refused(2, 1, Refusal::NoId);
     assert!(rig.run(SECOND, &[20, 20]).contains(&open(2, 1)));
     rig.refused(2, 1, Refusal::NoAnswer);
@@ -208,6 +208,34 @@ fn a_path_is_opened_where_a_probe_was_answered_and_again_after_another_answer() 
     rig.gone(2);
     let outputs = rig.run(2 * SECOND, &[20, 20]);
     assert!(outputs.contains(&probe(2, 1)) && !outputs.contains(&open(2, 1)));
+}
+
+#[test]
+fn what_was_too_early_is_opened_as_soon_as_paths_are_allowed() {
+    let mut rig = Rig::new();
+    rig.locals([0, 1, 2]);
+    assert!(rig.answer(2, 1).contains(&open(2, 1)));
+    rig.refused(2, 1, Refusal::Early);
+    // To try before is in vain, and to wait for longer than that costs time.
+    let outputs = rig.run(SECOND, &[20, 20]);
+    assert_eq!(opened(&outputs), 0, "{outputs:?}");
+    assert!(rig.input(Input::PathsAllowed).contains(&open(2, 1)));
+    // It is under way; nothing is opened twice.
+    assert_eq!(opened(&rig.input(Input::PathsAllowed)), 0);
+}
+
+#[test]
+fn paths_that_are_allowed_wait_for_an_answer_as_well() {
+    let mut rig = Rig::new();
+    rig.locals([0, 1, 2]);
+    assert_eq!(opened(&rig.input(Input::PathsAllowed)), 0);
+    assert!(rig.answer(2, 1).contains(&open(2, 1)));
+    rig.refused(2, 1, Refusal::Early);
+    // The answer is old by then, and another one is asked for.
+    rig.run(5 * SECOND, &[20, 20]);
+    let outputs = rig.input(Input::PathsAllowed);
+    assert!(outputs.contains(&probe(2, 1)) && opened(&outputs) == 0);
+    assert!(rig.answer(2, 1).contains(&open(2, 1)));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
 use super::event::{self, ClientEvent, InterfaceEvent};
-use super::opening::may_open;
+use super::opening::paths_allowed;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
 use crate::frame_io::{FrameReader, FrameWriter};
@@ -47,6 +48,8 @@ pub(super) struct Driver {
     /// The last knock that came to each of our addresses, and from where.
     knocks: BTreeMap<IpAddr, (SocketAddr, Echo)>,
     supervision: Arc<Supervision>,
+    /// It is not too early for paths.
+    may_open: bool,
     /// Somebody waits for the server.
     expecting: bool,
     failure: Option<ClientError>,
@@ -111,6 +114,7 @@ impl Driver {
             probes,
             knocks: BTreeMap::new(),
             supervision,
+            may_open: false,
             expecting: false,
             failure: None,
         };
@@ -138,6 +142,7 @@ impl Driver {
         drop(connection);
         let (frame_sender, mut frames) = mpsc::channel(16);
         let reader = tokio::spawn(read_frames(stream, frame_sender));
+        let mut allowed = pin!(paths_allowed(self.connection.clone()));
         let mut looked = Instant::now();
         let reason = loop {
             while let Some(output) = self.machine.poll() {
@@ -158,6 +163,10 @@ impl Driver {
                     if let Ok(event) = event {
                         self.path_event(event);
                     }
+                }
+                () = &mut allowed, if !self.may_open => {
+                    self.may_open = true;
+                    self.input(Input::PathsAllowed);
                 }
                 Some(()) = changes.recv() => self.interfaces_changed(),
                 () = sleep_until(Some(look_at)) => {
@@ -257,12 +266,16 @@ impl Driver {
             self.echo(local, remote);
             connection.open_path(tuple, PathStatus::Available).path_id()
         };
-        match may_open(&connection).then(open).flatten() {
-            Some(id) => self.opening(id, local, remote),
-            None => self.input(Input::PathRefused {
+        let opened = match self.may_open {
+            true => open().ok_or(Refusal::NoId),
+            false => Err(Refusal::Early),
+        };
+        match opened {
+            Ok(id) => self.opening(id, local, remote),
+            Err(refusal) => self.input(Input::PathRefused {
                 local,
                 remote,
-                refusal: Refusal::NoId,
+                refusal,
             }),
         }
     }

@@ -12,17 +12,48 @@
 //!   path id first, right behind the handshake. HANDSHAKE_DONE is the answer to the handshake: by then a
 //!   round trip has passed.
 //! - The server's are looked for by noq, which refuses to open a path for which there are none
-//!   (`PathError::RemoteCidsExhausted`).
+//!   (`PathError::RemoteCidsExhausted`), and asks for them (§4.7). They most often come right behind
+//!   HANDSHAKE_DONE, so that they are given a moment before.
+//!
+//! noq has an event for none of these but the first, for which one would have to hold the connection, and so
+//! keep it from being closed by whoever drops it. So the counters are looked at, in step with the time that has
+//! passed.
 //!
 //! What is lost on the way is sent again. A server that has not got our ids for a path delays its answer
 //! (§3.1), and noq repeats the challenge until it comes.
 
-/// Whether paths may be opened on this connection, as far as that is not noq's to say.
-pub(super) fn may_open(connection: &noq::Connection) -> bool {
-    let stats = connection.stats();
-    let confirmed = stats.frame_rx.handshake_done > 0;
-    let issued = stats.frame_tx.path_new_connection_id > 0;
-    confirmed && issued
+use std::future;
+use std::time::{Duration, Instant};
+
+/// Between two looks, at the least; and the part of the time that has passed.
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
+const INTERVAL_PART: u32 = 16;
+/// For how long the server's connection ids may be on the way once the handshake is confirmed.
+const IDS_WAIT: Duration = Duration::from_millis(100);
+
+/// Resolves when paths may be opened on this connection, as far as that is not noq's to say; never, if it has
+/// no multipath, or is over.
+pub(super) async fn paths_allowed(connection: noq::WeakConnectionHandle) {
+    let since = Instant::now();
+    let mut allowed_since = None;
+    loop {
+        let multipath = connection.upgrade().filter(|c| c.is_multipath_enabled());
+        let Some(stats) = multipath.map(|connection| connection.stats()) else {
+            return future::pending().await;
+        };
+        let confirmed = stats.frame_rx.handshake_done > 0;
+        let issued = stats.frame_tx.path_new_connection_id > 0;
+        let granted = stats.frame_rx.path_new_connection_id > 0;
+        let now = Instant::now();
+        if confirmed && issued {
+            let at = *allowed_since.get_or_insert(now);
+            if granted || now >= at + IDS_WAIT {
+                return;
+            }
+        }
+        let passed = now.duration_since(allowed_since.unwrap_or(since));
+        tokio::time::sleep(LEAST_INTERVAL.max(passed / INTERVAL_PART)).await;
+    }
 }
 
 #[cfg(test)]
@@ -45,6 +76,8 @@ mod tests {
     const WITH_IDS: std::ops::RangeInclusive<usize> = 1..=2;
     /// Looks at the client, a millisecond apart, in which it tries to open its path several times.
     const LOOKS: usize = 100;
+    /// Of the same, after which the path is open, once it may be.
+    const MOST_LATE: usize = 40;
 
     /// Stands between a client and a server, and loses HANDSHAKE_DONE.
     struct Relay {
@@ -116,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_path_is_opened_before_the_handshake_is_confirmed() {
+    async fn a_path_is_opened_as_soon_as_the_handshake_is_confirmed_and_not_before() {
         let server = server();
         let (address, relay) = Relay::start(server.local_addr().unwrap()).await;
         tokio::spawn(async move {
@@ -129,7 +162,7 @@ mod tests {
             ..ClientConfig::default()
         };
         let client = Client::connect(config, address, "localhost").await.unwrap();
-        let mut early_looks = 0;
+        let (mut early_looks, mut late_looks) = (0, 0);
         loop {
             // In this order: what is confirmed now may not have been when the path was opened, but not
             // the other way round.
@@ -143,11 +176,13 @@ mod tests {
             }
             let granted = stats.frame_rx.path_new_connection_id > 0;
             early_looks += usize::from(granted && !confirmed);
+            late_looks += usize::from(granted && confirmed);
             if early_looks == LOOKS {
                 relay.released.store(true, Ordering::Relaxed);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(early_looks >= LOOKS, "noq could have opened it meanwhile");
+        assert!(late_looks <= MOST_LATE, "opened {late_looks} looks late");
     }
 }

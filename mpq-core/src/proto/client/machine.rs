@@ -135,6 +135,7 @@ impl ClientMachine {
                 local,
                 remote,
             } => self.path_open(now, path, local, remote),
+            Input::PathsAllowed => self.paths.allowed(now),
             Input::PathRefused {
                 local,
                 remote,

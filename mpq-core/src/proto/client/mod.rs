@@ -140,6 +140,8 @@ pub enum Input {
         /// Its remote address.
         remote: SocketAddr,
     },
+    /// Paths may be opened from now on: the handshake is confirmed, and connection ids are issued.
+    PathsAllowed,
     /// A path could not be opened. That may work later.
     PathRefused {
         /// The local address.
@@ -159,7 +161,9 @@ pub enum Input {
 /// Why a path could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is too early for it, or there is no path id for it. The server may grant one yet.
+    /// It is too early for any path: [`Input::PathsAllowed`] says when it is time.
+    Early,
+    /// There is no path id for it. The server may grant one yet.
     NoId,
     /// It was not validated in time, or was given up before. Its id may be lost for good.
     NoAnswer,

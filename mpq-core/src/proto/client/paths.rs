@@ -45,7 +45,7 @@ struct Path {
 struct Opening {
     local: IpAddr,
     remote: SocketAddr,
-    /// When to try again, if it was refused; `None` while under way.
+    /// When to try again, if it was refused; `None` while under way, or while it waits until it is tried.
     retry_at: Option<Instant>,
     backoff: Duration,
     /// It has a path id.
@@ -211,7 +211,13 @@ impl Paths {
         });
     }
 
-    /// A path could not be opened, and is tried again later.
+    /// It is no more too early for paths: those that have waited are opened now.
+    pub(super) fn allowed(&mut self, now: Instant) {
+        let waiting = self.openings.iter_mut().filter(|o| !o.under_way);
+        waiting.for_each(|opening| opening.retry_at = Some(now));
+    }
+
+    /// A path could not be opened, and is tried again later; what came too early, once it is told to.
     pub(super) fn refused(
         &mut self,
         now: Instant,
@@ -223,8 +229,10 @@ impl Paths {
         let mut had_id = false;
         if let Some(opening) = self.openings.iter_mut().find(same) {
             had_id = std::mem::take(&mut opening.under_way);
-            opening.retry_at = Some(now + opening.backoff);
-            opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
+            if refusal != Refusal::Early {
+                opening.retry_at = Some(now + opening.backoff);
+                opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
+            }
         }
         if refusal == Refusal::NoAnswer {
             self.spent += u32::from(had_id);

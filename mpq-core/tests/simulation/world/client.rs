@@ -178,6 +178,9 @@ impl World {
     fn open(&mut self, client: u64, local: IpAddr, remote: SocketAddr) {
         let peer = self.peers.get_mut(&client).unwrap();
         assert!(peer.allowed.contains(&remote), "opens a path to {remote}");
+        if !peer.may_open {
+            return self.refused(client, local, remote, Refusal::Early);
+        }
         // The server has granted none, or not yet.
         if peer.ids == 0 || self.net.below(10) == 0 {
             return self.refused(client, local, remote, Refusal::NoId);
@@ -195,6 +198,13 @@ impl World {
                 after,
             },
         );
+    }
+
+    pub(super) fn paths_allowed(&mut self, client: u64) {
+        if let Some(peer) = self.peers.get_mut(&client) {
+            peer.may_open = true;
+            self.client(client, Input::PathsAllowed);
+        }
     }
 
     fn refused(&mut self, client: u64, local: IpAddr, remote: SocketAddr, refusal: Refusal) {

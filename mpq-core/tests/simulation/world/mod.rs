@@ -224,6 +224,8 @@ impl World {
         self.server(Input::Connected(id));
         self.expect(id);
         self.locals(id, vec![0, 1]);
+        // Before the answers of its probes, or after them.
+        self.later(RTT * (id % 3) as u32, Arrival::PathsAllowed(id));
     }
 
     /// Lets time pass.

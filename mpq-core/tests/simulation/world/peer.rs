@@ -76,6 +76,8 @@ pub(crate) struct Peer {
     pub(super) ids: u32,
     pub(super) spent: u32,
     pub(super) redirected: Option<SocketAddr>,
+    /// It is not too early for paths.
+    pub(super) may_open: bool,
     /// Where the server may send this client, as far as it was told.
     pub(super) allowed: BTreeSet<SocketAddr>,
     /// Who has answered probes, or has been the server.
@@ -117,6 +119,7 @@ impl Peer {
             next_path: 1,
             spent: 0,
             redirected: Some(remote),
+            may_open: false,
             allowed: BTreeSet::from([remote]),
             answered: BTreeSet::from([remote]),
             firewall: None,
