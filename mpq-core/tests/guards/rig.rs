@@ -24,8 +24,9 @@ pub(crate) struct Rig {
     pub(crate) client: ClientMachine,
     pub(crate) locals: Vec<u8>,
     pub(crate) outputs: Vec<Output>,
-    /// Datagrams received on each of its first two paths.
+    /// Datagrams received on each of its first two paths, and what is measured on both.
     pub(crate) received: [u64; 2],
+    pub(crate) rtt: Duration,
 }
 
 impl Rig {
@@ -39,6 +40,7 @@ impl Rig {
             locals: Vec::new(),
             outputs,
             received: [0; 2],
+            rtt: 40 * MILLISECOND,
         };
         rig.hear();
         rig.input(Input::Expecting(true));
@@ -65,7 +67,7 @@ impl Rig {
     pub(crate) fn look(&mut self) {
         let path = |(id, received): (usize, &u64)| PathFigures {
             id: id as u32,
-            rtt: 40 * MILLISECOND,
+            rtt: self.rtt,
             sent: 0,
             received: *received,
         };

@@ -10,6 +10,9 @@ use crate::proto::liveness::PathFigures;
 /// How often counters are to be looked at: in a move or a download, and otherwise.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LOOK_INTERVAL_SETTLED: Duration = Duration::from_millis(50);
+/// What takes longer is a process or a host that stood still, and no network: whoever slept has measured the time that
+/// it slept.
+const LONGEST_RTT: Duration = Duration::from_secs(1);
 
 impl ClientMachine {
     /// How long after one look at the counters the next is due ([`Input::Figures`](super::Input::Figures)).
@@ -23,7 +26,7 @@ impl ClientMachine {
     /// What the counters tell is done.
     pub(super) fn look(&mut self, now: Instant, figures: &[PathFigures]) {
         if let Some(rtt) = figures.iter().map(|path| path.rtt).max() {
-            self.rtt = rtt;
+            self.rtt = rtt.min(LONGEST_RTT);
         }
         if self.health.is_heard(figures) {
             self.paths.heard(now);
