@@ -162,6 +162,27 @@ async fn a_server_goes_and_comes_back_in_one_download() {
 }
 
 #[tokio::test]
+async fn a_server_that_comes_back_where_it_was_is_waited_for_as_in_any_move() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let content = Content {
+        size: 40_000_000,
+        seed: 45,
+    };
+    let testbed = Testbed::new(&criu(), &Network::default()).unwrap();
+    let entries = download(&testbed, content, async |download| {
+        download.wait_for_bytes(content.size / 2).await?;
+        testbed.checkpoint(ServerA, ServerA).await?;
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        testbed.restore(ServerA).await?;
+        Ok(())
+    })
+    .await;
+    assert_kept(&entries, content);
+}
+
+#[tokio::test]
 async fn a_freeze_beyond_the_idle_timeout_keeps_the_connection() {
     let Some(_alone) = privileged().await else {
         return;

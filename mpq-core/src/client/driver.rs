@@ -262,12 +262,12 @@ impl Driver {
         };
         self.sockets.follow(remote);
         let tuple = FourTuple::new(mapped(remote), Some(local));
-        let open = || {
-            self.echo(local, remote);
-            connection.open_path(tuple, PathStatus::Available).path_id()
-        };
         let opened = match self.may_open {
-            true => open().ok_or(Refusal::NoId),
+            true => {
+                self.echo(local, remote);
+                let path = connection.open_path(tuple, PathStatus::Available);
+                path.path_id().ok_or(Refusal::NoId)
+            }
             false => Err(Refusal::Early),
         };
         match opened {
@@ -374,10 +374,13 @@ impl Driver {
         });
     }
 
-    /// Returns the last knock, so that the server need not validate that it reaches us here.
-    fn echo(&self, local: IpAddr, remote: SocketAddr) {
-        if let Some((from, echo)) = self.knocks.get(&local)
-            && *from == remote
+    /// Returns the last knock, once, so that the server need not validate that it reaches us here.
+    fn echo(&mut self, local: IpAddr, remote: SocketAddr) {
+        if self
+            .knocks
+            .get(&local)
+            .is_some_and(|(from, _)| *from == remote)
+            && let Some((_, echo)) = self.knocks.remove(&local)
         {
             let [random] = tls::random();
             self.sockets
@@ -433,6 +436,8 @@ impl Driver {
             Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
         };
         self.input(Input::Broadcasts(interfaces::broadcasts()));
+        // In another network, they would tell whose they are.
+        self.knocks.clear();
         self.locals.clear();
         for Local { interface, ip, .. } in &gone {
             self.sockets.close_local(*ip);

@@ -1,9 +1,10 @@
-//! Careful resume (RFC 9959, "Convergence of Congestion Control from Retained State"): what the old paths
-//! of a connection knew of their capacity gives the new ones a start after a move.
+//! Careful resume (RFC 9959, "Careful Resume: Convergence of Congestion Control from Retained State"): what the old
+//! paths of a connection knew of their capacity gives the new ones a start after a move.
 //!
 //! This is the state machine of one path. It has no clock and knows no algorithm: its inputs are what was
 //! sent, acknowledged and lost, and it returns an [`Action`]. The [controller](super::controller) carries
-//! that out with any algorithm, and asks for the window. Sections are those of RFC 9959.
+//! that out with any algorithm, and asks for the window. Sections are those of the RFC, as its last draft
+//! (draft-ietf-tsvwg-careful-resume-24) has them.
 //!
 //! | phase | window | leaves it for |
 //! | --- | --- | --- |

@@ -2,7 +2,6 @@
 //! sockets on them.
 
 pub(crate) mod address;
-mod echoes;
 pub(crate) mod interfaces;
 pub(crate) mod monitor;
 pub(crate) mod mtu;

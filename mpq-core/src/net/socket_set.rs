@@ -1,7 +1,7 @@
 //! The sockets of one endpoint together: which one a datagram leaves by, where it goes instead if it is
 //! redirected, and which of what comes is not for noq.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,10 +12,10 @@ use noq::udp::{RecvMeta, Transmit, is_msg_size_err};
 use tokio::sync::mpsc;
 
 use super::address::{canonical, mapped};
-use super::echoes::Echoes;
 use super::old_paths::OldPaths;
 use super::socket::Bound;
 use crate::proto::probe::{self, Hint, Recogniser};
+use crate::proto::server::echoes::Echoes;
 
 /// How many senders are noted: anybody can feign more of them.
 pub(super) const MAX_SENDERS: usize = 1 << 16;
@@ -49,7 +49,9 @@ pub(super) struct SocketSet {
     /// Who has sent something since they are noted.
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
     /// At a server that has moved.
-    pub(super) echoes: Mutex<Echoes>,
+    pub(super) echoes: RwLock<Echoes>,
+    /// What noq does not know of the paths to clients that are validated so, also after another move.
+    pub(super) hidden: RwLock<HashMap<SocketAddr, IpAddr>>,
     answers: mpsc::Sender<Answer>,
     pub(super) send_errors: AtomicU64,
     pub(super) unsent: AtomicU64,
@@ -75,7 +77,8 @@ impl SocketSet {
             heard: AtomicBool::new(false),
             old_paths: Mutex::default(),
             senders: Mutex::default(),
-            echoes: Mutex::default(),
+            echoes: RwLock::default(),
+            hidden: RwLock::default(),
             answers,
             send_errors: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -119,13 +122,15 @@ impl SocketSet {
         }
     }
 
-    /// The address that a datagram is to come from, if noq knows it, or does not since it is validated.
+    /// The source address of a datagram: noq's, or the one that is hidden from it.
     pub(super) fn source(&self, transmit: &Transmit<'_>) -> Option<IpAddr> {
-        let hidden = || {
-            let remote = canonical(transmit.destination);
-            self.echoes.lock().unwrap().source(remote)
-        };
+        let hidden = || self.hidden_local(canonical(transmit.destination));
         transmit.src_ip.or_else(hidden)
+    }
+
+    /// Which of our addresses is hidden from noq on paths to there.
+    pub(super) fn hidden_local(&self, remote: SocketAddr) -> Option<IpAddr> {
+        self.hidden.read().unwrap().get(&remote).copied()
     }
 
     /// Who noq is to take for the sender of what came in a buffer; `None` if it is not for noq.
@@ -174,30 +179,38 @@ impl SocketSet {
         }
     }
 
-    /// Takes echoes of knocks out of a received buffer: it is left with length 0. They count before noq has
-    /// heard their sender.
+    /// Takes echoes of knocks out of a received buffer: it is left with length 0. They validate their sender, if
+    /// that is new: noq keeps what it saw first.
     pub(super) fn take_echoes(&self, meta: &mut RecvMeta, buffer: &[u8]) {
         let remote = canonical(meta.addr);
         let packets = buffer[..meta.len].chunks(meta.stride.max(1));
-        let local = meta.dst_ip.map(|ip| ip.to_canonical());
-        let is_new = || {
-            let senders = self.senders.lock().unwrap();
-            senders.as_ref().is_some_and(|s| !s.contains(&remote))
-        };
-        let mut echoes = self.echoes.lock().unwrap();
-        if echoes.take(local, remote, packets, is_new) {
-            meta.len = 0;
+        if !self.echoes.read().unwrap().are(remote, packets) {
+            return;
         }
+        let is_new = {
+            let senders = self.senders.lock().unwrap();
+            let is_new = |s: &HashSet<_>| s.len() < MAX_SENDERS && !s.contains(&remote);
+            senders.as_ref().is_some_and(is_new)
+        };
+        let local = meta.dst_ip.map(|ip| ip.to_canonical());
+        if is_new && let Some(local) = local {
+            self.echoes.write().unwrap().validate(local, remote);
+            self.hidden.write().unwrap().insert(remote, local);
+        }
+        meta.len = 0;
     }
 
     /// The local address of a datagram as noq is to see it.
+    ///
+    /// noq takes a path for valid if it leads to where a valid one leads, as far as is known: where our own address
+    /// is not shown to it, the client's decides. So where the client's is validated at ours, ours is hidden.
     pub(super) fn shown_local(&self, meta: &RecvMeta, shows_local: bool) -> Option<IpAddr> {
         let local = meta.dst_ip.map(|ip| ip.to_canonical());
-        let validated = || {
+        let is_hidden = |local| {
             let remote = canonical(meta.addr);
-            self.echoes.lock().unwrap().is_validated(local, remote)
+            self.echoes.read().unwrap().is_validated(local, remote)
         };
-        local.filter(|_| shows_local && !validated())
+        local.filter(|local| shows_local && !is_hidden(*local))
     }
 
     /// Takes answers to probes out of a received buffer: it is left with length 0.

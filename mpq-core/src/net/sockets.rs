@@ -152,7 +152,7 @@ impl Sockets {
     /// Sends a knock, whose [echo](crate::proto::probe::Echo) validates `remote`.
     pub(crate) fn knock(&self, local: Option<IpAddr>, remote: SocketAddr, knock: &[u8]) {
         let remote = canonical(remote);
-        self.0.echoes.lock().unwrap().expect(remote, knock);
+        self.0.echoes.write().unwrap().expect(remote, knock);
         self.send(local, remote, knock);
     }
 
@@ -187,26 +187,39 @@ impl Sockets {
         *self.0.recogniser.lock().unwrap() = Some(recogniser);
     }
 
-    /// Notes from now on who sends packets of connections (RFC 9000 §17.3); or does so no more, and takes no more
-    /// echoes. noq may come to know a datagram only after the socket that it came by was closed.
-    pub(crate) fn note_senders(&self, noted: bool) {
-        *self.0.senders.lock().unwrap() = noted.then(HashSet::new);
-        self.0.echoes.lock().unwrap().end();
+    /// A move is at its end: notes from now on who sends packets of connections (RFC 9000 §17.3), and takes echoes of
+    /// what is [knocked](Self::knock). noq may come to know a datagram only after the socket that it came by was closed.
+    pub(crate) fn begin_arrival(&self) {
+        *self.0.senders.lock().unwrap() = Some(HashSet::new());
+        let mut echoes = self.0.echoes.write().unwrap();
+        echoes.forget();
+        drop(echoes);
+        let mut hidden = self.0.hidden.write().unwrap();
+        let ours: HashSet<_> = hidden.values().copied().filter(|ip| is_ours(*ip)).collect();
+        hidden.retain(|_, ip| ours.contains(ip));
+    }
+
+    /// Does so no more.
+    pub(crate) fn end_arrival(&self) {
+        *self.0.senders.lock().unwrap() = None;
+        self.0.echoes.write().unwrap().end();
     }
 
     /// Tells noq from now on to which local address a datagram came, so that paths to different ones are
-    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2); but for those that are
-    /// validated by what is [knocked](Self::knock) from now on.
-    pub(crate) fn validate_anew(&self) {
+    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2), unless an echo has.
+    pub(crate) fn show_local(&self) {
         self.0.shows_local.store(true, Ordering::Relaxed);
-        self.0.echoes.lock().unwrap().forget();
+    }
+
+    /// Which of our addresses is hidden from noq on paths to there.
+    pub(crate) fn hidden_local(&self, remote: SocketAddr) -> Option<IpAddr> {
+        self.0.hidden_local(remote)
     }
 
     /// Whether what is sent to this address comes to these sockets, as far as this host can tell.
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
-        let is_here = |ip| std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
         self.locals().into_iter().any(|local| match local.ip() {
-            ip if ip.is_unspecified() => local.port() == address.port() && is_here(address.ip()),
+            ip if ip.is_unspecified() => local.port() == address.port() && is_ours(address.ip()),
             _ => local == address,
         })
     }
@@ -231,6 +244,11 @@ impl Sockets {
             unsent: self.0.unsent.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Whether this host has the address.
+fn is_ours(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
 impl fmt::Debug for Sockets {
@@ -323,11 +341,41 @@ mod tests {
             b.has_heard(from)
         };
         assert!(!heard(0x40).await, "nobody is noted yet");
-        b.note_senders(true);
+        b.begin_arrival();
         assert!(!heard(0xc0).await, "a probe");
         assert!(heard(0x40).await);
-        b.note_senders(true);
+        b.begin_arrival();
         assert!(!heard(0xc0).await, "it was before");
+    }
+
+    #[tokio::test]
+    async fn echoes_validate_whom_noq_does_not_know_yet_until_the_next_move() {
+        let (a, _answers) = Sockets::open(&[loopback("127.0.0.1")]).unwrap();
+        let (b, _answers) = Sockets::open(&[loopback("127.0.0.2")]).unwrap();
+        let mut socket = b.for_endpoint();
+        let (from, to) = (a.locals()[0], b.locals()[0]);
+        let knock = KnockKey::new(&[1; 32]).knock(&random());
+        let echo = Echo::of(&knock).unwrap().datagram(0);
+        b.show_local();
+        let mut shown = async |datagrams: &[&[u8]]| {
+            datagrams.iter().for_each(|d| a.send(None, to, d));
+            let (contents, meta) = receive(&mut socket).await;
+            assert_eq!(&contents[..], b"@packet");
+            meta.dst_ip
+        };
+        let (ours, hidden) = (Some(to.ip()), None);
+        b.begin_arrival();
+        b.knock(None, from, &knock);
+        assert_eq!(shown(&[b"@packet"]).await, ours);
+        assert_eq!(shown(&[&echo, b"@packet"]).await, ours, "it is known");
+        b.begin_arrival();
+        b.knock(None, from, &knock);
+        assert_eq!(shown(&[&echo, b"@packet"]).await, hidden);
+        b.end_arrival();
+        assert_eq!(shown(&[b"@packet"]).await, hidden);
+        assert_eq!(b.hidden_local(from), ours);
+        b.begin_arrival();
+        assert_eq!(shown(&[b"@packet"]).await, ours, "the move of before");
     }
 
     #[tokio::test]

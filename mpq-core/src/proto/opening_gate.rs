@@ -102,11 +102,16 @@ impl OpeningGate {
         self.answers.retain(|(from, _), _| *from != local);
     }
 
-    /// A probe was answered, or the server knocked; whether a path was waiting for that.
+    /// A probe was answered; whether a path was waiting for that.
     pub(crate) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
         if let Habit::Untested(..) | Habit::Silent = self.habit {
             self.habit = Habit::Answers;
         }
+        self.knocked(now, local, remote)
+    }
+
+    /// The server knocked, which says nothing of probes; the same.
+    pub(crate) fn knocked(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) -> bool {
         self.answers.retain(|_, at| now < *at + FRESH);
         self.answers.insert((local, remote), now);
         self.waiting.remove(&(local, remote)).is_some()
@@ -277,8 +282,10 @@ mod tests {
         gate.judge(now, RTT);
         assert!(gate.admits(now, local, a));
         assert_eq!(gate.probes(now, any), [(local, a)]);
+        gate.knocked(now, local, b);
+        assert!(gate.admits(now + FRESH, local, b), "a knock proves nothing");
         gate.answered(now, local, a);
-        assert!(gate.admits(now, local, a) && !gate.admits(now, local, b));
+        assert!(gate.admits(now, local, a) && !gate.admits(now + FRESH, local, b));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl KnockKey {
 
 /// What a client returns of a knock, before its first packet on a path to where that came from: the two
 /// connection IDs, exchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Echo {
     tag: Id,
     nonce: Id,
@@ -153,8 +153,8 @@ pub enum Hint {
 pub struct Recogniser {
     probes: ProbeKey,
     knocks: KnockKey,
-    /// The connection IDs of the last hints.
-    taken: VecDeque<Echo>,
+    /// The connection IDs of the last hints, and between where they were.
+    taken: VecDeque<(Echo, IpAddr, SocketAddr)>,
 }
 
 impl Recogniser {
@@ -178,11 +178,13 @@ impl Recogniser {
         } else {
             return None;
         };
-        if self.taken.contains(&echo) {
+        // Somebody who copies a knock, and is faster from elsewhere, must not take it from the server.
+        let hinted = (echo, local, remote);
+        if self.taken.contains(&hinted) {
             return None;
         }
         self.taken.truncate(REMEMBERED_HINTS - 1);
-        self.taken.push_front(echo);
+        self.taken.push_front(hinted);
         Some(hint)
     }
 }
@@ -295,6 +297,8 @@ mod tests {
         assert_eq!(hint, Some(Hint::Knock(Echo::of(&knock).unwrap())));
         let again = recogniser.hint(local, remote, &knock);
         assert_eq!(again, None, "it counts once");
+        let elsewhere = recogniser.hint(local, "10.1.0.9:443".parse().unwrap(), &knock);
+        assert!(elsewhere.is_some(), "and for each place");
         let of_another_connection = KnockKey::new(&[3; 32]).knock(&random());
         let hint = recogniser.hint(local, remote, &of_another_connection);
         assert_eq!(hint, None);

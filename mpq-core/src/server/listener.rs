@@ -53,9 +53,14 @@ impl Listener {
         self.sockets.close().await;
     }
 
-    /// Whether it is noted who sends something.
-    pub(super) fn note_senders(&self, note: bool) {
-        self.sockets.note_senders(note);
+    /// Looks out for who comes along.
+    pub(super) fn begin_arrival(&self) {
+        self.sockets.begin_arrival();
+    }
+
+    /// Does so no more.
+    pub(super) fn end_arrival(&self) {
+        self.sockets.end_arrival();
     }
 
     /// noq is to forget the addresses that the sockets had: paths that are redirected go on at others.
@@ -67,7 +72,7 @@ impl Listener {
     /// validate the clients' addresses anew.
     pub(super) async fn reopen(&self, address: SocketAddr) {
         if address != self.address() {
-            self.sockets.validate_anew();
+            self.sockets.show_local();
         }
         while let Err(error) = self.sockets.add(&[Bind::from(address)]) {
             tracing::warn!("cannot listen on {address}: {error}; trying again");

@@ -276,11 +276,13 @@ impl Peer {
         let mut paths = self.paths.lock().unwrap();
         let old = paths.open.iter().filter_map(|(id, handle)| {
             let path = handle.upgrade()?;
+            let remote = canonical(path.remote_address().ok()?);
             let local = path.local_ip().ok()?;
+            let local = local.or_else(|| self.sockets.hidden_local(remote));
             let local = SocketAddr::new(local.unwrap_or(listen.ip()), listen.port());
             let old = OldPath {
                 handle: handle.clone(),
-                remote: canonical(path.remote_address().ok()?),
+                remote,
                 local: Some(canonical(local)).filter(|local| !local.ip().is_unspecified()),
                 received: None,
             };

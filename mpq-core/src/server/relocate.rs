@@ -102,7 +102,7 @@ impl Relocation {
                 Output::Reopen(listen) => {
                     let moved = listen.is_some();
                     if moved {
-                        self.listener.note_senders(true);
+                        self.listener.begin_arrival();
                         self.each_peer(|peer| peer.begin_paths(self.resume));
                     }
                     let listen = listen.unwrap_or_else(|| self.listener.address());
@@ -127,7 +127,7 @@ impl Relocation {
                 }
                 Output::Done { moved } => {
                     self.draining.clear();
-                    self.listener.note_senders(false);
+                    self.listener.end_arrival();
                     if !moved {
                         self.each_peer(Peer::stay);
                     }

@@ -26,7 +26,7 @@ pub(crate) struct Client {
     /// §3: our migration stream, and what comes on the server's.
     migration: SendStream,
     frames: mpsc::UnboundedReceiver<Frame>,
-    /// §6.3: who answers or knocks.
+    /// §6.4: who answers or knocks.
     hints: mpsc::UnboundedReceiver<(SocketAddr, Hint)>,
     /// HTTP/3's control stream must stay open (RFC 9114 §6.2.1).
     _control: SendStream,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// A connection ID of a probe or a knock.
 type Id = [u8; 8];
 
-/// §6.3.
+/// §6.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Answer,
@@ -89,7 +89,7 @@ impl Wire {
         });
     }
 
-    /// §6.3.
+    /// §6.4.
     fn hint(&self, from: SocketAddr, datagram: &[u8]) -> Option<Hint> {
         let (first, rest) = datagram.split_first()?;
         let rest = rest.strip_prefix(&[0, 0, 0, 0, 8])?;

@@ -77,6 +77,9 @@ pub fn answers(bytes: &[u8]) {
     let mut recogniser = Recogniser::new(ProbeKey::new(&[1; 32]), knocks.clone());
     let mut hint = |packet: &[u8]| recogniser.hint(local, remote, packet);
     assert_eq!(hint(bytes), None);
+    if let Some(echo) = Echo::read(bytes) {
+        assert_eq!(Echo::read(&echo.datagram(bytes[0])), Some(echo));
+    }
     let Some((random, rest)) = bytes.split_first_chunk() else {
         return;
     };

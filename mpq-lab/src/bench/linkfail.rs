@@ -15,7 +15,6 @@ use crate::arms::tcp;
 use crate::experiment::record::Run;
 use crate::experiment::run;
 use crate::experiment::scenario::{Arm, Scenario};
-use crate::experiment::statistics::median;
 use crate::system::setup;
 
 /// The longest standstill, in seconds, while a link lives and the server is there.
@@ -237,10 +236,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs all rows, prints a table, and fails if a row is not as it should be.
+/// Runs all rows, prints a table, and fails if a run is not as it should be.
 ///
 /// # Errors
-/// If a run fails, or a row has faults.
+/// If a run fails, or has faults.
 pub async fn linkfail(options: &Options) -> Result<()> {
     let criu = setup::setup()?;
     tcp::setup()?;
@@ -248,33 +247,13 @@ pub async fn linkfail(options: &Options) -> Result<()> {
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut wrong = Vec::new();
     for row in rows().iter().filter(|row| row.name.contains(&options.row)) {
-        let mut outcomes = Vec::new();
         for number in 1..=options.rounds {
             let outcome = row.run(number, true, &criu).await?;
             println!("| {} | {outcome} |", row.name);
-            outcomes.push(outcome);
-        }
-        // The machine may have stood still in one of several rounds.
-        let middle = |figure: fn(&Outcome) -> f64| median(outcomes.iter().map(figure));
-        let worst = |figure: fn(&Outcome) -> u64| outcomes.iter().map(figure).max();
-        let (Some(standstill), Some(total), Some(connections)) = (
-            middle(|outcome| outcome.standstill),
-            middle(|outcome| outcome.total),
-            worst(|outcome| outcome.connections),
-        ) else {
-            continue;
-        };
-        let mptcp = median(outcomes.iter().filter_map(|outcome| outcome.mptcp));
-        let typical = Outcome {
-            standstill,
-            total,
-            connections,
-            mptcp,
-            ..outcomes[0]
-        };
-        let faults = typical.faults();
-        if !faults.is_empty() {
-            wrong.push(format!("{}: {}", row.name, faults.join(", ")));
+            let faults = outcome.faults();
+            if !faults.is_empty() {
+                wrong.push(format!("{}, {number}: {}", row.name, faults.join(", ")));
+            }
         }
     }
     if !wrong.is_empty() {

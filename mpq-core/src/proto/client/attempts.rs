@@ -27,7 +27,7 @@ impl ClientMachine {
                 Some(to) if to == remote => self.path_remote(),
                 _ => remote,
             };
-            self.paths.answered(now, local, known_as);
+            self.paths.answered(now, local, known_as, knock);
         }
         if !strategy.probes() || (knock && !self.config.heeds_knocks()) {
             return;

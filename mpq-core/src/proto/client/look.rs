@@ -10,8 +10,8 @@ use crate::proto::liveness::PathFigures;
 /// How often counters are to be looked at: in a move or a download, and otherwise.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LOOK_INTERVAL_SETTLED: Duration = Duration::from_millis(50);
-/// What takes longer is a process or a host that stood still, and no network: whoever slept has measured the time that
-/// it slept.
+/// A longer one is most often the time that this process or host stood still. Where it is real (satellites, full
+/// queues), the client only acts somewhat too early.
 const LONGEST_RTT: Duration = Duration::from_secs(1);
 
 impl ClientMachine {

@@ -396,8 +396,18 @@ impl Paths {
     }
 
     /// A probe was answered, or the server knocked.
-    pub(super) fn answered(&mut self, now: Instant, local: IpAddr, remote: SocketAddr) {
-        if self.gate.answered(now, local, remote) {
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        local: IpAddr,
+        remote: SocketAddr,
+        knock: bool,
+    ) {
+        let was_waiting = match knock {
+            true => self.gate.knocked(now, local, remote),
+            false => self.gate.answered(now, local, remote),
+        };
+        if was_waiting {
             self.hurry(now, &[(local, remote)]);
         }
     }

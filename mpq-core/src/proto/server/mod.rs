@@ -12,6 +12,7 @@
 mod arrival;
 mod clients;
 mod drain;
+pub(crate) mod echoes;
 mod farewell;
 mod idle;
 mod knocks;
