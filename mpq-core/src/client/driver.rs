@@ -2,6 +2,7 @@
 //! the sockets report becomes its inputs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -376,12 +377,10 @@ impl Driver {
 
     /// Returns the last knock, once, so that the server need not validate that it reaches us here.
     fn echo(&mut self, local: IpAddr, remote: SocketAddr) {
-        if self
-            .knocks
-            .get(&local)
-            .is_some_and(|(from, _)| *from == remote)
-            && let Some((_, echo)) = self.knocks.remove(&local)
+        if let Entry::Occupied(knock) = self.knocks.entry(local)
+            && knock.get().0 == remote
         {
+            let (_, echo) = knock.remove();
             let [random] = tls::random();
             self.sockets
                 .send(Some(local), remote, &echo.datagram(random));

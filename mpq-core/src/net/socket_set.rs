@@ -18,7 +18,7 @@ use crate::proto::probe::{self, Hint, Recogniser};
 use crate::proto::server::echoes::Echoes;
 
 /// How many senders are noted: anybody can feign more of them.
-pub(super) const MAX_SENDERS: usize = 1 << 16;
+const MAX_SENDERS: usize = 1 << 16;
 
 /// Somebody answers at `remote`: a Version Negotiation packet, or a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +179,14 @@ impl SocketSet {
         }
     }
 
+    /// Whether a packet of a connection may have come from there, if senders are noted: of more than there is room
+    /// for, everybody may be one.
+    pub(super) fn is_noted(&self, remote: SocketAddr) -> Option<bool> {
+        let senders = self.senders.lock().unwrap();
+        let is_noted = |s: &HashSet<_>| s.len() >= MAX_SENDERS || s.contains(&remote);
+        senders.as_ref().map(is_noted)
+    }
+
     /// Takes echoes of knocks out of a received buffer: it is left with length 0. They validate their sender, if
     /// that is new: noq keeps what it saw first.
     pub(super) fn take_echoes(&self, meta: &mut RecvMeta, buffer: &[u8]) {
@@ -187,11 +195,7 @@ impl SocketSet {
         if !self.echoes.read().unwrap().are(remote, packets) {
             return;
         }
-        let is_new = {
-            let senders = self.senders.lock().unwrap();
-            let is_new = |s: &HashSet<_>| s.len() < MAX_SENDERS && !s.contains(&remote);
-            senders.as_ref().is_some_and(is_new)
-        };
+        let is_new = self.is_noted(remote) == Some(false);
         let local = meta.dst_ip.map(|ip| ip.to_canonical());
         if is_new && let Some(local) = local {
             self.echoes.write().unwrap().validate(local, remote);

@@ -30,7 +30,7 @@ use super::address::canonical;
 use super::noq_udp::Receiver;
 use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
-use super::socket_set::{Answer, MAX_SENDERS, Redirection, SocketSet};
+use super::socket_set::{Answer, Redirection, SocketSet};
 use crate::proto::probe::Recogniser;
 
 /// Probe answers waiting to be read; more are dropped, as a network would.
@@ -191,11 +191,11 @@ impl Sockets {
     /// what is [knocked](Self::knock). noq may come to know a datagram only after the socket that it came by was closed.
     pub(crate) fn begin_arrival(&self) {
         *self.0.senders.lock().unwrap() = Some(HashSet::new());
-        let mut echoes = self.0.echoes.write().unwrap();
-        echoes.forget();
-        drop(echoes);
+        self.0.echoes.write().unwrap().forget();
         let mut hidden = self.0.hidden.write().unwrap();
-        let ours: HashSet<_> = hidden.values().copied().filter(|ip| is_ours(*ip)).collect();
+        // Many clients have few of our addresses between them.
+        let mut ours: HashSet<_> = hidden.values().copied().collect();
+        ours.retain(|ip| is_ours(*ip));
         hidden.retain(|_, ip| ours.contains(ip));
     }
 
@@ -231,10 +231,7 @@ impl Sockets {
 
     /// Whether a packet of a connection came from there, so far as senders are noted.
     pub(crate) fn has_heard(&self, remote: SocketAddr) -> bool {
-        let senders = self.0.senders.lock().unwrap();
-        let heard =
-            |senders: &HashSet<_>| senders.len() >= MAX_SENDERS || senders.contains(&remote);
-        senders.as_ref().is_some_and(heard)
+        self.0.is_noted(remote) == Some(true)
     }
 
     /// Losses below QUIC.
