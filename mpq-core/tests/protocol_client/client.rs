@@ -1,238 +1,205 @@
-//! A client that follows by redirection, written from `docs/protocol.md`: quinn, as much HTTP/3 as one
-//! request needs, and nothing of mpq. The sections are those of the document.
+//! A client that follows by redirection, written from `docs/protocol.md` with quinn and nothing of mpq. The
+//! sections are those of the document. It knows announced moves, and no deadline: what else there is of §7 is left
+//! out.
 
-use std::net::SocketAddr;
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::rustls::pki_types::CertificateDer;
-use quinn::rustls::{self, RootCertStore};
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, RecvStream, SendStream};
+use futures::{Stream, StreamExt, stream};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream};
+use ring::hmac;
+use ring::rand::{SystemRandom, generate};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
-use crate::wire::{Hint, Wire};
-
+/// A port of its own.
+const ANY: &str = "127.0.0.1:0";
 /// §9: between two probes, here always the same.
 const PROBES: Duration = Duration::from_millis(50);
 
-/// A type and a body: HTTP/3's frames (RFC 9114 §7.1) and those of the migration are alike (§4).
-type Frame = (u64, Vec<u8>);
+/// Connects, and follows from then on. What happens is told to `seen`, in the document's words.
+pub(crate) async fn connect(
+    server: SocketAddr,
+    config: ClientConfig,
+    seen: mpsc::UnboundedSender<&'static str>,
+) -> Result<Connection, Box<dyn Error>> {
+    let endpoint = Endpoint::client(ANY.parse()?)?;
+    let inside = UdpSocket::bind(ANY).await?;
+    inside.connect(endpoint.local_addr()?).await?;
+    let connecting = endpoint.connect_with(config, inside.local_addr()?, "localhost")?;
 
-pub(crate) struct Client {
-    connection: Connection,
-    wire: Arc<Wire>,
-    /// §3: our migration stream, and what comes on the server's.
-    migration: SendStream,
-    frames: mpsc::UnboundedReceiver<Frame>,
-    /// §6.4: who answers or knocks.
-    hints: mpsc::UnboundedReceiver<(SocketAddr, Hint)>,
-    /// HTTP/3's control stream must stay open (RFC 9114 §6.2.1).
-    _control: SendStream,
-}
-
-impl Client {
-    pub(crate) async fn connect(remote: SocketAddr, root: CertificateDer<'static>) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(root).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider);
-        let tls = tls.with_protocol_versions(&[&rustls::version::TLS13]);
-        let mut tls = tls
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        // §2: the server may be silent for longer than any idle timeout.
-        let mut transport = quinn::TransportConfig::default();
-        transport.max_idle_timeout(None);
-        config.transport_config(Arc::new(transport));
-
-        let (wire, hints) = Wire::open("127.0.0.1:0".parse().unwrap(), remote);
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let settings = EndpointConfig::default();
-        let endpoint = Endpoint::new_with_abstract_socket(settings, None, wire.clone(), runtime);
-        let connecting = endpoint.unwrap().connect_with(config, remote, "localhost");
-        let connection = connecting.unwrap().await.unwrap();
-
-        // §6.2.
-        let mut secret = [0; 32];
-        connection
-            .export_keying_material(&mut secret, b"EXPORTER-mpq-knock", b"")
-            .unwrap();
-        wire.listen_for_knocks(&secret);
-
-        // A control stream with empty SETTINGS (RFC 9114 §6.2.1, §7.2.4).
-        let mut control = connection.open_uni().await.unwrap();
-        control.write_all(&[0x00, 0x04, 0x00]).await.unwrap();
-        // Type of the stream, version, HELLO with REDIRECT (§3, §4.2).
-        let mut migration = connection.open_uni().await.unwrap();
-        let hello = [0x80, 0x4d, 0x49, 0x47, 0x01, 0x01, 0x01, 0x02];
-        migration.write_all(&hello).await.unwrap();
-
-        let (sender, frames) = mpsc::unbounded_channel();
-        tokio::spawn(accept(connection.clone(), sender));
-        Self {
-            connection,
-            wire,
-            migration,
-            frames,
-            hints,
-            _control: control,
-        }
-    }
-
-    /// Asks for `/`. The body comes in the end, its length so far meanwhile.
-    pub(crate) async fn get(&self) -> (JoinHandle<Vec<u8>>, watch::Receiver<usize>) {
-        let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
-        // HEADERS: GET, https, / from QPACK's static table (RFC 9204 §A), and :authority by its name.
-        let mut request = vec![0x01, 16, 0x00, 0x00, 0xd1, 0xd7, 0xc1, 0x50, 9];
-        request.extend_from_slice(b"localhost");
-        send.write_all(&request).await.unwrap();
-        send.finish().unwrap();
-        let (sender, progress) = watch::channel(0);
-        let body = tokio::spawn(async move {
-            let (kind, fields) = frame(&mut receive).await.unwrap();
-            // HEADERS, and :status 200.
-            assert_eq!((kind, fields[2]), (0x01, 0xd9));
-            let mut body = Vec::new();
-            while let Some((kind, payload)) = frame(&mut receive).await {
-                if kind == 0x00 {
-                    body.extend(payload);
-                }
-                sender.send_replace(body.len());
-            }
-            body
-        });
-        (body, progress)
-    }
-
-    /// Takes part in one move; returns what happened (§7).
-    pub(crate) async fn follow(&mut self) -> Vec<&'static str> {
-        let before = self.wire.server();
-        let mut seen = Vec::new();
-        let mut targets = Vec::new();
-        let (mut number, mut parked, mut trying) = (0, false, false);
-        let mut probing = tokio::time::interval(PROBES);
+    // Between quinn and the network: all datagrams go to where the server is, and quinn sees those that come
+    // from there (§7.3). It ignores late answers and knocks.
+    let socket = Arc::new(UdpSocket::bind(ANY).await?);
+    let outside = socket.clone();
+    let (redirect, server) = watch::channel(server);
+    let (other, others) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (mut out, mut back) = ([0; 65536], [0; 65536]);
         loop {
             tokio::select! {
-                Some((kind, body)) = self.frames.recv() => {
-                    let mut rest = body.as_slice();
-                    match kind {
-                        2 => {
-                            seen.push("MIGRATION");
-                            number = varint_of(&mut rest);
-                            targets = addresses(&mut rest);
-                            let (_outage, _lead) = (varint_of(&mut rest), varint_of(&mut rest));
-                            // §11.3: a server on loopback may send us to loopback only.
-                            targets.retain(|to| to.ip().is_loopback() && *to != before);
-                            let mut ready = vec![0x03, 0x08];
-                            ready.extend((number | 0xc0 << 56).to_be_bytes());
-                            self.migration.write_all(&ready).await.unwrap();
-                        }
-                        4 if varint_of(&mut rest) == number => {
-                            seen.push("PARKED");
-                            parked = true;
-                        }
-                        5 if varint_of(&mut rest) == number => {
-                            self.wire.redirect(before);
-                            seen.push("CANCELLED");
-                            return seen;
-                        }
-                        6 if varint_of(&mut rest) == number => {
-                            seen.push("ARRIVED");
-                            return seen;
-                        }
-                        _ => {}
+                Ok(length) = inside.recv(&mut out) => {
+                    let to = *server.borrow();
+                    drop(outside.send_to(&out[..length], to).await);
+                }
+                Ok((length, from)) = outside.recv_from(&mut back) => {
+                    let (server, datagram) = (*server.borrow(), &back[..length]);
+                    match from == server {
+                        true => drop(inside.send(datagram).await),
+                        false => drop(other.send((from, datagram.to_vec()))),
                     }
                 }
-                Some((from, hint)) = self.hints.recv(), if parked && !trying => {
-                    if !targets.contains(&from) {
-                        continue;
+            }
+        }
+    });
+    let connection = connecting.await?;
+    tokio::spawn(follow(connection.clone(), socket, redirect, others, seen));
+    Ok(connection)
+}
+
+/// The client of §7.
+async fn follow(
+    connection: Connection,
+    socket: Arc<UdpSocket>,
+    server: watch::Sender<SocketAddr>,
+    mut others: mpsc::UnboundedReceiver<(SocketAddr, Vec<u8>)>,
+    seen: mpsc::UnboundedSender<&'static str>,
+) -> io::Result<()> {
+    // §6.2.
+    let mut secret = [0; 32];
+    let exported = connection.export_keying_material(&mut secret, b"EXPORTER-mpq-knock", b"");
+    exported.unwrap();
+    let knocks = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+
+    // A control stream with empty SETTINGS, which must stay open (RFC 9114 §6.2.1, §7.2.4).
+    let mut control = connection.open_uni().await?;
+    control.write_all(&[0x00, 0x04, 0x00]).await?;
+    // Type of the stream, version, HELLO with REDIRECT (§3, §4.2).
+    let mut ours = connection.open_uni().await?;
+    let hello = [0x80, 0x4d, 0x49, 0x47, 0x01, 0x01, 0x01, 0x02];
+    ours.write_all(&hello).await?;
+    // The server's. HTTP/3's must not be stopped, and need not be read.
+    let (mut http3, mut theirs) = (Vec::new(), connection.accept_uni().await?);
+    while integer(&mut theirs).await? != 0x4d4947 {
+        http3.push(theirs);
+        theirs = connection.accept_uni().await?;
+    }
+    assert_eq!(integer(&mut theirs).await?, 1, "the version");
+
+    let see = |what| seen.send(what).unwrap();
+    let (mut number, mut before, mut targets) = (0, *server.borrow(), Vec::new());
+    let (mut searching, mut probes) = (false, Vec::new());
+    let mut probing = tokio::time::interval(PROBES);
+    let mut frames = pin!(frames(theirs));
+    loop {
+        tokio::select! {
+            Some((kind, body)) = frames.next() => {
+                let mut body = body.as_slice();
+                let sequence = integer(&mut body).await.unwrap_or(0);
+                // §5: which of them count.
+                match kind {
+                    2 if sequence > number => {
+                        see("MIGRATION");
+                        (number, before, searching) = (sequence, *server.borrow(), false);
+                        (targets, probes) = (addresses(&mut body).await?, Vec::new());
+                        // §11.3: a server on loopback may send us to loopback only.
+                        targets.retain(|to| to.ip().is_loopback() && *to != before);
+                        let ready = (3 << 62 | number).to_be_bytes();
+                        ours.write_all(&[&[0x03, 0x08], &ready[..]].concat()).await?;
                     }
-                    if hint == Hint::Knock {
-                        seen.push("knock");
-                        self.wire.probe(from);
-                        continue;
+                    4..=6 if sequence != number => {}
+                    4 => {
+                        see("PARKED");
+                        searching = true;
                     }
-                    seen.push("answer");
-                    trying = true;
-                    self.wire.redirect(from);
+                    5 => {
+                        see("CANCELLED");
+                        searching = false;
+                        server.send_replace(before);
+                    }
+                    6 => see("ARRIVED"),
+                    _ => {}
+                }
+            }
+            Some((from, datagram)) = others.recv(), if searching => {
+                let Some((tag, nonce)) = ids(&datagram) else {
+                    continue;
+                };
+                let knock = hmac::sign(&knocks, nonce).as_ref().starts_with(tag);
+                if probes.contains(&(from, *tag)) {
+                    see("answer");
+                    searching = false;
+                    server.send_replace(from);
                     // What asks for an acknowledgement: a frame of a reserved type (§7.3, §12).
-                    self.migration.write_all(&[0x21, 0x00]).await.unwrap();
+                    ours.write_all(&[0x21, 0x00]).await?;
+                } else if knock && targets.contains(&from) {
+                    see("knock");
+                    probes.push((from, probe(&socket, from).await));
                 }
-                _ = probing.tick(), if parked && !trying => {
-                    for target in &targets {
-                        self.wire.probe(*target);
-                    }
-                }
+            }
+            _ = probing.tick(), if searching => for to in &targets {
+                probes.push((*to, probe(&socket, *to).await));
             }
         }
     }
 }
 
-/// Reads the server's unidirectional streams: the migration stream, and HTTP/3's to their end.
-async fn accept(connection: Connection, frames: mpsc::UnboundedSender<Frame>) {
-    while let Ok(mut stream) = connection.accept_uni().await {
-        let frames = frames.clone();
-        tokio::spawn(async move {
-            if varint(&mut stream).await != Some(0x4d4947) {
-                let mut rest = [0; 1024];
-                while let Ok(Some(_)) = stream.read(&mut rest).await {}
-                return;
-            }
-            assert_eq!(varint(&mut stream).await, Some(1), "the version");
-            while let Some(frame) = frame(&mut stream).await {
-                let _ = frames.send(frame);
-            }
-        });
+/// The tag and the nonce of what may be an answer or a knock (§6.4).
+fn ids(datagram: &[u8]) -> Option<(&[u8; 8], &[u8; 8])> {
+    let (header, ids) = datagram.split_at_checked(6)?;
+    let (tag, ids) = ids.split_first_chunk()?;
+    let nonce = ids.strip_prefix(&[8])?.first_chunk()?;
+    (header[0] >= 0x80 && header[1..] == [0, 0, 0, 0, 8]).then_some((tag, nonce))
+}
+
+/// Sends a probe (§6.1). Returns its Source Connection ID, by which its answer is known.
+async fn probe(socket: &UdpSocket, to: SocketAddr) -> [u8; 8] {
+    let random = generate(&SystemRandom::new()).unwrap();
+    let mut probe: [u8; 1200] = random.expose();
+    probe[0] |= 0xc0;
+    for byte in &mut probe[1..5] {
+        *byte = *byte & 0xf0 | 0x0a;
     }
+    (probe[5], probe[14]) = (8, 8);
+    // What is lost is sent again in a while.
+    let _ = socket.send_to(&probe, to).await;
+    probe[15..23].try_into().unwrap()
 }
 
-/// The next frame; `None` at the end of the stream.
-async fn frame(stream: &mut RecvStream) -> Option<Frame> {
-    let kind = varint(stream).await?;
-    let mut body = vec![0; varint(stream).await?.try_into().unwrap()];
-    stream.read_exact(&mut body).await.ok()?;
-    Some((kind, body))
-}
-
-async fn varint(stream: &mut RecvStream) -> Option<u64> {
-    let mut bytes = [0; 8];
-    stream.read_exact(&mut bytes[..1]).await.ok()?;
-    let length = 1 << (bytes[0] >> 6);
-    stream.read_exact(&mut bytes[1..length]).await.ok()?;
-    Some(varint_of(&mut &bytes[..]))
+/// Types and bodies. HTTP/3's frames (RFC 9114 §7.1) and those of the migration are alike (§4).
+pub(crate) fn frames(stream: RecvStream) -> impl Stream<Item = (u64, Vec<u8>)> {
+    stream::unfold(stream, |mut stream| async {
+        let kind = integer(&mut stream).await.ok()?;
+        let mut body = vec![0; integer(&mut stream).await.ok()?.try_into().ok()?];
+        stream.read_exact(&mut body).await.ok()?;
+        Some(((kind, body), stream))
+    })
 }
 
 /// A variable-length integer (RFC 9000 §16).
-fn varint_of(bytes: &mut &[u8]) -> u64 {
-    let (encoded, rest) = bytes.split_at(1 << (bytes[0] >> 6));
-    *bytes = rest;
-    let value = encoded
-        .iter()
-        .fold(0, |value, b| value << 8 | u64::from(*b));
-    value & (u64::MAX >> (66 - 8 * encoded.len()))
+async fn integer(from: &mut (impl AsyncRead + Unpin)) -> io::Result<u64> {
+    let first = from.read_u8().await?;
+    let mut bytes = vec![first & 0x3f];
+    bytes.resize(1 << (first >> 6), 0);
+    from.read_exact(&mut bytes[1..]).await?;
+    Ok(bytes.iter().fold(0, |value, b| value << 8 | u64::from(*b)))
 }
 
 /// A count, and so many addresses (§4.1).
-fn addresses(bytes: &mut &[u8]) -> Vec<SocketAddr> {
-    let count = varint_of(bytes);
-    let mut take = |length| {
-        let (taken, rest) = bytes.split_at(length);
-        *bytes = rest;
-        taken
-    };
-    let address = |_| {
-        let ip = match take(1) {
-            [4] => <[u8; 4]>::try_from(take(4)).unwrap().into(),
-            [6] => <[u8; 16]>::try_from(take(16)).unwrap().into(),
-            family => panic!("{family:?}"),
+async fn addresses(body: &mut &[u8]) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
+    for _ in 0..integer(body).await? {
+        let ip: IpAddr = match body.read_u8().await? {
+            4 => body.read_u32().await?.to_be_bytes().into(),
+            6 => body.read_u128().await?.to_be_bytes().into(),
+            family => panic!("{family}"),
         };
-        let port = take(2);
-        SocketAddr::new(ip, u16::from_be_bytes([port[0], port[1]]))
-    };
-    (0..count).map(address).collect()
+        addresses.push(SocketAddr::new(ip, body.read_u16().await?));
+    }
+    Ok(addresses)
 }
