@@ -1,9 +1,13 @@
 //! What the client's machine makes of its paths' counters and ends, in virtual time: which it gives up,
 //! when it opens one again, and when it gives up the connection.
 
+#[path = "support/hint.rs"]
+mod hint;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use hint::hint;
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
@@ -108,7 +112,7 @@ impl Rig {
         self.input(Input::Answer {
             local: local(from),
             remote: server(remote),
-            knock: false,
+            hint: hint(false),
         })
     }
 
@@ -353,7 +357,7 @@ fn a_knock_tells_that_the_way_is_open_as_the_answer_of_a_probe_does() {
     let knock = Input::Answer {
         local: local(0),
         remote: server(2),
-        knock: true,
+        hint: hint(true),
     };
     let outputs = rig.input(knock);
     assert!(outputs.contains(&open(0, 2)) && !outputs.contains(&open(1, 2)));

@@ -6,12 +6,15 @@
 
 #[path = "support/diagram.rs"]
 mod diagram;
+#[path = "support/hint.rs"]
+mod hint;
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hint::hint;
 use mpq_core::proto::client::{self, ClientMachine, Config, Event, Refusal};
 use mpq_core::proto::server::{self, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
@@ -131,7 +134,7 @@ fn answer(remote: char, knock: bool) -> Step {
     In(client::Input::Answer {
         local: ip('x'),
         remote: at(remote),
-        knock,
+        hint: hint(knock),
     })
 }
 
@@ -198,6 +201,9 @@ fn client_outputs(client: &mut ClientMachine) -> String {
         }
         client::Output::Redirect(Some(to)) => format!("redirect to {}", letter(to.ip())),
         client::Output::Redirect(None) => "redirect to nobody".into(),
+        client::Output::Echo { local, remote, .. } => {
+            format!("echo {}–{}", letter(local), letter(remote.ip()))
+        }
         client::Output::Open { local, remote } => {
             format!("open {}–{}", letter(local), letter(remote.ip()))
         }
@@ -521,11 +527,11 @@ fn a_path_that_goes_is_opened_again_but_not_at_once() {
     client_step(&mut client, &mut now, &After(MILLISECOND));
     let asks = "probe A from y, probe A from x";
     assert_eq!(client_outputs(&mut client), asks);
-    let (local, remote, knock) = (ip('y'), at('A'), false);
+    let (local, remote, hint) = (ip('y'), at('A'), hint(false));
     let answer = client::Input::Answer {
         local,
         remote,
-        knock,
+        hint,
     };
     client_step(&mut client, &mut now, &In(answer));
     assert_eq!(client_outputs(&mut client), "open y–A");

@@ -1,8 +1,12 @@
 //! What the strategies of the literature do, and what they do without, in virtual time.
 
+#[path = "support/hint.rs"]
+mod hint;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use hint::hint;
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
@@ -96,7 +100,7 @@ impl Client {
         self.does(Input::Answer {
             local,
             remote,
-            knock,
+            hint: hint(knock),
         })
     }
 

@@ -1,8 +1,6 @@
 //! The driver of one client connection: the machine's outputs become calls of noq, and what noq and
 //! the sockets report becomes its inputs.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -27,7 +25,7 @@ use crate::net::address::{canonical, mapped};
 use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
-use crate::proto::probe::{Echo, Hint, ProbeKey, Recogniser};
+use crate::proto::probe::{Echo, ProbeKey, Recogniser};
 use crate::proto::{Frame, Strategy, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
@@ -46,8 +44,6 @@ pub(super) struct Driver {
     frames: mpsc::UnboundedSender<Frame>,
     /// Makes our probes.
     probes: ProbeKey,
-    /// The last knock that came to each of our addresses, and from where.
-    knocks: BTreeMap<IpAddr, (SocketAddr, Echo)>,
     supervision: Arc<Supervision>,
     /// It is not too early for paths.
     may_open: bool,
@@ -113,7 +109,6 @@ impl Driver {
             events,
             frames,
             probes,
-            knocks: BTreeMap::new(),
             supervision,
             may_open: false,
             expecting: false,
@@ -224,6 +219,11 @@ impl Driver {
                 }
             }
             Output::ProbeFrom { local, target } => self.probe(local, target),
+            Output::Echo {
+                local,
+                remote,
+                echo,
+            } => self.echo(local, remote, echo),
             Output::Open { local, remote } => self.open(local, remote),
             Output::Abandon(remote) => self.abandon(|path| path.remote == remote),
             Output::AbandonFrom(local) => self.abandon(|path| path.local == local),
@@ -265,7 +265,6 @@ impl Driver {
         let tuple = FourTuple::new(mapped(remote), Some(local));
         let opened = match self.may_open {
             true => {
-                self.echo(local, remote);
                 let path = connection.open_path(tuple, PathStatus::Available);
                 path.path_id().ok_or(Refusal::NoId)
             }
@@ -364,27 +363,18 @@ impl Driver {
     }
 
     fn answer(&mut self, answer: Answer) {
-        let remote = canonical(answer.remote);
-        if let Hint::Knock(echo) = answer.hint {
-            self.knocks.insert(answer.local, (remote, echo));
-        }
         self.input(Input::Answer {
             local: answer.local,
-            remote,
-            knock: matches!(answer.hint, Hint::Knock(_)),
+            remote: canonical(answer.remote),
+            hint: answer.hint,
         });
     }
 
-    /// Returns the last knock, once, so that the server need not validate that it reaches us here.
-    fn echo(&mut self, local: IpAddr, remote: SocketAddr) {
-        if let Entry::Occupied(knock) = self.knocks.entry(local)
-            && knock.get().0 == remote
-        {
-            let (_, echo) = knock.remove();
-            let [random] = tls::random();
-            self.sockets
-                .send(Some(local), remote, &echo.datagram(random));
-        }
+    /// Returns a knock.
+    fn echo(&self, local: IpAddr, remote: SocketAddr, echo: Echo) {
+        let [random] = tls::random();
+        let datagram = echo.datagram(random);
+        self.sockets.send(Some(local), remote, &datagram);
     }
 
     /// Has the machine look at what the paths have carried, and at whether somebody waits for more.
@@ -435,8 +425,6 @@ impl Driver {
             Err(error) => return tracing::warn!("cannot list the network interfaces: {error}"),
         };
         self.input(Input::Broadcasts(interfaces::broadcasts()));
-        // In another network, they would tell whose they are.
-        self.knocks.clear();
         self.locals.clear();
         for Local { interface, ip, .. } in &gone {
             self.sockets.close_local(*ip);

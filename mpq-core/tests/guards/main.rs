@@ -1,6 +1,8 @@
 //! What the machines never do, whatever they are told. Each test fails if its guard is taken out;
 //! `cargo lab guards` does that, one guard after the other.
 
+#[path = "../support/hint.rs"]
+mod hint;
 mod rig;
 
 use std::collections::BTreeSet;
@@ -11,6 +13,7 @@ use mpq_core::proto::client::{Config, Event, Input, Output};
 use mpq_core::proto::server::{self, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, Strategy};
 
+use crate::hint::hint;
 use crate::rig::{DEADLINE, MILLISECOND, Rig, SECOND, is_event, local, opens_to, server};
 
 #[test]
@@ -40,7 +43,7 @@ fn addresses_that_are_no_place_for_a_server_are_refused() {
         rig.input(Input::Answer {
             local: local(0),
             remote,
-            knock: true,
+            hint: hint(true),
         });
         assert_eq!(rig.probes(1), 0, "{bad}");
     }
@@ -83,7 +86,7 @@ fn a_victim_is_not_flooded_however_often_a_server_names_it() {
                 rig.input(Input::Answer {
                     local: local(0),
                     remote: victim[0],
-                    knock: false,
+                    hint: hint(false),
                 });
             }
             for output in rig.outputs.drain(..) {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
+use crate::hint::hint;
+
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
@@ -112,7 +114,7 @@ impl Rig {
         self.input(Input::Answer {
             local: local(0),
             remote: server(host),
-            knock,
+            hint: hint(knock),
         });
     }
 
@@ -122,7 +124,7 @@ impl Rig {
             self.input(Input::Answer {
                 local: local(from),
                 remote: server(host),
-                knock,
+                hint: hint(knock),
             });
         }
     }

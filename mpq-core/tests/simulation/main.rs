@@ -3,6 +3,8 @@
 //! `MPQ_SEED=n` replays one of them; `MPQ_SCHEDULES=n` sets how many there are.
 
 mod fair;
+#[path = "../support/hint.rs"]
+mod hint;
 mod malice;
 mod schedule;
 mod tally;

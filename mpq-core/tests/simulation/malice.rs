@@ -9,6 +9,7 @@ use mpq_core::proto::client::{ClientMachine, Config, Input, Output};
 use mpq_core::proto::frame::MAX_ADDRESSES;
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
+use crate::hint::hint;
 use crate::schedule::Dice;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -185,7 +186,7 @@ impl Victimised {
         self.input(Input::Answer {
             local,
             remote,
-            knock,
+            hint: hint(knock),
         });
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Tally {
     wronged: u64,
     idle: u64,
     settled: u64,
+    echoes: u64,
 }
 
 /// What one strategy's clients came to.
@@ -77,6 +78,7 @@ impl Tally {
             (&mut self.wronged, counts.wronged),
             (&mut self.idle, counts.idle),
             (&mut self.settled, counts.settled),
+            (&mut self.echoes, counts.echoes),
         ] {
             *sum += u64::from(count);
         }
@@ -90,7 +92,7 @@ impl Tally {
             return;
         }
         assert!(self.evacuated > 0 && self.dead > 0 && self.dead_at_server > 0);
-        assert!(self.idle > 0 && self.settled > 0);
+        assert!(self.idle > 0 && self.settled > 0 && self.echoes > self.moves / 10);
         // The client is the first to notice.
         assert!(10 * self.dead_at_server < self.dead);
         // A path may seem dead when much is lost on it; mostly it is.
@@ -111,7 +113,7 @@ impl fmt::Display for Tally {
         writeln!(
             f,
             "{} schedules: {} moves, {} cancelled; {} downloads, {} resumed; paths: {} evacuated, {} dead, {} dead at \
-             the server, {} of these alive; {} silent clients; {} settled",
+             the server, {} of these alive; {} silent clients; {} settled; {} knocks returned",
             self.schedules,
             self.moves,
             self.cancelled,
@@ -122,7 +124,8 @@ impl fmt::Display for Tally {
             self.dead_at_server,
             self.wronged,
             self.idle,
-            self.settled
+            self.settled,
+            self.echoes
         )?;
         writeln!(
             f,

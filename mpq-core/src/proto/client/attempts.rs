@@ -8,6 +8,7 @@ use super::probe_budget::Round;
 use super::state::{Attempt, Move, Phase, Silence};
 use super::{Event, Output, Sign};
 use crate::proto::frame::MAX_ADDRESSES;
+use crate::proto::probe::Hint;
 
 /// How long whoever answers may take to become a path, in RTT and at the least, before the search
 /// goes on.
@@ -16,7 +17,11 @@ const LEAST_ATTEMPT: Duration = Duration::from_secs(2);
 
 impl ClientMachine {
     /// Somebody answers, or knocks.
-    pub(super) fn answer(&mut self, local: IpAddr, remote: SocketAddr, knock: bool, now: Instant) {
+    pub(super) fn answer(&mut self, local: IpAddr, remote: SocketAddr, hint: Hint, now: Instant) {
+        let knock = hint != Hint::Answer;
+        if let Hint::Knock(echo) = hint {
+            self.knocks.came(local, remote, echo);
+        }
         let strategy = self.config.strategy;
         let is_target = |mv: &Move| mv.targets.contains(&remote);
         let known = self.current().is_some_and(is_target);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::announcement::Announcements;
 use super::baselines::LEAVING;
 use super::health::Health;
+use super::knocks::Knocks;
 use super::paths::{Destination, Paths};
 use super::probe_budget::{ProbeBudget, Round};
 use super::search::{Search, jitter};
@@ -40,6 +41,7 @@ pub struct ClientMachine {
     pub(super) redirected: Option<SocketAddr>,
     pub(super) announcements: Announcements,
     pub(super) paths: Paths,
+    pub(super) knocks: Knocks,
     pub(super) budget: ProbeBudget,
     pub(super) health: Health,
     /// How many knocks are still followed up, until the server is at another address or says that
@@ -74,6 +76,7 @@ impl ClientMachine {
             redirected: Some(remote),
             announcements: Announcements::new(remote),
             paths: Paths::new(local, remote, gate, ids),
+            knocks: Knocks::default(),
             budget: ProbeBudget::new(now),
             health,
             knocks_left: MAX_KNOCKS,
@@ -119,7 +122,10 @@ impl ClientMachine {
         match input {
             Input::Frame(frame) => self.frame(now, frame),
             Input::Locals(locals) => self.set_locals(locals),
-            Input::Broadcasts(broadcasts) => self.announcements.set_broadcasts(broadcasts),
+            Input::Broadcasts(broadcasts) => {
+                self.announcements.set_broadcasts(broadcasts);
+                self.knocks.forget();
+            }
             Input::Figures(figures) => self.look(now, &figures),
             Input::Expecting(expecting) => {
                 self.expecting = expecting;
@@ -128,8 +134,8 @@ impl ClientMachine {
             Input::Answer {
                 local,
                 remote,
-                knock,
-            } => self.answer(local, remote, knock, now),
+                hint,
+            } => self.answer(local, remote, hint, now),
             Input::PathOpen {
                 path,
                 local,
@@ -518,9 +524,17 @@ impl ClientMachine {
         let (strategy, remote) = (self.config.strategy, self.path_remote());
         let destination = self.mv.destination(self.phase, strategy, remote);
         let retried = self.paths.retry(now, self.rtt, destination);
-        self.outputs.extend(retried);
         let opened = self.paths.open_missing(now, destination);
-        self.outputs.extend(opened);
+        for (local, remote) in retried.into_iter().chain(opened) {
+            if let Some(echo) = self.knocks.take(local, remote) {
+                self.outputs.push_back(Output::Echo {
+                    local,
+                    remote,
+                    echo,
+                });
+            }
+            self.outputs.push_back(Output::Open { local, remote });
+        }
         for (local, remote) in self.paths.probes(now, destination) {
             let target = match self.config.strategy.redirects() {
                 true => self.redirected,

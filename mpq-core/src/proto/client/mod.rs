@@ -22,6 +22,7 @@ mod announcement;
 mod attempts;
 mod baselines;
 mod health;
+mod knocks;
 mod look;
 mod machine;
 mod paths;
@@ -40,6 +41,7 @@ pub use self::strategy::{Strategy, UnknownStrategy};
 use super::frame::Frame;
 use super::id::PathId;
 use super::liveness::PathFigures;
+use super::probe::{Echo, Hint};
 use crate::limits::PATHS;
 
 /// What a client may be told to do otherwise.
@@ -115,7 +117,8 @@ pub enum Input {
     /// The local addresses that paths may be opened from, all of them, after a change of any interface.
     /// While there is none, paths stay as they are: they go on when something comes back.
     Locals(Vec<IpAddr>),
-    /// The addresses by which everybody on one of our networks is reached.
+    /// The addresses by which everybody on one of our networks is reached; after each change of these networks,
+    /// whether or not they are others then.
     Broadcasts(Vec<Ipv4Addr>),
     /// The counters of all validated paths, several times in a round trip and at once after a
     /// redirection.
@@ -128,8 +131,8 @@ pub enum Input {
         local: IpAddr,
         /// Where it comes from.
         remote: SocketAddr,
-        /// Whether the server knocked, rather than answered a probe.
-        knock: bool,
+        /// Whether it answers a probe, or the server knocks.
+        hint: Hint,
     },
     /// A path was validated.
     PathOpen {
@@ -188,6 +191,15 @@ pub enum Output {
     /// instead, and take those from there for theirs; or send them to nobody, and go on hearing that address.
     /// What came before does not count: [`Input::Figures`] is to follow at once.
     Redirect(Option<SocketAddr>),
+    /// Return a knock. What is sent on a path to there comes after it.
+    Echo {
+        /// From this local address.
+        local: IpAddr,
+        /// To there.
+        remote: SocketAddr,
+        /// What is returned.
+        echo: Echo,
+    },
     /// Open and validate a path.
     Open {
         /// From here.

@@ -138,13 +138,13 @@ impl Paths {
         self.is_cut_off() || used + 2 * paths <= self.ids as usize
     }
 
-    /// Whether a path may be opened now from here to there, and takes an id. If not, it waits.
+    /// Whether a path may be opened now, and takes an id: from where, to where. If not, it waits.
     fn begin(
         &mut self,
         now: Instant,
         index: usize,
         destination: Destination<'_>,
-    ) -> Option<Output> {
+    ) -> Option<(IpAddr, SocketAddr)> {
         let Opening { local, remote, .. } = self.openings[index];
         // The first ways to a server that may answer no probes are all lost: that cannot be found out.
         let is_lost = self.is_cut_off() && self.gate.is_untested();
@@ -160,7 +160,7 @@ impl Paths {
             return None;
         }
         (opening.retry_at, opening.under_way) = (None, true);
-        Some(Output::Open { local, remote })
+        Some((local, remote))
     }
 
     /// The numbers of the paths that are in use.
@@ -412,13 +412,14 @@ impl Paths {
         }
     }
 
-    /// Tries the openings that are due again, unless they have to wait for the answer of a probe.
+    /// Tries the openings that are due again, unless they have to wait for the answer of a probe. Returns what is to
+    /// be opened: from where, to where.
     pub(super) fn retry(
         &mut self,
         now: Instant,
         rtt: Duration,
         destination: Destination<'_>,
-    ) -> Vec<Output> {
+    ) -> Vec<(IpAddr, SocketAddr)> {
         let untried = self.gate.judge(now, rtt);
         self.hurry(now, &untried);
         let is_due = |o: &Opening| {
@@ -430,15 +431,15 @@ impl Paths {
         due.into_iter().filter_map(begin).collect()
     }
 
-    /// Opens what is missing: a path from every local address to where it may be.
+    /// Opens what is missing: a path from every local address to where it may be. Returns the same.
     pub(super) fn open_missing(
         &mut self,
         now: Instant,
         destination: Destination<'_>,
-    ) -> Vec<Output> {
+    ) -> Vec<(IpAddr, SocketAddr)> {
         let from = |&local: &IpAddr| destination.of(local).map(move |remote| (local, remote));
         let wanted: Vec<_> = self.locals.iter().flat_map(from).collect();
-        let mut outputs = Vec::new();
+        let mut opened = Vec::new();
         for (local, remote) in wanted {
             let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
             let open = |p: &Path| here(p.local, p.remote) && !p.closing;
@@ -452,9 +453,9 @@ impl Paths {
                     backoff: FIRST_RETRY,
                     under_way: false,
                 });
-                outputs.extend(self.begin(now, self.openings.len() - 1, destination));
+                opened.extend(self.begin(now, self.openings.len() - 1, destination));
             }
         }
-        outputs
+        opened
     }
 }

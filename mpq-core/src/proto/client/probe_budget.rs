@@ -7,7 +7,7 @@
 //! vain. Once the server was there, the address has a new allowance.
 //!
 //! Probes are counted, those before a path is opened again among them, and attempts, by what is sent for
-//! them.
+//! them. A knock that is returned is not: it has 27 bytes, and goes along with an attempt.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

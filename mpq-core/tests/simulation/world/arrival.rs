@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use mpq_core::proto::probe::{Echo, Hint};
 use mpq_core::proto::server;
 
 use super::World;
@@ -23,7 +24,14 @@ pub(super) enum Arrival {
         client: u64,
         local: IpAddr,
         remote: SocketAddr,
-        knock: bool,
+        hint: Hint,
+    },
+    /// A knock is returned.
+    Echo {
+        client: u64,
+        from: IpAddr,
+        to: SocketAddr,
+        echo: Echo,
     },
     /// A path that is being opened is challenged.
     Challenge {
@@ -139,8 +147,14 @@ impl World {
                 client,
                 local,
                 remote,
-                knock,
-            } => self.answer(client, local, remote, knock),
+                hint,
+            } => self.answer(client, local, remote, hint),
+            Arrival::Echo {
+                client,
+                from,
+                to,
+                echo,
+            } => self.echo_at_server(client, from, to, echo),
             Arrival::Challenge {
                 client,
                 path,

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use mpq_core::proto::client::{Event, Input, Output, Refusal};
 use mpq_core::proto::frame::Frame;
+use mpq_core::proto::probe::{Echo, Hint};
 use mpq_core::proto::{Strategy, policy, server};
 
 use super::arrival::Arrival;
 use super::excuse::Excuse;
 use super::network::local;
 use super::peer::{Download, Path};
-use super::{End, SECOND, World};
+use super::{End, RTT, SECOND, World};
 
 /// Between two challenges of a path, in the end.
 const CHALLENGE: Duration = Duration::from_secs(2);
@@ -76,6 +77,11 @@ impl World {
                 self.peers.get_mut(&id).unwrap().redirected = to;
                 self.look(id);
             }
+            Output::Echo {
+                local,
+                remote,
+                echo,
+            } => self.echo(id, local, remote, echo),
             Output::Open { local, remote } => self.open(id, local, remote),
             Output::Abandon(remote) => {
                 self.peers.get_mut(&id).unwrap().give_up(|_, r| r == remote);
@@ -149,35 +155,55 @@ impl World {
                 client,
                 local: from,
                 remote: target,
-                knock: false,
+                hint: Hint::Answer,
             });
         }
     }
 
-    pub(super) fn answer(&mut self, client: u64, local: IpAddr, remote: SocketAddr, knock: bool) {
+    pub(super) fn answer(&mut self, client: u64, local: IpAddr, remote: SocketAddr, hint: Hint) {
         let Some(peer) = self.peers.get_mut(&client) else {
             return;
         };
         let acceptable = policy::acceptable(peer.machine.remote().ip(), remote);
-        match knock {
-            // From then on the server may be there.
-            true if acceptable => drop(peer.allowed.insert(remote)),
-            true => {}
-            false => drop(peer.answered.insert(remote)),
+        match hint {
+            Hint::Knock(echo) => {
+                peer.knocks.insert(local, (remote, echo));
+                // From then on the server may be there.
+                if acceptable {
+                    peer.allowed.insert(remote);
+                }
+            }
+            Hint::Answer => drop(peer.answered.insert(remote)),
         }
         self.client(
             client,
             Input::Answer {
                 local,
                 remote,
-                knock,
+                hint,
             },
         );
+    }
+
+    fn echo(&mut self, client: u64, local: IpAddr, remote: SocketAddr, echo: Echo) {
+        let knock = self.peers.get_mut(&client).unwrap().knocks.remove(&local);
+        assert_eq!(knock, Some((remote, echo)), "returns another knock");
+        if self.net.leads(self.now, local, remote) {
+            let echo = Arrival::Echo {
+                client,
+                from: local,
+                to: remote,
+                echo,
+            };
+            self.later(RTT / 2, echo);
+        }
     }
 
     fn open(&mut self, client: u64, local: IpAddr, remote: SocketAddr) {
         let peer = self.peers.get_mut(&client).unwrap();
         assert!(peer.allowed.contains(&remote), "opens a path to {remote}");
+        let knock = peer.knocks.get(&local).map(|(from, _)| *from);
+        assert_ne!(knock, Some(remote), "it has not returned the knock");
         if !peer.may_open {
             return self.refused(client, local, remote, Refusal::Early);
         }
@@ -301,7 +327,7 @@ impl World {
     /// A client gets the next frame of its stream.
     pub(super) fn frame_to_client(&mut self, id: u64) {
         if !self.connected(id) {
-            return self.later(super::RTT, Arrival::ToClient(id));
+            return self.later(RTT, Arrival::ToClient(id));
         }
         let decoy = self.decoy;
         let peer = self.peers.get_mut(&id).unwrap();
@@ -335,6 +361,8 @@ impl World {
             for (path, _) in peer.open.values_mut().zip(has).filter(|(_, has)| !has) {
                 path.via = path.local;
             }
+            peer.knocks.clear();
+            self.client(id, Input::Broadcasts(Vec::new()));
             self.client(id, Input::Locals(ips));
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct World {
     next_peer: u64,
     arrivals: BTreeMap<(Instant, u64), Arrival>,
     serial: u64,
+    /// How often somebody knocked.
+    knocks: u64,
     /// Whose time is next, if that is known.
     next: Option<Option<(Instant, Turn)>>,
     /// Clients that are to come again.
@@ -107,6 +109,8 @@ pub(crate) struct Counts {
     pub(crate) idle: u32,
     /// Times that all paths were where a server was that had moved.
     pub(crate) settled: u32,
+    /// Knocks that came back to the server that had sent them.
+    pub(crate) echoes: u32,
 }
 
 /// The end of a connection.
@@ -173,6 +177,7 @@ impl World {
             next_peer: 0,
             arrivals: BTreeMap::new(),
             serial: 0,
+            knocks: 0,
             next: None,
             resuming: 0,
             abandoned: BTreeSet::new(),

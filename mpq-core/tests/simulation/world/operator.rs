@@ -1,6 +1,7 @@
 //! What a schedule does to the world.
 
 use mpq_core::proto::client;
+use mpq_core::proto::probe::Hint;
 use mpq_core::proto::server::{self, Announcement};
 
 use super::arrival::Arrival;
@@ -61,7 +62,11 @@ impl World {
             } => {
                 if let Some(client) = self.pick(*client) {
                     self.peers.get_mut(&client).unwrap().excuse(Excuse::Misled);
-                    self.answer(client, local(0), host(*from), *knock);
+                    let hint = match knock {
+                        true => Hint::Knock(self.fresh_knock()),
+                        false => Hint::Answer,
+                    };
+                    self.answer(client, local(0), host(*from), hint);
                 }
             }
             Op::Replay { client } => {

@@ -1,10 +1,11 @@
 //! A client, and its connection at either end.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use mpq_core::proto::client::{ClientMachine, Config};
+use mpq_core::proto::probe::Echo;
 use mpq_core::proto::server::peer::{OldPath, PeerMachine};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
@@ -84,6 +85,8 @@ pub(crate) struct Peer {
     pub(super) answered: BTreeSet<SocketAddr>,
     /// Where it has sent something, if a firewall asks.
     pub(super) firewall: Option<BTreeSet<SocketAddr>>,
+    /// The last knock at each address, from where, which it has not returned yet.
+    pub(super) knocks: BTreeMap<IpAddr, (SocketAddr, Echo)>,
     pub(super) pool: bool,
     pub(super) since: Instant,
     /// Probes to each address since the server was there, and to all since the beginning.
@@ -123,6 +126,7 @@ impl Peer {
             allowed: BTreeSet::from([remote]),
             answered: BTreeSet::from([remote]),
             firewall: None,
+            knocks: BTreeMap::new(),
             pool: false,
             since: now,
             probes: BTreeMap::new(),
@@ -185,6 +189,8 @@ pub(super) struct Side {
     pub(super) old: Vec<OldPath>,
     /// It is listened for.
     pub(super) awaited: bool,
+    /// What it was knocked with since the server is where it is, and where.
+    pub(super) knocks: HashSet<(IpAddr, Echo)>,
     pub(super) datagrams: u64,
     /// When something came from it.
     pub(super) heard: Instant,
@@ -228,6 +234,7 @@ impl Side {
             known: BTreeSet::from([0]),
             old: Vec::new(),
             awaited: false,
+            knocks: HashSet::new(),
             datagrams: 0,
             heard: now,
         }

@@ -1,7 +1,10 @@
 //! The server: does what its machine wants, and tells it what happens.
 
+use std::net::{IpAddr, SocketAddr};
+
 use mpq_core::proto::Strategy;
 use mpq_core::proto::frame::Frame;
+use mpq_core::proto::probe::{Echo, Hint, KnockKey};
 use mpq_core::proto::server::{Input, Output, Stage, peer};
 
 use super::arrival::Arrival;
@@ -101,7 +104,7 @@ impl World {
         }
     }
 
-    pub(super) fn reopened(&mut self, listen: std::net::SocketAddr) {
+    pub(super) fn reopened(&mut self, listen: SocketAddr) {
         let moved = self.server.state() == "Resuming (new address)";
         self.home = listen;
         self.listening = Some(listen);
@@ -153,8 +156,10 @@ impl World {
 
     /// The server knocks where a client was.
     pub(super) fn knock(&mut self, client: u64, path: u32) {
-        let (remote, knock) = (self.home, true);
-        let (Some(peer), Some(side)) = (self.peers.get(&client), self.sides.get(&client)) else {
+        let (remote, echo) = (self.home, self.fresh_knock());
+        let hint = Hint::Knock(echo);
+        let (Some(peer), Some(side)) = (self.peers.get(&client), self.sides.get_mut(&client))
+        else {
             return;
         };
         let lets_in = peer
@@ -165,14 +170,30 @@ impl World {
             return;
         };
         let local = path.to;
+        side.knocks.insert((local, echo));
         if peer.has(local) && self.net.leads(self.now, local, remote) {
             self.send(|| Arrival::Answer {
                 client,
                 local,
                 remote,
-                knock,
+                hint,
             });
         }
+    }
+
+    /// What a knock is to be returned that was never sent before.
+    pub(super) fn fresh_knock(&mut self) -> Echo {
+        self.knocks += 1;
+        let [.., a, b, c, d] = self.knocks.to_be_bytes();
+        let random = [0, a, b, c, d, 0, 0, 0, 0];
+        Echo::of(&KnockKey::new(&[0; 32]).knock(&random)).expect("it is a knock")
+    }
+
+    /// Who returns a knock can be reached there, as the server learns.
+    pub(super) fn echo_at_server(&mut self, id: u64, from: IpAddr, to: SocketAddr, echo: Echo) {
+        let side = self.sides.get(&id).filter(|_| self.listening == Some(to));
+        let is_known = side.is_some_and(|side| side.knocks.contains(&(from, echo)));
+        self.counts.echoes += u32::from(is_known);
     }
 
     /// Who was not told where the server goes may be unable to follow it.

@@ -238,6 +238,7 @@ impl World {
             });
             side.old = old.collect();
             side.awaited = false;
+            side.knocks.clear();
         }
         self.each_side(&Input::Closed);
     }

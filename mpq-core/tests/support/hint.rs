@@ -1,0 +1,16 @@
+//! What comes to a client that is not of QUIC.
+
+use mpq_core::proto::probe::{Echo, Hint, KnockKey};
+
+/// The answer of a probe, or a knock.
+pub(crate) fn hint(knock: bool) -> Hint {
+    match knock {
+        true => Hint::Knock(echo()),
+        false => Hint::Answer,
+    }
+}
+
+/// What the knock is to be returned.
+pub(crate) fn echo() -> Echo {
+    Echo::of(&KnockKey::new(&[1; 32]).knock(&[2; 9])).expect("it is a knock")
+}
