@@ -96,7 +96,7 @@ impl FromStr for Resume {
 pub(crate) struct Saved {
     /// Its shortest round-trip time.
     pub(super) rtt: Duration,
-    /// What was in flight in a round trip, bytes.
+    /// What arrived in a round trip, bytes.
     pub(crate) window: u64,
 }
 

@@ -11,7 +11,7 @@ use noq::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use noq_proto::RttEstimator;
 
 use super::careful_resume::{Action, CarefulResume, Saved};
-use super::send_control::{RECENT_PERIOD, SendControl, Track};
+use super::send_control::{SendControl, Track};
 
 /// What paces nothing, bytes a second.
 const UNPACED: u64 = 1 << 30;
@@ -38,6 +38,8 @@ impl ControllerFactory for SendControl {
             lost: false,
             stale: false,
             one_more: false,
+            round: (0, now),
+            acknowledged: now,
             most: (0, now),
             rtt: Duration::ZERO,
             min_rtt: Duration::ZERO,
@@ -146,9 +148,6 @@ impl Controller for PathController {
         track.one_more = false;
         track.sent += 1;
         track.bytes += u64::from(bytes);
-        if track.bytes > track.most.0 || now > track.most.1 + RECENT_PERIOD {
-            track.most = (track.bytes, now);
-        }
         drop(track);
         if let Some(old) = told {
             self.resume.tell(old);
@@ -177,6 +176,7 @@ impl Controller for PathController {
     ) {
         let told = {
             let mut track = self.track.lock().unwrap();
+            track.count_acknowledged(now, sent, bytes);
             track.rtt = rtt.get();
             track.min_rtt = rtt.min();
             track.told.take()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Algorithm;
 use super::careful_resume::{Memory, Saved};
 
-/// How long a path is remembered to have had so much in flight.
+/// How long a path is remembered to have carried so much.
 pub(super) const RECENT_PERIOD: Duration = Duration::from_secs(1);
 
 /// In this time what was written is sent, also where nothing is in flight that would tell.
@@ -55,7 +55,10 @@ pub(super) struct Track {
     pub(super) stale: bool,
     /// One packet may be sent, whatever holds it.
     pub(super) one_more: bool,
-    /// The most of late, and when that was.
+    /// What is acknowledged in the round trip that is under way, bytes, since when, and when the last was.
+    pub(super) round: (u64, Instant),
+    pub(super) acknowledged: Instant,
+    /// The most that was acknowledged in a round trip of late, bytes, and when.
     pub(super) most: (u64, Instant),
     /// Smoothed round-trip time, and the shortest.
     pub(super) rtt: Duration,
@@ -70,6 +73,23 @@ impl Track {
             self.progress = now;
         }
         self.bytes = bytes;
+    }
+
+    /// So many bytes are acknowledged, of a packet that was sent then. The capacity of a path is what arrives
+    /// in a round trip (RFC 9959 §3.1): what was in flight may have been more than there was room for.
+    pub(super) fn count_acknowledged(&mut self, now: Instant, sent: Instant, bytes: u64) {
+        let (round, since) = self.round;
+        if sent >= since {
+            if self.acknowledged > self.most.1 + RECENT_PERIOD {
+                self.most = (round, self.acknowledged);
+            }
+            self.round = (0, now);
+        }
+        self.round.0 += bytes;
+        self.acknowledged = now;
+        if self.round.0 > self.most.0 {
+            self.most = (self.round.0, now);
+        }
     }
 
     /// Whether nothing is in flight, or to be sent again.

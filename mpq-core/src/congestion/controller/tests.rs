@@ -5,6 +5,7 @@ mod link;
 use super::*;
 use crate::congestion::careful_resume::Phase;
 use crate::congestion::olia::tests::estimate;
+use crate::congestion::send_control::RECENT_PERIOD;
 use crate::congestion::{Algorithm, Congestion};
 
 const MTU: u16 = 1200;
@@ -349,7 +350,7 @@ async fn a_drain_does_not_wait_for_who_is_gone() {
 }
 
 #[tokio::test]
-async fn the_most_of_late_in_flight_is_what_counts_as_the_window() {
+async fn the_most_that_arrived_in_a_round_trip_of_late_is_what_counts_as_the_window() {
     let mut rig = Rig::new(Congestion::NewReno, None, RTT).await;
     let saved = |rig: &Rig, now| rig.copy().saved(now).map(|old| old.window);
     rig.send(9);
@@ -357,7 +358,26 @@ async fn the_most_of_late_in_flight_is_what_counts_as_the_window() {
     rig.ack(9);
     assert_eq!(saved(&rig, rig.now), Some(9 * 1200));
     rig.now += RECENT_PERIOD * 3 / 2;
-    rig.send(1);
+    for _ in 0..2 {
+        rig.send(1);
+        rig.ack(1);
+    }
     assert_eq!(saved(&rig, rig.now), Some(1200));
     assert_eq!(saved(&rig, rig.now + 2 * RECENT_PERIOD), None);
+}
+
+#[tokio::test]
+async fn what_was_dropped_does_not_count_as_the_window() {
+    for congestion in [Congestion::Cubic, Congestion::NewReno, Congestion::Olia] {
+        let mut rig = Rig::new(congestion, None, RTT).await;
+        rig.send(20);
+        rig.ack(10);
+        for _ in 0..10 {
+            rig.lose();
+        }
+        rig.send(8);
+        rig.ack(8);
+        let saved = rig.copy().saved(rig.now).unwrap();
+        assert_eq!(saved.window, 10 * PACKET, "{congestion}");
+    }
 }
