@@ -56,6 +56,9 @@ pub struct Run {
     /// Packets that a link has dropped or lost.
     #[serde(default)]
     pub dropped: u64,
+    /// Those of them after a move's thaw.
+    #[serde(default)]
+    pub dropped_after_thaw: Option<u64>,
     /// Body bytes that all clients received, if they tell.
     #[serde(default)]
     pub body: Option<u64>,
@@ -178,6 +181,7 @@ pub(crate) mod examples {
             standstill: None,
             sent_again: 7,
             dropped: 5,
+            dropped_after_thaw: Some(3),
             body: Some(3),
             client: Usage::default(),
             server: Usage::default(),

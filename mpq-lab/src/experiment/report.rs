@@ -366,15 +366,17 @@ impl Report<'_> {
         writeln!(
             self.text,
             "### Resources\n\n\
-             | arm | packets sent again | client CPU, s | server CPU, s | client peak, MB \
-             | server peak, MB |\n| --- | --- | --- | --- | --- | --- |"
+             | arm | packets sent again | dropped after the thaw | client CPU, s | server CPU, s \
+             | client peak, MB | server peak, MB |\n| --- | --- | --- | --- | --- | --- | --- |"
         )?;
         for arm in arms {
             let of = |value: fn(&Run) -> f64| self.range(scenario, *arm, &|run| Some(value(run)));
+            let after_thaw = |run: &Run| run.dropped_after_thaw.map(|packets| packets as f64);
             writeln!(
                 self.text,
-                "| {arm} | {} | {} | {} | {} | {} |",
+                "| {arm} | {} | {} | {} | {} | {} | {} |",
                 cell(of(|run| run.sent_again as f64), 0),
+                cell(self.range(scenario, *arm, &after_thaw), 0),
                 cell(of(|run| run.client.cpu), 2),
                 cell(of(|run| run.server.cpu), 2),
                 cell(of(|run| run.client.peak_memory as f64 / 1e6), 1),

@@ -138,6 +138,7 @@ impl Results {
             "kept",
             "packets_sent_again",
             "packets_dropped",
+            "packets_dropped_after_thaw",
             "wasted_bytes",
             "client_cpu_s",
             "client_peak_bytes",
@@ -175,6 +176,8 @@ impl Results {
                 part(|parts| parts.kept),
                 run.sent_again.to_string(),
                 run.dropped.to_string(),
+                run.dropped_after_thaw
+                    .map_or(String::new(), |packets| packets.to_string()),
                 text(metrics::wasted(run)),
                 text(Some(run.client.cpu)),
                 run.client.peak_memory.to_string(),

@@ -69,7 +69,8 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
     };
     let mut outcome = outcome.with_context(|| format!("the logs:\n{}", testbed.logs()))?;
     let steal = steal.share()?;
-    let emulation = testbed.topology().emulation()?;
+    let after_thaw = testbed.topology().emulation()?;
+    let emulation = outcome.until_thaw.unwrap_or_default().and_then(after_thaw);
     let counted = sampler.finish()?;
 
     for mark in &mut outcome.marks {
@@ -94,7 +95,8 @@ pub async fn once(scenario: &Scenario, arm: Arm, number: u32, criu: &Path) -> Re
         gap: outcome.gap,
         standstill: outcome.standstill,
         sent_again: outcome.sent_again,
-        dropped: emulation.dropped + emulation.lost,
+        dropped: emulation.missing(),
+        dropped_after_thaw: outcome.until_thaw.map(|_| after_thaw.missing()),
         body: outcome.body,
         client: counted.client,
         server: counted.server,

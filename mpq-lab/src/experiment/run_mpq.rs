@@ -13,6 +13,7 @@ use crate::experiment::client_log;
 use crate::experiment::record::{Mark, What};
 use crate::experiment::scenario::{Arm, Move};
 use crate::experiment::stage::{Outcome, Stage, replaced};
+use crate::network::model::Emulation;
 use crate::network::topology::Host::{self, ServerA, ServerB};
 use crate::system::host::unix;
 
@@ -43,18 +44,22 @@ pub(super) async fn download(stage: &Stage<'_>) -> Result<Outcome> {
     };
     let moves = async {
         match &stage.scenario.moves {
-            Some(moves) if moves.announce.is_some() => migrate(stage, moves, zero).await,
-            Some(moves) => replace(stage, moves, zero).await,
-            None => Ok(Vec::new()),
+            Some(moves) if moves.announce.is_some() => {
+                let (marks, until_thaw) = migrate(stage, moves, zero).await?;
+                Ok((marks, Some(until_thaw)))
+            }
+            Some(moves) => Ok((replace(stage, moves, zero).await?, None)),
+            None => Ok((Vec::new(), None)),
         }
     };
     let links = stage.change_links(zero);
-    let (programs, marks, (), rival) =
+    let (programs, (marks, until_thaw), (), rival) =
         tokio::try_join!(programs(stage, download), moves, links, rival)?;
 
     let mut outcome = Outcome {
         start,
         marks,
+        until_thaw,
         starts: programs.len() as u64,
         ..Outcome::default()
     };
@@ -163,20 +168,22 @@ async fn serve(stage: &Stage<'_>, host: Host) -> Result<()> {
     Ok(())
 }
 
-/// The server moves as it does: announced, and by CRIU.
-async fn migrate(stage: &Stage<'_>, moves: &Move, zero: Instant) -> Result<Vec<Mark>> {
+/// The server moves as it does: announced, and by CRIU. Returns what the links did until it was thawed, too.
+async fn migrate(stage: &Stage<'_>, moves: &Move, zero: Instant) -> Result<(Vec<Mark>, Emulation)> {
     sleep_until(zero + moves.announce.unwrap_or_default()).await;
     let dump = stage.testbed.checkpoint(ServerA, ServerB).await?;
     if let Some(thaw) = moves.thaw(stage.number) {
         sleep_until(zero + thaw).await;
     }
+    let until_thaw = stage.testbed.topology().emulation()?;
     let restored = stage.testbed.restore(ServerB).await?;
     stage.sampler.watch(Side::Server, restored.pid);
-    Ok(vec![
+    let marks = vec![
         Mark::new(dump.dump_started, What::Frozen),
         Mark::new(dump.dumped, What::Dumped),
         Mark::new(restored.thawed, What::Thawed),
-    ])
+    ];
+    Ok((marks, until_thaw))
 }
 
 /// The server dies, and another one takes its place.

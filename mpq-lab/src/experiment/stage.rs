@@ -7,6 +7,7 @@ use crate::arms::sample::Sampler;
 use crate::arms::testbed::Testbed;
 use crate::experiment::record::{Mark, What};
 use crate::experiment::scenario::{Arm, Scenario};
+use crate::network::model::Emulation;
 
 /// How often a client is started again before the server counts as lost for good.
 pub(super) const MOST_STARTS: u64 = 10;
@@ -39,6 +40,8 @@ pub(super) struct Outcome {
     pub(super) standstill: Option<f64>,
     pub(super) sent_again: u64,
     pub(super) body: Option<u64>,
+    /// What the links did until the server was thawed.
+    pub(super) until_thaw: Option<Emulation>,
 }
 
 impl Stage<'_> {

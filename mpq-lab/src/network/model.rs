@@ -114,6 +114,27 @@ pub struct Emulation {
     pub refused: u64,
 }
 
+impl Emulation {
+    /// What it has done in this time and in the time after it. Half of the packets were at most as late as
+    /// in the worse of the two.
+    #[must_use]
+    pub fn and_then(self, later: Self) -> Self {
+        Self {
+            median_lateness: self.median_lateness.max(later.median_lateness),
+            worst_lateness: self.worst_lateness.max(later.worst_lateness),
+            packets: self.packets + later.packets,
+            dropped: self.dropped + later.dropped,
+            lost: self.lost + later.lost,
+            refused: self.refused + later.refused,
+        }
+    }
+
+    /// Packets that did not come out of a link.
+    pub fn missing(&self) -> u64 {
+        self.dropped + self.lost
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
