@@ -51,11 +51,14 @@ pub struct Row {
     pub name: String,
     size: &'static str,
     outages: Vec<Outage>,
+    /// The body is asked for in one.
+    whole: bool,
     /// Announcement, freeze and thaw of the server, in seconds after the handshake.
     moves: Option<[f64; 3]>,
 }
 
-/// All rows: each link for a moment, for long and for good, both in turn, and one during a move.
+/// All rows: each link for a moment, for long and for good, for long under a single request, both in turn, and
+/// one during a move.
 pub fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for link in [0, 1] {
@@ -79,9 +82,23 @@ pub fn rows() -> Vec<Row> {
                     from: DEATH,
                     until,
                 }],
+                whole: false,
                 moves: None,
             });
         }
+    }
+    for link in [0, 1] {
+        rows.push(Row {
+            name: format!("link {link} for 3 s, --segments 1"),
+            size: SIZE,
+            outages: vec![Outage {
+                link,
+                from: DEATH,
+                until: Some(DEATH + 3.0),
+            }],
+            whole: true,
+            moves: None,
+        });
     }
     let outage = |link, from, until| Outage {
         link,
@@ -92,6 +109,7 @@ pub fn rows() -> Vec<Row> {
         name: "both in turn".to_owned(),
         size: "60M",
         outages: vec![outage(0, DEATH, 3.0), outage(1, 4.0, 5.5)],
+        whole: false,
         moves: None,
     });
     for link in [0, 1] {
@@ -103,6 +121,7 @@ pub fn rows() -> Vec<Row> {
                 from: 1.7,
                 until: None,
             }],
+            whole: false,
             moves: Some([1.0, 1.2, 2.2]),
         });
     }
@@ -118,6 +137,9 @@ impl Row {
             None => "arms = ['multipath', 'mptcp']\n",
         };
         text += arms;
+        if self.whole {
+            text += "segments = 1\n";
+        }
         if let Some([announce, freeze, thaw]) = self.moves {
             text += &format!(
                 "[move]\nannounce = '{announce}s'\nfreeze = '{freeze}s'\nthaw = '{thaw}s'\n"

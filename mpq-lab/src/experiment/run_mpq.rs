@@ -121,6 +121,10 @@ fn start_client(stage: &Stage<'_>, from: Host, number: u64) -> Result<Download> 
     if stage.scenario.bare && !is_ours {
         options.push("--bare");
     }
+    let segments = stage.scenario.segments.map(|parts| parts.to_string());
+    if let Some(segments) = &segments {
+        options.extend(["--segments", segments]);
+    }
     // A server that has announced its move is waited for; one that is silent is given up.
     options.extend(["--idle-timeout", &patience]);
     // We start it again, as the paper's client was.

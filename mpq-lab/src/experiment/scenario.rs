@@ -9,6 +9,7 @@
 //! rival = true                   # a plain QUIC download beside it [false]
 //! patience = "30s"               # after which a lost server is given up [30s]
 //! bare = true                    # other strategies than ours go without our help, see [`Strategy`] [false]
+//! segments = 1                   # how many requests of a body there are at once [mpq-get's own choice]
 //! offload = true                 # packets sent in one are carried in one, see [`Network`] [false]
 //!
 //! [[links]]                      # two of them, as in [`Shape`] [those of the paper's Table 2]
@@ -64,6 +65,8 @@ pub struct Scenario {
     /// Whether the strategies of the literature are followed without the help that only this server gives
     /// (`mpq-get --bare`).
     pub bare: bool,
+    /// How many parts of the body are asked for at once (`mpq-get --segments`).
+    pub segments: Option<u32>,
     /// The links.
     pub network: Network,
     /// What the server does.
@@ -251,6 +254,7 @@ impl Scenario {
             rival: file.rival,
             patience: file.patience,
             bare: file.bare,
+            segments: file.segments,
             network,
             moves: file.moves,
             events: file.events,
@@ -290,6 +294,7 @@ struct File {
     patience: Duration,
     #[serde(default)]
     bare: bool,
+    segments: Option<u32>,
     links: Option<[Shape; 2]>,
     shared: Option<Shape>,
     #[serde(default)]
