@@ -14,7 +14,6 @@ use mpq_core::client::{
     Client, ClientConfig, ClientError, ClientEvent, ConnectError, MigrationEvent, PathEvent,
     PathInfo, PathState,
 };
-use mpq_core::h3::MIGRATION_STREAM_TYPE;
 use mpq_core::proto::probe::{KnockKey, ProbeKey};
 use mpq_core::proto::{Frame, Strategy, frame};
 use mpq_core::server::{MoveError, Thaw};
@@ -322,7 +321,7 @@ async fn a_server_cannot_answer_in_a_victims_name() {
     let lying = async {
         let connection = endpoint.accept().await.unwrap().await.unwrap();
         let control = say(&connection, &[0x00, 0x04, 0x00]).await;
-        let stream_type = 0xc0 << 56 | MIGRATION_STREAM_TYPE;
+        let stream_type = 0xc0 << 56 | frame::MIGRATION_STREAM_TYPE;
         let mut said = [&stream_type.to_be_bytes()[..], &frame::preamble()].concat();
         let migration = Frame::Migration {
             sequence: 1,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mpq_core::h3::MIGRATION_STREAM_TYPE;
 use mpq_core::proto::probe::{Echo, Hint, KnockKey, ProbeKey, Recogniser, Secret};
 use mpq_core::proto::{Frame, frame, policy};
 
@@ -143,8 +142,8 @@ fn the_stream_has_its_type() {
         let mut number_of = [0; 8];
         number_of[8 - encoded.len()..].copy_from_slice(&encoded);
         number_of[8 - encoded.len()] &= 0x3f;
-        assert_eq!(u64::from_be_bytes(number_of), MIGRATION_STREAM_TYPE);
-        assert_eq!(number, format!("{MIGRATION_STREAM_TYPE:#x}"));
+        assert_eq!(u64::from_be_bytes(number_of), frame::MIGRATION_STREAM_TYPE);
+        assert_eq!(number, format!("{:#x}", frame::MIGRATION_STREAM_TYPE));
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::error::{lost, varint};
 use super::gate::Gate;
 use super::go_away::GoAway;
-use super::migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream};
+use super::migration_stream::MigrationStream;
 use super::reassembly::Chunks;
 use super::recv::RecvStream;
 use super::send::SendStream;
@@ -26,6 +26,7 @@ use super::supervision::{Supervised, Supervision};
 use super::whole_bodies::{RequestStream, WholeBody};
 use crate::congestion::send_control::SendControl;
 use crate::error::TooFewStreams;
+use crate::proto::frame::MIGRATION_STREAM_TYPE;
 use crate::proto::varint::read_varint;
 
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones

@@ -5,10 +5,7 @@ use futures::{FutureExt, future};
 use noq::{ReadError, WriteError};
 
 use super::recv::RecvStream;
-
-/// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry MIGRATION frames:
-/// "MIG" in ASCII.
-pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
+use crate::proto::frame::MIGRATION_STREAM_TYPE;
 
 /// The type as it is written: a varint of four bytes (RFC 9000 §16).
 const TYPE: [u8; 4] = (0b10 << 30 | MIGRATION_STREAM_TYPE as u32).to_be_bytes();

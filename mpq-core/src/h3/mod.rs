@@ -22,6 +22,8 @@
 //!
 //! **Empty frames.** h3 takes an empty DATA frame for the end of a body. A [`BidiStream`] hides those from it;
 //! [`WholeBodies`] does so for other implementations of QUIC.
+//!
+//! [`MIGRATION_STREAM_TYPE`]: crate::proto::frame::MIGRATION_STREAM_TYPE
 
 mod connection;
 mod data_frames;
@@ -39,7 +41,7 @@ mod whole_bodies;
 pub(crate) use connection::Order;
 pub use connection::{BidiStream, Connection, OpenStreams};
 pub(crate) use migration_stream::try_open_migration_stream;
-pub use migration_stream::{MIGRATION_STREAM_TYPE, MigrationStream, open_migration_stream};
+pub use migration_stream::{MigrationStream, open_migration_stream};
 pub use recv::RecvStream;
 pub use send::SendStream;
 pub use whole_bodies::{RequestStream, WholeBodies, WholeBody};

@@ -8,6 +8,8 @@ use bytes::{Buf, BufMut};
 
 use super::varint::{MAX_VARINT, put_varint, read_varint};
 
+/// The HTTP/3 type (RFC 9114 §6.2) of the unidirectional streams that carry the frames: "MIG" in ASCII.
+pub const MIGRATION_STREAM_TYPE: u64 = 0x4d4947;
 /// The version of this protocol, the first thing on the stream in either direction.
 pub const VERSION: u64 = 1;
 /// The longest frame body that is read, bytes.
