@@ -11,8 +11,8 @@
 //! - [`mod@bench`]: ratios side by side, many clients at once, and the targets of the project.
 //!
 //! Beside them, a file for each of the other commands: [`demo`] shows one move, which
-//! [`move_summary`] puts in figures; [`check`] is `cargo lab test`, and [`guards`] takes the guards of
-//! the protocol out one by one.
+//! [`move_summary`] puts in figures; [`check`] is `cargo lab test`, [`guards`] takes the guards of
+//! the protocol out one by one, and [`mutants`] changes whatever its machines do.
 
 pub mod arms;
 pub mod bench;
@@ -21,5 +21,6 @@ pub mod demo;
 pub mod experiment;
 pub mod guards;
 pub mod move_summary;
+pub mod mutants;
 pub mod network;
 pub mod system;

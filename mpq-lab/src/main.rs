@@ -16,7 +16,7 @@ use mpq_lab::network::model::{Line, Network};
 use mpq_lab::network::topology::Host;
 use mpq_lab::network::up::{self, LinkOption};
 use mpq_lab::system::setup;
-use mpq_lab::{check, demo, guards};
+use mpq_lab::{check, demo, guards, mutants};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -112,6 +112,12 @@ enum Command {
     },
     /// Take out one guard of the protocol after the other, and see that a test fails for each
     Guards,
+    /// Change the machines of the protocol in a thousand places, one after the other, and list what no test notices
+    Mutants {
+        /// Arguments for `cargo mutants`, such as `--file proto/policy.rs` or `--shard 0/4`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Check format and lints, and run all tests
     Test {
         /// Arguments for `cargo test`
@@ -207,6 +213,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Emulate { .. } => unreachable!("main runs it"),
         Command::Guards => guards::check()?,
+        Command::Mutants { arguments } => mutants::mutants(&arguments)?,
         Command::Test { arguments } => check::check(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
