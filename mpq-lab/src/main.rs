@@ -114,7 +114,7 @@ enum Command {
     Guards,
     /// Change the machines of the protocol in a thousand places, one after the other, and list what no test notices
     Mutants {
-        /// Arguments for `cargo mutants`, such as `--file proto/policy.rs` or `--shard 0/4`
+        /// Arguments for `cargo mutants`, such as `--file policy.rs` or `--shard 0/4`
         #[arg(last = true)]
         arguments: Vec<String>,
     },
