@@ -33,6 +33,8 @@ pub fn main() -> ExitCode {
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::from_default_env())
             .with_writer(std::io::stderr)
+            // It would panic where nobody reads.
+            .log_internal_errors(false)
             .init();
     }
     let mut report = Reporter::new(args.report());

@@ -14,6 +14,7 @@ pub mod site;
 pub mod stats;
 pub mod units;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Args, Command};
@@ -42,9 +43,14 @@ pub fn main() -> ExitCode {
         }) => checkpoint::dump(pid, &images, &control),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("mpq-serve: {error}");
+            log::flush();
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "mpq-serve: {error}");
             error.code().into()
         }
     }

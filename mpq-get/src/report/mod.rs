@@ -9,7 +9,8 @@ pub(crate) mod outage;
 pub mod progress;
 mod text;
 
-use std::io::{self, IsTerminal};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use self::events::{DownloadEvent, Summary};
@@ -110,8 +111,8 @@ impl Reporter {
         let event = DownloadEvent::Done(summary);
         self.write_json(Instant::now(), &event);
         if !self.options.silent {
-            eprintln!("{event}");
-            eprintln!("{digest}");
+            say(&event);
+            say(&digest);
         }
     }
 
@@ -125,7 +126,7 @@ impl Reporter {
                 message += ", -C goes on with them";
             }
         }
-        eprintln!("mpq-get: {message}");
+        say(&format_args!("mpq-get: {message}"));
         self.write_json(
             Instant::now(),
             &DownloadEvent::Error {
@@ -142,4 +143,9 @@ impl Reporter {
             let _ = event.write_json(t, io::stdout().lock());
         }
     }
+}
+
+/// Says a line. That nobody can read it must not end the download.
+fn say(line: &impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -8,6 +8,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
 
+use super::say;
+
 /// Over how long a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_millis(500);
 /// Between two plain lines.
@@ -81,7 +83,7 @@ impl Progress {
             Progress::Hidden => {}
             Progress::Plain(plain) => {
                 if let Some(line) = plain.update(now, snapshot) {
-                    eprintln!("{line}");
+                    say(&line);
                 }
             }
             Progress::Live(live) => live.update(now, snapshot),
@@ -92,7 +94,7 @@ impl Progress {
     pub fn incident(&self, text: &str) {
         match self {
             Progress::Hidden => {}
-            Progress::Plain(_) => eprintln!("{text}"),
+            Progress::Plain(_) => say(&text),
             Progress::Live(live) => live.incident.set_message(text.to_owned()),
         }
     }
@@ -110,7 +112,7 @@ impl Progress {
         match self {
             // A line that cannot be shown must not end the download.
             Progress::Live(live) => drop(live.lines.println(line)),
-            _ => eprintln!("{line}"),
+            _ => say(&line),
         }
     }
 

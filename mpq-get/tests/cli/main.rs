@@ -176,6 +176,25 @@ fn signals_keep_the_part() {
 }
 
 #[test]
+fn nobody_has_to_read_what_it_says() {
+    let server = Server::start();
+    for json in [&["--json"][..], &[]] {
+        let options = ["-k", "-o", "copy", &server.url("file")];
+        let mut child = command(server.folder(), &[json, &options].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env("RUST_LOG", "trace")
+            .spawn()
+            .unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        assert!(fs::read(server.path("copy")).unwrap() == body());
+        fs::remove_file(server.path("copy")).unwrap();
+    }
+}
+
+#[test]
 fn a_full_disk_is_an_error() {
     Server::start()
         .get(&["-o", "/dev/full"], "file")

@@ -15,7 +15,9 @@ pub mod heap;
 pub mod restore;
 pub mod stdio;
 
+use std::fmt::Display;
 use std::fs;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -77,7 +79,7 @@ pub fn run(
         done.map(Ok)
     });
     let images = done.unwrap_or(Err(Error::NoServer(pid)))?;
-    println!("{images}");
+    say(&images);
     Ok(())
 }
 
@@ -170,6 +172,11 @@ fn forget_last(control: &Control) {
     let _ = fs::remove_file(control.path().join(DONE));
     control.clear::<Failed>();
     control.clear::<Manifest>();
+}
+
+/// Prints what a command has found out. What it was to do is done, also if nobody wants to hear of it.
+fn say(line: &impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn read_pid(file: &Path) -> Result<i32, Error> {

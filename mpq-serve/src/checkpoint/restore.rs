@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::control::{Control, Manifest, Serving, Thawed, now, wait_for};
 use super::criu::Criu;
+use super::say;
 use crate::error::{At, Error};
 
 /// How long a restored server may take to listen.
@@ -82,6 +83,6 @@ pub fn run(
         "thawed": restored,
         "restore_seconds": restored - started,
     });
-    println!("{report}");
+    say(&report);
     Ok(())
 }

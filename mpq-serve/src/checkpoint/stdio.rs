@@ -5,9 +5,12 @@ use std::fs::{File, OpenOptions};
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 
+use crate::log;
+
 /// Points all three streams at `/dev/null`, and starts a session where CRIU could not dump the
 /// present one: its leader is outside of this pid namespace (`unshare --pid`, some containers).
 pub fn detach() {
+    log::flush();
     if getsid(None).is_ok_and(|leader| leader.as_raw() == 0) {
         // Refused to the leader of a process group; CRIU then says what is wrong.
         let _ = setsid();
