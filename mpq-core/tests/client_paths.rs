@@ -7,8 +7,8 @@ mod hint;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hint::hint;
-use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
+use hint::{confirmed, hint};
+use mpq_core::proto::client::{ClientMachine, Config, Event, Handshake, Input, Output, Refusal};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -43,6 +43,13 @@ impl Rig {
     }
 
     fn untested(config: Config) -> Self {
+        let mut rig = Self::early(config);
+        rig.input(confirmed());
+        rig
+    }
+
+    /// One whose handshake is not confirmed yet.
+    fn early(config: Config) -> Self {
         let now = Instant::now();
         let figures = |id| PathFigures {
             id,
@@ -216,30 +223,48 @@ fn a_path_is_opened_where_a_probe_was_answered_and_again_after_another_answer() 
 
 #[test]
 fn what_was_too_early_is_opened_as_soon_as_paths_are_allowed() {
-    let mut rig = Rig::new();
-    rig.locals([0, 1, 2]);
-    assert!(rig.answer(2, 1).contains(&open(2, 1)));
-    rig.refused(2, 1, Refusal::Early);
-    // To try before is in vain, and to wait for longer than that costs time.
+    let mut rig = Rig::early(Config::default());
+    let outputs = rig.locals([0, 1, 2]);
+    assert!(outputs.contains(&probe(2, 1)), "probes may go: {outputs:?}");
+    assert_eq!(opened(&rig.answer(2, 1)), 0);
     let outputs = rig.run(SECOND, &[20, 20]);
     assert_eq!(opened(&outputs), 0, "{outputs:?}");
-    assert!(rig.input(Input::PathsAllowed).contains(&open(2, 1)));
+    assert!(rig.input(confirmed()).contains(&open(2, 1)));
     // It is under way; nothing is opened twice.
-    assert_eq!(opened(&rig.input(Input::PathsAllowed)), 0);
+    assert_eq!(opened(&rig.input(confirmed())), 0);
 }
 
 #[test]
 fn paths_that_are_allowed_wait_for_an_answer_as_well() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::early(Config::default());
     rig.locals([0, 1, 2]);
-    assert_eq!(opened(&rig.input(Input::PathsAllowed)), 0);
-    assert!(rig.answer(2, 1).contains(&open(2, 1)));
-    rig.refused(2, 1, Refusal::Early);
+    assert_eq!(opened(&rig.answer(2, 1)), 0);
     // The answer is old by then, and another one is asked for.
     rig.run(5 * SECOND, &[20, 20]);
-    let outputs = rig.input(Input::PathsAllowed);
+    let outputs = rig.input(confirmed());
     assert!(outputs.contains(&probe(2, 1)) && opened(&outputs) == 0);
     assert!(rig.answer(2, 1).contains(&open(2, 1)));
+}
+
+#[test]
+fn the_handshake_is_looked_at_until_paths_are_allowed() {
+    let mut rig = Rig::early(Config::default());
+    let looks = |outputs: &[Output]| {
+        let looks = outputs.iter().filter(|o| **o == Output::LookAtHandshake);
+        looks.count()
+    };
+    rig.client.handle_timeout(rig.now);
+    assert_eq!(looks(&rig.outputs()), 1);
+    assert_eq!(looks(&rig.run(SECOND, &[20, 20])), 0, "it is not answered");
+    let unconfirmed = Handshake {
+        confirmed: false,
+        issued: true,
+        granted: true,
+    };
+    rig.input(Input::Handshake(unconfirmed));
+    assert_eq!(looks(&rig.run(SECOND, &[20, 20])), 1);
+    rig.input(confirmed());
+    assert_eq!(looks(&rig.run(SECOND, &[20, 20])), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hint::hint;
+use hint::{confirmed, hint};
 use mpq_core::proto::client::{self, ClientMachine, Config, Event, Refusal};
 use mpq_core::proto::server::{self, Announcement, ServerMachine};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
@@ -167,6 +167,7 @@ fn drive(config: Config, steps: &[Step]) -> (ClientMachine, Instant) {
     let mut now = Instant::now();
     let mut client = ClientMachine::new(now, config, ip('x'), at('A'));
     let start = [
+        In(confirmed()),
         locals("xy"),
         path_open(1, 'y', 'A'),
         look([1, 1]),
@@ -192,6 +193,7 @@ fn client_step(client: &mut ClientMachine, now: &mut Instant, step: &Step) {
 fn client_outputs(client: &mut ClientMachine) -> String {
     let outputs = std::iter::from_fn(|| client.poll()).map(|output| match output {
         client::Output::Send(frame) => format!("send {}", frame_name(&frame)),
+        client::Output::LookAtHandshake => "look at the handshake".into(),
         client::Output::Probe(targets) => {
             let targets: String = targets.iter().map(|t| letter(t.ip())).collect();
             format!("probe {targets}")

@@ -6,7 +6,7 @@ mod hint;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hint::hint;
+use hint::{confirmed, hint};
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
@@ -34,6 +34,7 @@ impl Client {
         let now = Instant::now();
         let machine = ClientMachine::new(now, config, ip('x'), at('A'));
         let mut client = Self { machine, now };
+        client.does(confirmed());
         client.does(Input::Locals(vec![ip('x'), ip('y')]));
         client.path_opens(1, 'y', 'A');
         client.has_received(1);

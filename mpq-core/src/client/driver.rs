@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::config::ClientConfig;
 use super::event::{self, ClientEvent, InterfaceEvent};
-use super::opening::paths_allowed;
+use super::opening;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
 use crate::frame_io::{FrameReader, FrameWriter};
@@ -45,8 +44,6 @@ pub(super) struct Driver {
     /// Makes our probes.
     probes: ProbeKey,
     supervision: Arc<Supervision>,
-    /// It is not too early for paths.
-    may_open: bool,
     /// Somebody waits for the server.
     expecting: bool,
     failure: Option<ClientError>,
@@ -110,7 +107,6 @@ impl Driver {
             frames,
             probes,
             supervision,
-            may_open: false,
             expecting: false,
             failure: None,
         };
@@ -138,7 +134,6 @@ impl Driver {
         drop(connection);
         let (frame_sender, mut frames) = mpsc::channel(16);
         let reader = tokio::spawn(read_frames(stream, frame_sender));
-        let mut allowed = pin!(paths_allowed(self.connection.clone()));
         let mut looked = Instant::now();
         let reason = loop {
             while let Some(output) = self.machine.poll() {
@@ -159,10 +154,6 @@ impl Driver {
                     if let Ok(event) = event {
                         self.path_event(event);
                     }
-                }
-                () = &mut allowed, if !self.may_open => {
-                    self.may_open = true;
-                    self.input(Input::PathsAllowed);
                 }
                 Some(()) = changes.recv() => self.interfaces_changed(),
                 () = sleep_until(Some(look_at)) => {
@@ -207,10 +198,17 @@ impl Driver {
     }
 
     fn perform(&mut self, output: Output) {
-        tracing::debug!(?output, "migration");
+        if output != Output::LookAtHandshake {
+            tracing::debug!(?output, "migration");
+        }
         match output {
             Output::Send(frame) => {
                 let _ = self.frames.send(frame);
+            }
+            Output::LookAtHandshake => {
+                if let Some(connection) = self.connection.upgrade() {
+                    self.quiet_input(Input::Handshake(opening::handshake(&connection)));
+                }
             }
             Output::Redirect(to) => self.redirect(to),
             Output::Probe(targets) => {
@@ -255,27 +253,20 @@ impl Driver {
         self.event(event);
     }
 
-    /// It is known at once if a path cannot be opened now: it is too early, or the server has not granted
-    /// its id yet.
+    /// It is known at once if a path cannot be opened now: the server has not granted its id yet.
     fn open(&mut self, local: IpAddr, remote: SocketAddr) {
         let Some(connection) = self.connection.upgrade() else {
             return;
         };
         self.sockets.follow(remote);
         let tuple = FourTuple::new(mapped(remote), Some(local));
-        let opened = match self.may_open {
-            true => {
-                let path = connection.open_path(tuple, PathStatus::Available);
-                path.path_id().ok_or(Refusal::NoId)
-            }
-            false => Err(Refusal::Early),
-        };
-        match opened {
-            Ok(id) => self.opening(id, local, remote),
-            Err(refusal) => self.input(Input::PathRefused {
+        let path = connection.open_path(tuple, PathStatus::Available);
+        match path.path_id() {
+            Some(id) => self.opening(id, local, remote),
+            None => self.input(Input::PathRefused {
                 local,
                 remote,
-                refusal,
+                refusal: Refusal::NoId,
             }),
         }
     }

@@ -1,58 +1,24 @@
-//! When a client may open paths.
-//!
-//! A path has one id for both directions, and each end sends with the connection ids that the other one
-//! has issued for it. So both must have issued some (draft-ietf-quic-multipath-21 §3). And it begins like
-//! a migration, which has to wait until the handshake is confirmed (RFC 9000 §9): before, a server may
-//! receive its packets without having the keys.
-//!
-//! The connection's counters tell both:
+//! Whether a client may open paths yet, as the connection's counters tell it.
 //!
 //! - A client's handshake is confirmed by HANDSHAKE_DONE (RFC 9001 §4.1.2).
 //! - Ours are issued when our PATH_NEW_CONNECTION_ID frames are sent. noq sends those of the smallest
 //!   path id first, right behind the handshake. HANDSHAKE_DONE is the answer to the handshake: by then a
 //!   round trip has passed.
 //! - The server's are looked for by noq, which refuses to open a path for which there are none
-//!   (`PathError::RemoteCidsExhausted`), and asks for them (§4.7). They most often come right behind
-//!   HANDSHAKE_DONE, so that they are given a moment before.
+//!   (`PathError::RemoteCidsExhausted`), and asks for them.
 //!
 //! noq has an event for none of these but the first, for which one would have to hold the connection, and so
-//! keep it from being closed by whoever drops it. So the counters are looked at, in step with the time that has
-//! passed.
-//!
-//! What is lost on the way is sent again. A server that has not got our ids for a path delays its answer
-//! (§3.1), and noq repeats the challenge until it comes.
+//! keep it from being closed by whoever drops it. So the counters are looked at, when the machine wants it.
 
-use std::future;
-use std::time::{Duration, Instant};
+use crate::proto::client::Handshake;
 
-/// Between two looks, at the least; and the part of the time that has passed.
-const LEAST_INTERVAL: Duration = Duration::from_millis(1);
-const INTERVAL_PART: u32 = 16;
-/// For how long the server's connection ids may be on the way once the handshake is confirmed.
-const IDS_WAIT: Duration = Duration::from_millis(100);
-
-/// Resolves when paths may be opened on this connection, as far as that is not noq's to say; never, if it has
-/// no multipath, or is over.
-pub(super) async fn paths_allowed(connection: noq::WeakConnectionHandle) {
-    let since = Instant::now();
-    let mut allowed_since = None;
-    loop {
-        let multipath = connection.upgrade().filter(|c| c.is_multipath_enabled());
-        let Some(stats) = multipath.map(|connection| connection.stats()) else {
-            return future::pending().await;
-        };
-        let confirmed = stats.frame_rx.handshake_done > 0;
-        let issued = stats.frame_tx.path_new_connection_id > 0;
-        let granted = stats.frame_rx.path_new_connection_id > 0;
-        let now = Instant::now();
-        if confirmed && issued {
-            let at = *allowed_since.get_or_insert(now);
-            if granted || now >= at + IDS_WAIT {
-                return;
-            }
-        }
-        let passed = now.duration_since(allowed_since.unwrap_or(since));
-        tokio::time::sleep(LEAST_INTERVAL.max(passed / INTERVAL_PART)).await;
+/// What the counters tell now.
+pub(super) fn handshake(connection: &noq::Connection) -> Handshake {
+    let stats = connection.stats();
+    Handshake {
+        confirmed: stats.frame_rx.handshake_done > 0,
+        issued: stats.frame_tx.path_new_connection_id > 0,
+        granted: stats.frame_rx.path_new_connection_id > 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mpq_core::proto::client::{ClientMachine, Config, Event, Input, Output};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
-use crate::hint::hint;
+use crate::hint::{confirmed, hint};
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -45,6 +45,7 @@ impl Rig {
             rtt: 40 * MILLISECOND,
         };
         rig.hear();
+        rig.input(confirmed());
         rig.input(Input::Expecting(true));
         rig.locals(&[0, 1]);
         rig.path(1, 1, 1);

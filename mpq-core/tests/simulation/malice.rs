@@ -9,7 +9,7 @@ use mpq_core::proto::client::{ClientMachine, Config, Input, Output};
 use mpq_core::proto::frame::MAX_ADDRESSES;
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
-use crate::hint::hint;
+use crate::hint::{confirmed, hint};
 use crate::schedule::Dice;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -75,6 +75,7 @@ impl Victimised {
             redirected: host(HOME, 443),
             sent: BTreeMap::new(),
         };
+        client.input(confirmed());
         client.input(Input::Locals(locals));
         client.hear();
         client.input(Input::Expecting(true));

@@ -1,6 +1,16 @@
-//! What comes to a client that is not of QUIC.
+//! What the machines of clients are told.
 
+use mpq_core::proto::client::{Handshake, Input};
 use mpq_core::proto::probe::{Echo, Hint, KnockKey};
+
+/// It is not too early for paths.
+pub(crate) fn confirmed() -> Input {
+    Input::Handshake(Handshake {
+        confirmed: true,
+        issued: true,
+        granted: true,
+    })
+}
 
 /// The answer of a probe, or a knock.
 pub(crate) fn hint(knock: bool) -> Hint {

@@ -10,6 +10,7 @@ use super::health::Health;
 use super::knocks::Knocks;
 use super::paths::{Destination, Paths};
 use super::probe_budget::{ProbeBudget, Round};
+use super::readiness::Readiness;
 use super::search::{Search, jitter};
 use super::state::{Move, Phase, Silence};
 use super::strategy::Strategy;
@@ -40,6 +41,7 @@ pub struct ClientMachine {
     /// Where redirected datagrams go.
     pub(super) redirected: Option<SocketAddr>,
     pub(super) announcements: Announcements,
+    readiness: Readiness,
     pub(super) paths: Paths,
     pub(super) knocks: Knocks,
     pub(super) budget: ProbeBudget,
@@ -65,7 +67,7 @@ impl ClientMachine {
         let rtt = LEAST_SILENCE;
         let health = Health::new(!config.strategy.redirects());
         let gate = OpeningGate::new(config.asks_before_opening());
-        let ids = config.path_ids;
+        let (ids, multipath) = (config.path_ids, config.multipath);
         Self {
             rng: fastrand::Rng::with_seed(config.seed),
             config,
@@ -75,6 +77,7 @@ impl ClientMachine {
             remote,
             redirected: Some(remote),
             announcements: Announcements::new(remote),
+            readiness: Readiness::new(now, multipath),
             paths: Paths::new(local, remote, gate, ids),
             knocks: Knocks::default(),
             budget: ProbeBudget::new(now),
@@ -141,7 +144,11 @@ impl ClientMachine {
                 local,
                 remote,
             } => self.path_open(now, path, local, remote),
-            Input::PathsAllowed => self.paths.allowed(now),
+            Input::Handshake(handshake) => {
+                if self.readiness.seen(now, handshake) {
+                    self.paths.allow(now);
+                }
+            }
             Input::PathRefused {
                 local,
                 remote,
@@ -157,6 +164,9 @@ impl ClientMachine {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.leave_at().is_some_and(|at| now >= at) {
             self.leave(now);
+        }
+        if self.readiness.begin_look(now) {
+            self.outputs.push_back(Output::LookAtHandshake);
         }
         self.give_up(now);
         self.end_attempt(now);
@@ -184,7 +194,8 @@ impl ClientMachine {
             Phase::Arriving(silence, attempt) => (Some(silence.deadline.min(attempt.until)), None),
         };
         let retry = self.paths.retry_at(self.destination());
-        let all = [self.leave_at(), self.probe_at(), retry, search, held];
+        let look = self.readiness.look_at();
+        let all = [look, self.leave_at(), self.probe_at(), retry, search, held];
         all.into_iter().flatten().min()
     }
 

@@ -28,6 +28,7 @@ mod machine;
 mod paths;
 mod probe_budget;
 mod probes;
+mod readiness;
 mod search;
 mod state;
 mod strategy;
@@ -143,8 +144,8 @@ pub enum Input {
         /// Its remote address.
         remote: SocketAddr,
     },
-    /// Paths may be opened from now on: the handshake is confirmed, and connection ids are issued.
-    PathsAllowed,
+    /// The answer to [`Output::LookAtHandshake`].
+    Handshake(Handshake),
     /// A path could not be opened. That may work later.
     PathRefused {
         /// The local address.
@@ -161,11 +162,20 @@ pub enum Input {
     },
 }
 
+/// What of a connection's handshake matters for its paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// It is confirmed (RFC 9001 §4.1.2).
+    pub confirmed: bool,
+    /// We have issued connection ids for another path.
+    pub issued: bool,
+    /// The server has.
+    pub granted: bool,
+}
+
 /// Why a path could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is too early for any path: [`Input::PathsAllowed`] says when it is time.
-    Early,
     /// There is no path id for it. The server may grant one yet.
     NoId,
     /// It was not validated in time, or was given up before. Its id may be lost for good.
@@ -177,6 +187,8 @@ pub enum Refusal {
 pub enum Output {
     /// Send this to the server.
     Send(Frame),
+    /// Say [`Input::Handshake`].
+    LookAtHandshake,
     /// Send a probe to every one of these addresses from every local address.
     Probe(Vec<SocketAddr>),
     /// Send a probe from where a path is wanted: an answer says that one may be opened. Or from where one

@@ -24,6 +24,8 @@ pub(super) struct Paths {
     open: Vec<Path>,
     openings: Vec<Opening>,
     gate: OpeningGate,
+    /// It is not too early for others than the first one.
+    allowed: bool,
     /// Path ids that there are at the same time, used ones among them.
     ids: u32,
     /// Those of them that nobody has answered, and that the server may never have heard of.
@@ -99,6 +101,7 @@ impl Paths {
             }],
             openings: Vec::new(),
             gate,
+            allowed: false,
             ids,
             spent: 0,
         }
@@ -151,7 +154,7 @@ impl Paths {
         let admitted = self.open.is_empty() || is_lost || self.gate.admits(now, local, remote);
         let has_id = destination.has_reserve(local) || self.leaves_reserve();
         let opening = &mut self.openings[index];
-        if !admitted {
+        if !admitted || !self.allowed {
             opening.retry_at = None;
             return None;
         }
@@ -212,12 +215,13 @@ impl Paths {
     }
 
     /// It is no more too early for paths: those that have waited are opened now.
-    pub(super) fn allowed(&mut self, now: Instant) {
+    pub(super) fn allow(&mut self, now: Instant) {
+        self.allowed = true;
         let waiting = self.openings.iter_mut().filter(|o| !o.under_way);
         waiting.for_each(|opening| opening.retry_at = Some(now));
     }
 
-    /// A path could not be opened, and is tried again later; what came too early, once it is told to.
+    /// A path could not be opened, and is tried again later.
     pub(super) fn refused(
         &mut self,
         now: Instant,
@@ -229,10 +233,8 @@ impl Paths {
         let mut had_id = false;
         if let Some(opening) = self.openings.iter_mut().find(same) {
             had_id = std::mem::take(&mut opening.under_way);
-            if refusal != Refusal::Early {
-                opening.retry_at = Some(now + opening.backoff);
-                opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
-            }
+            opening.retry_at = Some(now + opening.backoff);
+            opening.backoff = (opening.backoff * 2).min(LAST_RETRY);
         }
         if refusal == Refusal::NoAnswer {
             self.spent += u32::from(had_id);

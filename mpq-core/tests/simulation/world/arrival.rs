@@ -70,8 +70,6 @@ pub(super) enum Arrival {
     Drained,
     /// The server's sockets are open at this address.
     Reopened(SocketAddr),
-    /// A client's handshake is confirmed, and connection ids are there.
-    PathsAllowed(u64),
     /// A client that cannot follow is told to connect anew.
     Dismissed(u64),
     /// A client's interfaces are others.
@@ -142,7 +140,6 @@ impl World {
             Arrival::ToClient(id) => self.frame_to_client(id),
             Arrival::ToServer(id) => self.frame_to_server(id),
             Arrival::Dismissed(id) => self.lose(id),
-            Arrival::PathsAllowed(id) => self.paths_allowed(id),
             Arrival::Answer {
                 client,
                 local,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mpq_core::proto::client::{Event, Input, Output, Refusal};
+use mpq_core::proto::client::{Event, Handshake, Input, Output, Refusal};
 use mpq_core::proto::frame::Frame;
 use mpq_core::proto::probe::{Echo, Hint};
 use mpq_core::proto::{Strategy, policy, server};
@@ -14,13 +14,15 @@ use super::network::local;
 use super::peer::{Download, Path};
 use super::{End, RTT, SECOND, World};
 
+/// Promised by the client's machine: so long it waits for connection ids at the most.
+const IDS_WAIT: Duration = Duration::from_millis(100);
 /// Between two challenges of a path, in the end.
 const CHALLENGE: Duration = Duration::from_secs(2);
 
 impl World {
     pub(super) fn client(&mut self, id: u64, input: Input) {
         let cancelled = matches!(&input, Input::Frame(Frame::Cancelled { .. }));
-        if !matches!(input, Input::Figures(_))
+        if !matches!(input, Input::Figures(_) | Input::Handshake(_))
             && let Some(peer) = self.peers.get(&id)
         {
             self.tell(|| format!("client {id} ({}): {input:?}", peer.machine.state()));
@@ -56,7 +58,9 @@ impl World {
                 self.next = None;
                 return self.check_obeys_one(id);
             };
-            self.tell(|| format!("client {id}: {output:?}"));
+            if output != Output::LookAtHandshake {
+                self.tell(|| format!("client {id}: {output:?}"));
+            }
             self.obey_client(id, output);
         }
     }
@@ -67,6 +71,7 @@ impl World {
                 self.peers.get_mut(&id).unwrap().to_server.push_back(frame);
                 self.send_surely(Arrival::ToServer(id));
             }
+            Output::LookAtHandshake => self.look_at_handshake(id),
             Output::Probe(targets) => self.send_probes(id, targets),
             Output::ProbeFrom { local, target } => {
                 self.check_probe_from(id, target);
@@ -204,11 +209,14 @@ impl World {
         assert!(peer.allowed.contains(&remote), "opens a path to {remote}");
         let knock = peer.knocks.get(&local).map(|(from, _)| *from);
         assert_ne!(knock, Some(remote), "it has not returned the knock");
-        if !peer.may_open {
-            return self.refused(client, local, remote, Refusal::Early);
-        }
+        let waited = self.now >= peer.confirmed + IDS_WAIT;
+        let is_granted = self.now >= peer.granted;
+        assert!(
+            self.now >= peer.confirmed && (is_granted || waited),
+            "too early"
+        );
         // The server has granted none, or not yet.
-        if peer.ids == 0 || self.net.below(10) == 0 {
+        if peer.ids == 0 || !is_granted || self.net.below(10) == 0 {
             return self.refused(client, local, remote, Refusal::NoId);
         }
         let path = peer.next_path;
@@ -226,11 +234,14 @@ impl World {
         );
     }
 
-    pub(super) fn paths_allowed(&mut self, client: u64) {
-        if let Some(peer) = self.peers.get_mut(&client) {
-            peer.may_open = true;
-            self.client(client, Input::PathsAllowed);
-        }
+    fn look_at_handshake(&mut self, client: u64) {
+        let peer = &self.peers[&client];
+        let handshake = Handshake {
+            confirmed: self.now >= peer.confirmed,
+            issued: true,
+            granted: self.now >= peer.granted,
+        };
+        self.client(client, Input::Handshake(handshake));
     }
 
     fn refused(&mut self, client: u64, local: IpAddr, remote: SocketAddr, refusal: Refusal) {

@@ -47,6 +47,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const MAX_PEERS: usize = 6;
 
 pub(crate) struct World {
+    seed: u64,
     start: Instant,
     now: Instant,
     net: Network,
@@ -159,6 +160,7 @@ impl World {
             name: None,
         };
         let mut world = Self {
+            seed: schedule.seed,
             start: now,
             now,
             net: Network::new(schedule.seed, now),
@@ -221,6 +223,11 @@ impl World {
         };
         let mut peer = Peer::new(self.now, config, download, remote);
         peer.usual = vec![0, 1];
+        // Before the answers of its probes, or after them.
+        let luck = self.seed.wrapping_add(id);
+        peer.confirmed = self.now + RTT * (luck % 3) as u32;
+        // With the confirmation, or later: before they are waited for no more, or after that.
+        peer.granted = peer.confirmed + RTT * 2 * (luck / 3 % 3) as u32;
         let mut side = Side::new(self.now, id, remote);
         side.holds = self.server.stage() == Stage::Parking;
         self.peers.insert(id, peer);
@@ -229,8 +236,6 @@ impl World {
         self.server(Input::Connected(id));
         self.expect(id);
         self.locals(id, vec![0, 1]);
-        // Before the answers of its probes, or after them.
-        self.later(RTT * (id % 3) as u32, Arrival::PathsAllowed(id));
     }
 
     /// Lets time pass.

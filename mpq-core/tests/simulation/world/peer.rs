@@ -77,8 +77,9 @@ pub(crate) struct Peer {
     pub(super) ids: u32,
     pub(super) spent: u32,
     pub(super) redirected: Option<SocketAddr>,
-    /// It is not too early for paths.
-    pub(super) may_open: bool,
+    /// When its handshake is confirmed, and when it has the server's connection ids for other paths.
+    pub(super) confirmed: Instant,
+    pub(super) granted: Instant,
     /// Where the server may send this client, as far as it was told.
     pub(super) allowed: BTreeSet<SocketAddr>,
     /// Who has answered probes, or has been the server.
@@ -122,7 +123,8 @@ impl Peer {
             next_path: 1,
             spent: 0,
             redirected: Some(remote),
-            may_open: false,
+            confirmed: now,
+            granted: now,
             allowed: BTreeSet::from([remote]),
             answered: BTreeSet::from([remote]),
             firewall: None,
