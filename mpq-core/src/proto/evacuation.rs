@@ -294,4 +294,69 @@ mod tests {
             assert_eq!(pair.evacuation.look(pair.now, &only, true), []);
         }
     }
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+
+    impl Pair {
+        /// What is to be done at a time, while path 0 is heard, or not.
+        fn at(&mut self, now: Instant, heard: bool) -> Vec<Step> {
+            self.now = now;
+            self.figures[0].received += u64::from(heard);
+            self.evacuation.look(now, &self.figures, self.downloading)
+        }
+    }
+
+    #[test]
+    fn every_wait_is_as_long_as_it_should_be() {
+        for rtt in [RTT, 2 * RTT] {
+            let mut pair = Pair::streaming();
+            for figures in &mut pair.figures {
+                figures.rtt = rtt;
+                figures.received += STREAM_FRAMES;
+            }
+            pair.look();
+            let path = 1;
+            let quiet = pair.now + rtt;
+            assert_eq!(pair.at(quiet - MICROSECOND, true), []);
+            assert_eq!(pair.at(quiet, true), [Step::Ask(path)]);
+            let silent = quiet + MIN_ANSWER.max(rtt + RTT_SPREAD);
+            assert_eq!(pair.at(silent - MICROSECOND, true), []);
+            assert_eq!(pair.at(silent, true), [Step::Evacuate { path, over: 0 }]);
+            let settled = silent + MIN_SETTLING.max(rtt * SETTLING_RTTS);
+            assert_eq!(pair.at(settled - MICROSECOND, true), []);
+            assert_eq!(pair.at(settled, true), [Step::Close(path)]);
+        }
+    }
+
+    #[test]
+    fn the_other_path_must_be_heard_for_longer_than_what_was_under_way() {
+        for (early, evacuated) in [(MICROSECOND, false), (Duration::ZERO, true)] {
+            let mut pair = Pair::streaming();
+            let silent = pair.now;
+            assert_eq!(pair.at(silent + RTT / 2 + RTT_SPREAD - early, true), []);
+            assert_eq!(pair.at(silent + RTT, false), [Step::Ask(1)]);
+            let steps = pair.at(silent + SECOND, false);
+            assert_eq!(!steps.is_empty(), evacuated, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_so_many_frames() {
+        for (frames, asked) in [(STREAM_FRAMES - 1, false), (STREAM_FRAMES, true)] {
+            let mut pair = Pair::receiving([20, 0]);
+            pair.figures[1].received += frames;
+            pair.look();
+            let steps = pair.at(pair.now + SECOND, true);
+            assert_eq!(!steps.is_empty(), asked, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn on_other_links_a_path_was_not_silent_yet() {
+        let mut pair = Pair::streaming();
+        let quiet = pair.now + RTT;
+        assert_eq!(pair.at(quiet, true), [Step::Ask(1)]);
+        pair.evacuation.forget_links();
+        assert_eq!(pair.at(quiet + SECOND, true), []);
+    }
 }
