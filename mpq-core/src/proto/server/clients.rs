@@ -114,3 +114,25 @@ impl Clients {
         true
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_is_nobody_any_more() {
+        let now = Instant::now();
+        let mut clients = Clients::default();
+        clients.connected(now, 1);
+        assert!(clients.follow(now, 2) && clients.follow(now, 3));
+        clients.leave();
+        assert!(clients.has_strangers());
+        for client in [1, 2] {
+            clients.gone(client);
+        }
+        assert!(!clients.has_strangers() && !clients.arrive(2));
+        assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
+        assert_eq!(clients.missing().collect::<Vec<_>>(), [3]);
+    }
+}

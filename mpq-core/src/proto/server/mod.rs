@@ -163,3 +163,30 @@ pub enum Output {
         moved: bool,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::frame::MAX_ADDRESSES;
+
+    #[test]
+    fn what_clients_cannot_be_told_of_is_refused_before_they_are() {
+        let many = vec![SocketAddr::from(([10, 1, 0, 1], 443)); MAX_ADDRESSES + 1];
+        let to = |targets: &[SocketAddr]| Announcement {
+            targets: targets.to_vec(),
+            ..Announcement::default()
+        };
+        let too_many = Err(EncodeError::TooManyAddresses(MAX_ADDRESSES + 1));
+        assert_eq!(to(&many).check(), too_many);
+        assert_eq!(to(&many[1..]).check(), Ok(()));
+        // They are told of nothing.
+        assert_eq!(to(&[]).check(), Ok(()));
+
+        let at = |pool: &[SocketAddr]| AlternativeAddresses {
+            pool: pool.to_vec(),
+            name: None,
+        };
+        assert_eq!(at(&many).check(), too_many);
+        assert_eq!(at(&many[1..]).check(), Ok(()));
+    }
+}
