@@ -110,4 +110,20 @@ mod tests {
         assert_eq!(knocks.next_timeout(), start + FIRST_INTERVAL);
         assert_eq!(knocks.due(start + FIRST_INTERVAL, [3].into_iter()), [3]);
     }
+
+    #[test]
+    fn a_round_begins_neither_early_nor_before_the_last_one_was_gone_through() {
+        let start = Instant::now();
+        let first: Vec<_> = (0..16).collect();
+        let mut early = Knocks::new(start);
+        assert_eq!(early.due(start, 0..20), first);
+        // All whose turn was to come have arrived.
+        assert!(early.due(start + PACE, [3].into_iter()).is_empty());
+
+        let mut late = Knocks::new(start);
+        assert_eq!(late.due(start, 0..20), first);
+        let now = start + 2 * FIRST_INTERVAL;
+        assert_eq!(late.due(now, 0..20), (16..20).collect::<Vec<_>>());
+        assert_eq!(late.due(now, 0..20), first);
+    }
 }
