@@ -408,4 +408,63 @@ mod tests {
             assert_eq!(reopen, Some(expected), "{targets:?} {before} {listen}");
         }
     }
+
+    #[test]
+    fn every_wait_is_as_long_as_it_should_be() {
+        let almost = Duration::from_nanos(1);
+        let start = Instant::now();
+        let [a, b] = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 443)));
+        let mut server = ServerMachine::default();
+        let (follower, stranger) = (1, 2);
+        server.handle(start, Input::Hello(follower));
+        let lead = Duration::from_secs(1);
+        server.handle(
+            start,
+            Input::Announce(Announcement {
+                targets: vec![b],
+                lead,
+                ..Announcement::default()
+            }),
+        );
+        let parks = start + lead;
+        // Until when it is in a state, and the next one.
+        let passes = |server: &mut ServerMachine, until: Instant, before: &str, after: &str| {
+            server.handle_timeout(until - almost);
+            assert_eq!(server.state(), before);
+            server.handle_timeout(until);
+            assert_eq!(server.state(), after);
+        };
+        assert_eq!(server.next_timeout(), Some(parks));
+        passes(&mut server, parks, "Announced", "Parking");
+
+        // Its handshake is done just now, so that it may say HELLO yet.
+        server.handle(parks, Input::Connected(stranger));
+        server.handle(parks, Input::Quiet);
+        let chance = parks + HELLO_CHANCE;
+        assert_eq!(server.next_timeout(), Some(chance));
+        server.handle_timeout(chance - almost);
+        assert!(!std::iter::from_fn(|| server.poll()).any(|to| to == Output::Dismiss(stranger)));
+        server.handle_timeout(chance);
+        let told = [Output::Dismiss(stranger), Output::Drain];
+        assert_eq!(
+            std::iter::from_fn(|| server.poll()).collect::<Vec<_>>(),
+            told
+        );
+        assert_eq!(server.state(), "Parking");
+        server.handle(chance, Input::Quiet);
+        assert_eq!(server.state(), "Parked");
+
+        server.handle(
+            chance,
+            Input::Thawed {
+                listen: b,
+                before: a,
+            },
+        );
+        server.handle(chance, Input::Reopened);
+        passes(&mut server, chance + ARRIVAL, "Arriving", "Serving");
+        let done = [Output::OpenGate(follower), Output::Done { moved: true }];
+        let outputs: Vec<_> = std::iter::from_fn(|| server.poll()).collect();
+        assert!(outputs.ends_with(&done), "{outputs:?}");
+    }
 }
