@@ -467,4 +467,47 @@ mod tests {
         let outputs: Vec<_> = std::iter::from_fn(|| server.poll()).collect();
         assert!(outputs.ends_with(&done), "{outputs:?}");
     }
+
+    #[test]
+    fn who_says_hello_during_a_move_is_told_how_far_it_is() {
+        let start = Instant::now();
+        let lead = Duration::from_secs(1);
+        let announcement = Announcement {
+            targets: vec![([10, 0, 0, 2], 443).into()],
+            lead,
+            ..Announcement::default()
+        };
+        let announces = Input::Announce(announcement.clone());
+        let mut server = ServerMachine::default();
+        let figures = |server: &ServerMachine| {
+            let (sequence, serving) = (server.sequence(), server.is_serving());
+            (sequence, serving, server.is_parking())
+        };
+        assert_eq!(figures(&server), (0, true, false));
+        server.handle(start, announces.clone());
+        server.handle(start, Input::Abandoned);
+        server.handle(start, announces);
+        assert_eq!(figures(&server), (2, false, false));
+        while server.poll().is_some() {}
+
+        let told = |client, lead| {
+            let announcement = Announcement {
+                lead,
+                ..announcement.clone()
+            };
+            Output::Send(client, announcement.frame(2))
+        };
+        server.handle(start + lead / 4, Input::Hello(1));
+        assert_eq!(server.poll(), Some(told(1, lead * 3 / 4)));
+        assert_eq!(server.poll(), None);
+
+        server.handle_timeout(start + lead);
+        assert_eq!(figures(&server), (2, false, true));
+        while server.poll().is_some() {}
+        server.handle(start + lead, Input::Hello(2));
+        let parked = Output::Send(2, Frame::Parked { sequence: 2 });
+        assert_eq!(server.poll(), Some(told(2, Duration::ZERO)));
+        assert_eq!(server.poll(), Some(parked));
+        assert_eq!(server.poll(), None);
+    }
 }
