@@ -115,8 +115,7 @@ impl PathController {
         }
     }
 
-    /// Whether nothing may be sent now. The two locks are never held together here:
-    /// [`SendControl::drain`] takes them in the other order.
+    /// Whether nothing may be sent now.
     fn is_held(&self) -> bool {
         let held = self.memory.held.load(Ordering::Relaxed);
         if !held && !self.memory.left.load(Ordering::Relaxed) {

@@ -8,30 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::Algorithm;
 use super::careful_resume::{Memory, Saved};
+use crate::proto::server::flight::{Flight, Landing};
 
 /// How long a path is remembered to have carried so much.
 pub(super) const RECENT_PERIOD: Duration = Duration::from_secs(1);
-
-/// In this time what was written is sent, also where nothing is in flight that would tell.
-const LAST_WORDS: Duration = Duration::from_millis(10);
-
-/// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
-const ACK_DELAY: Duration = Duration::from_millis(25);
-
-/// The wait for what was sent on one connection.
-#[derive(Debug, Clone, Copy)]
-struct Drain {
-    since: Instant,
-    /// Packets until then.
-    sent: u64,
-}
 
 /// Makes the controllers of one connection.
 pub(crate) struct SendControl {
     pub(super) algorithm: Algorithm,
     pub(super) memory: Mutex<Memory>,
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
-    drain: Mutex<Option<Drain>>,
+    drain: Mutex<Option<Landing>>,
     pub(super) held: AtomicBool,
     /// Some path may be stale.
     pub(super) left: AtomicBool,
@@ -92,17 +79,14 @@ impl Track {
         }
     }
 
-    /// Whether nothing is in flight, or to be sent again.
-    fn is_answered(self) -> bool {
-        self.bytes == 0 && !self.lost
-    }
-
-    /// Whether nothing moved since then in the time in which noq sends two probes and may have an answer.
-    /// Those probes count: they carry what was lost.
-    fn is_hopeless(self, now: Instant, since: Instant) -> bool {
-        // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
-        let timeout = 3 * self.rtt + ACK_DELAY;
-        now >= self.progress.max(since) + 2 * timeout + self.rtt
+    fn flight(self) -> Flight {
+        Flight {
+            sent: self.sent,
+            bytes: self.bytes,
+            progress: self.progress,
+            lost: self.lost,
+            rtt: self.rtt,
+        }
     }
 
     pub(super) fn saved(self, now: Instant) -> Option<Saved> {
@@ -136,24 +120,18 @@ impl SendControl {
         }
     }
 
-    /// Whether nothing is in flight any more, or can no more be expected to be acknowledged. From the
-    /// first time that this is asked, nothing new is sent once what was written to be said has been: it
-    /// goes ahead of all else, in the next packet that there is room for. That one may be lost, and so each
-    /// loss is followed by another packet.
+    /// Whether nothing is in flight any more, or can no more be expected to be acknowledged ([`Landing`], which begins
+    /// when this is first asked). The last words may be lost, and so each loss is followed by another packet.
     pub(crate) fn drain(&self, now: Instant) -> bool {
-        let sent = || self.tracks().map(|track| track.sent).sum();
+        let paths: Vec<_> = self.tracks().map(Track::flight).collect();
+        let held = self.held.load(Ordering::Relaxed);
         let mut drain = self.drain.lock().unwrap();
-        let drain = drain.get_or_insert_with(|| Drain {
-            since: now,
-            sent: sent(),
-        });
-        let is_idle = || self.in_flight() == 0 && now >= drain.since + LAST_WORDS;
-        if drain.sent != sent() || is_idle() {
+        let landing = drain.get_or_insert_with(|| Landing::new(now, held, &paths));
+        let is_over = landing.look(now, &paths);
+        if landing.holds() {
             self.held.store(true, Ordering::Relaxed);
         }
-        let held = self.held.load(Ordering::Relaxed);
-        self.tracks()
-            .all(|track| held && track.is_answered() || track.is_hopeless(now, drain.since))
+        is_over
     }
 
     /// Sends nothing new; lost data counts as new, acknowledgements and probes go out all the same.
@@ -170,11 +148,6 @@ impl SendControl {
 
     pub(super) fn is_draining(&self) -> bool {
         self.drain.lock().unwrap().is_some()
-    }
-
-    /// Bytes that were sent on any path, are to be acknowledged, and were neither yet nor are lost.
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.tracks().map(|track| track.bytes).sum()
     }
 
     /// How many paths there are, and their congestion windows together, bytes.
@@ -220,7 +193,7 @@ impl SendControl {
         open.iter().for_each(|track| f(&mut track.lock().unwrap()));
     }
 
-    fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
+    pub(super) fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
         let mut tracks = self.tracks.lock().unwrap();
         tracks.retain(|track| track.strong_count() > 0);
         let open: Vec<_> = tracks.iter().filter_map(Weak::upgrade).collect();

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -13,11 +13,8 @@ use super::listener::Listener;
 use super::peer::Peer;
 use crate::congestion::Resume;
 use crate::error::MoveError;
-use crate::proto::server::{Announcement, Input, Output, peer};
+use crate::proto::server::{Announcement, Input, Output, flight, peer};
 use crate::time::sleep_until;
-
-/// How often a drain looks whether it is over.
-const DRAIN_STEP: Duration = Duration::from_millis(2);
 
 /// What moves, and how.
 pub(super) struct Relocation {
@@ -59,7 +56,7 @@ impl Relocation {
                     self.abandon();
                     continue;
                 }
-                () = tokio::time::sleep(DRAIN_STEP), if !self.draining.is_empty() => {
+                () = tokio::time::sleep(flight::LOOK_INTERVAL), if !self.draining.is_empty() => {
                     self.look_whether_drained();
                     continue;
                 }

@@ -2,7 +2,8 @@
 //!
 //! [`ServerMachine`] knows its clients by numbers. Whoever drives it freezes the process at [`Output::Dump`] and
 //! says what became of it: [`Input::Thawed`], or [`Input::Failed`] where it was. Its parts are how the clients
-//! stand with it, how long it waits for what is in flight, and when it knocks at whom.
+//! stand with it, how long it waits for what is in flight, and when it knocks at whom. What of that is to be waited
+//! for on each connection is told by a [`Landing`](flight::Landing).
 //!
 //! [`PeerMachine`](peer::PeerMachine) is that of one connection. It hears the client, watches its paths and gives up
 //! those that are silent, and after a move finds out that the client has come along. What it has to tell the
@@ -14,6 +15,7 @@ mod clients;
 mod drain;
 pub(crate) mod echoes;
 mod farewell;
+pub mod flight;
 mod idle;
 mod knocks;
 mod lost;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mpq_core::proto::client::{ClientMachine, Config};
 use mpq_core::proto::probe::Echo;
+use mpq_core::proto::server::flight::{Flight, Landing};
 use mpq_core::proto::server::peer::{OldPath, PeerMachine};
 use mpq_core::proto::{Frame, PathFigures, Strategy};
 
@@ -191,6 +192,8 @@ pub(super) struct Side {
     pub(super) old: Vec<OldPath>,
     /// It is listened for.
     pub(super) awaited: bool,
+    /// Since when it is waited for what was sent, when that is acknowledged, and the wait itself.
+    pub(super) landing: Option<(Instant, Option<Instant>, Landing)>,
     /// What it was knocked with since the server is where it is, and where.
     pub(super) knocks: HashSet<(IpAddr, Echo)>,
     pub(super) datagrams: u64,
@@ -239,6 +242,24 @@ impl Side {
             knocks: HashSet::new(),
             datagrams: 0,
             heard: now,
+            landing: None,
         }
+    }
+
+    /// What is in flight on its paths: a packet each, and soon another one.
+    pub(super) fn flights(&self, now: Instant) -> Vec<Flight> {
+        let (began, acknowledged) = match &self.landing {
+            Some((began, acknowledged, _)) => (*began, *acknowledged),
+            None => (now, None),
+        };
+        let answered = acknowledged.filter(|at| now >= *at);
+        let flight = Flight {
+            sent: 1 + u64::from(now > began),
+            bytes: if answered.is_some() { 0 } else { 1_200 },
+            progress: answered.unwrap_or(began),
+            lost: false,
+            rtt: MEASURED_RTT,
+        };
+        self.open.keys().map(|_| flight).collect()
     }
 }

@@ -50,12 +50,14 @@ impl World {
             Output::CloseGates => self.sides.values_mut().for_each(|side| side.holds = true),
             Output::OpenGate(id) => self.side(id, peer::Input::Release),
             Output::Drain => {
+                // Or something is never acknowledged.
+                let acknowledged = match self.net.below(16) > 0 {
+                    true => Some(self.now + MILLISECOND * self.net.below(500) as u32),
+                    false => None,
+                };
                 self.draining = true;
-                // Something is never acknowledged.
-                if self.net.below(16) > 0 {
-                    let drain = MILLISECOND * self.net.below(500) as u32;
-                    self.later(drain, Arrival::Drained);
-                }
+                self.begin_landing(acknowledged);
+                self.later(MILLISECOND, Arrival::Drained);
             }
             Output::Hold => self.draining = false,
             Output::CloseSockets => {
@@ -98,9 +100,9 @@ impl World {
         if !self.draining {
             return;
         }
-        match self.sides.values().any(|side| side.machine.is_leaving()) {
-            true => self.later(MILLISECOND * 10, Arrival::Drained),
-            false => self.server(Input::Quiet),
+        match self.have_landed() {
+            true => self.server(Input::Quiet),
+            false => self.later(MILLISECOND * 10, Arrival::Drained),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The server's end of a connection: does what its machine wants, and tells it what that asks for.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mpq_core::proto::server;
 use mpq_core::proto::server::Stage;
+use mpq_core::proto::server::flight::Landing;
 use mpq_core::proto::server::peer::{Input, OldPath, Output};
 
 use super::World;
@@ -14,6 +15,10 @@ use super::peer::{Side, SidePath};
 
 /// How long a server keeps a connection that has no path (draft-ietf-quic-multipath-21 §3.4).
 const PATHLESS: Duration = Duration::from_secs(1);
+/// Promised: what is not acknowledged is waited for as long as two probes and an answer take, and no longer; but for
+/// the time between two looks.
+const HOPELESS: Duration = Duration::from_millis(2 * (3 * 120 + 25) + 120);
+const LONGEST: Duration = Duration::from_millis(2 * (3 * 120 + 25) + 120 + 20);
 
 impl World {
     pub(super) fn side(&mut self, id: u64, input: Input) {
@@ -226,6 +231,45 @@ impl World {
             peer.excuse(Excuse::Pathless);
         }
         self.server(server::Input::Gone(id));
+    }
+
+    /// The server waits for what it has sent: on each path it is acknowledged then, if ever.
+    pub(super) fn begin_landing(&mut self, acknowledged: Option<Instant>) {
+        for side in self.sides.values_mut() {
+            side.landing = None;
+            let landing = Landing::new(self.now, false, &side.flights(self.now));
+            side.landing = Some((self.now, acknowledged, landing));
+        }
+    }
+
+    /// Whether none of it is to be waited for any more.
+    pub(super) fn have_landed(&mut self) -> bool {
+        let now = self.now;
+        let mut landed = true;
+        for side in self.sides.values_mut() {
+            let flights = side.flights(now);
+            let Some((began, acknowledged, landing)) = &mut side.landing else {
+                continue;
+            };
+            let is_over = landing.look(now, &flights);
+            let is_answered = acknowledged.is_some_and(|at| now >= at);
+            if is_over && !flights.is_empty() && !side.machine.is_leaving() {
+                assert!(
+                    is_answered || now >= *began + HOPELESS,
+                    "it was waited for too shortly"
+                );
+                assert!(
+                    landing.holds() || !is_answered,
+                    "its last words may be unsaid"
+                );
+            }
+            assert!(
+                is_over || now < *began + LONGEST,
+                "it was waited for too long"
+            );
+            landed &= is_over && !side.machine.is_leaving();
+        }
+        landed
     }
 
     /// The server is about to be frozen.
