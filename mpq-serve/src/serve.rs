@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
+use mpq_core::h3::Priority;
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
@@ -148,15 +150,19 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
     let Session {
         mut h3,
         remote,
+        turns,
         traffic,
     } = session;
     tracing::info!("{remote} connected");
     while let Ok(Some(request)) = h3.accept().await {
-        let (site, running) = (site.clone(), running.clone());
+        let (site, running, turns) = (site.clone(), running.clone(), turns.clone());
         tokio::spawn(async move {
             let Ok((request, mut stream)) = request.resolve_request().await else {
                 return;
             };
+            if let Some(priority) = priority(request.headers()) {
+                turns.asked(stream.id(), priority);
+            }
             running.fetch_add(1, Ordering::Relaxed);
             let served = respond(&site, &request, &mut stream).await;
             running.fetch_sub(1, Ordering::Relaxed);
@@ -176,4 +182,12 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
     if let Ok(traffic) = traffic.await {
         stats::log(remote, &traffic);
     }
+}
+
+/// What a request says of when it is to be answered (RFC 9218 §5).
+fn priority(header: &HeaderMap) -> Option<Priority> {
+    let lines = header.get_all("priority").iter();
+    let lines: Result<Vec<_>, _> = lines.map(HeaderValue::to_str).collect();
+    let field = lines.ok().filter(|lines| !lines.is_empty())?.join(",");
+    field.parse().ok()
 }

@@ -14,7 +14,7 @@ use noq::ConnectionError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::error::{lost, varint};
+use super::error::{lost, stream_id, varint};
 use super::gate::Gate;
 use super::go_away::GoAway;
 use super::migration_stream::MigrationStream;
@@ -23,6 +23,7 @@ use super::recv::RecvStream;
 use super::send::SendStream;
 use super::send_window::{Body, SendWindow};
 use super::supervision::{Supervised, Supervision};
+use super::turns::Turns;
 use super::whole_bodies::{RequestStream, WholeBody};
 use crate::congestion::send_control::SendControl;
 use crate::error::TooFewStreams;
@@ -32,6 +33,9 @@ use crate::proto::varint::read_varint;
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
 /// stay in noq, where the peer's stream limit bounds them.
 const MAX_UNTYPED: usize = 16;
+
+/// RFC 9114 §6.2.1.
+const CONTROL_STREAM_TYPE: u64 = 0x00;
 
 /// For control and QPACK (RFC 9114 §6.2).
 const CRITICAL_STREAMS: usize = 3;
@@ -65,6 +69,7 @@ pub struct Connection {
     /// Ends with the connection: what it does keeps noq's alive.
     _sorting: JoinSet<()>,
     answers: Option<(Arc<SendWindow>, Gate)>,
+    turns: Turns,
 }
 
 impl Connection {
@@ -81,13 +86,22 @@ impl Connection {
         let (to_h3, incoming_uni) = mpsc::unbounded_channel();
         let supervision = Arc::<Supervision>::default();
         let mut sorting = JoinSet::new();
-        sorting.spawn(sort(conn.clone(), supervision.clone(), migration, to_h3));
+        let turns = Turns::default();
+        let sort = sort(
+            conn.clone(),
+            supervision.clone(),
+            turns.clone(),
+            migration,
+            to_h3,
+        );
+        sorting.spawn(sort);
         let connection = Self {
             incoming_bi: repeat(conn.clone(), |conn| async move { conn.accept_bi().await }),
             incoming_uni,
             _sorting: sorting,
             streams: OpenStreams::new(conn, Order::Noq, supervision, GoAway::default()),
             answers: None,
+            turns,
         };
         (connection, receiver)
     }
@@ -100,6 +114,11 @@ impl Connection {
     /// What tells the client of a server to make no more requests.
     pub(crate) fn go_away(&self) -> GoAway {
         self.streams.go_away.clone()
+    }
+
+    /// Whose turn it is among the answers.
+    pub fn turns(&self) -> Turns {
+        self.turns.clone()
     }
 
     /// Opens the streams that HTTP/3 cannot do without, for h3 to have them: it would wait for ever for a peer
@@ -147,6 +166,7 @@ impl Connection {
 async fn sort(
     conn: noq::Connection,
     supervision: Arc<Supervision>,
+    turns: Turns,
     migration: oneshot::Sender<MigrationStream>,
     to_h3: mpsc::UnboundedSender<RecvStream>,
 ) {
@@ -159,7 +179,11 @@ async fn sort(
         let Some((stream_type, chunks)) = stream else {
             continue;
         };
-        let stream = RecvStream::new(chunks, Supervised::other(supervision.clone()));
+        let supervised = Supervised::other(supervision.clone());
+        let stream = match stream_type {
+            CONTROL_STREAM_TYPE => RecvStream::control(chunks, supervised, turns.clone()),
+            _ => RecvStream::new(chunks, supervised),
+        };
         if stream_type != MIGRATION_STREAM_TYPE {
             // Fails while the connection is being dropped.
             let _ = to_h3.send(stream);
@@ -225,7 +249,8 @@ impl<B: Buf> quic::Connection<B> for Connection {
         let stream = ready!(poll_pending(&mut self.incoming_bi, cx))
             .map_err(|error| supervision.connection_error(error))?;
         self.streams.go_away.accepted(stream.0.id());
-        Poll::Ready(Ok(accepted(stream, supervision, self.answers.clone())))
+        let answers = self.answers.clone();
+        Poll::Ready(Ok(accepted(stream, supervision, &self.turns, answers)))
     }
 
     fn opener(&self) -> OpenStreams {
@@ -320,7 +345,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
             Order::Ours => Chunks::reordered(recv, self.conn.weak_handle()),
         };
         let supervised = || Supervised::request(self.supervision.clone());
-        let send = SendStream::new(send, supervised(), None);
+        let send = SendStream::new(send, supervised(), None, None);
         let recv = RecvStream::new(chunks, supervised());
         Poll::Ready(Ok(RequestStream::new(send, recv)))
     }
@@ -337,7 +362,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         opened
             .map_ok(|stream| {
                 let stream = self.go_away.opened(stream);
-                SendStream::new(stream, Supervised::other(supervision.clone()), None)
+                SendStream::new(stream, Supervised::other(supervision.clone()), None, None)
             })
             .map_err(|error| lost(supervision.connection_error(error)))
     }
@@ -354,15 +379,13 @@ pub type BidiStream<B> = RequestStream<SendStream<B>, RecvStream>;
 fn accepted<B: Buf>(
     (send, recv): (noq::SendStream, noq::RecvStream),
     supervision: &Arc<Supervision>,
+    turns: &Turns,
     answers: Option<(Arc<SendWindow>, Gate)>,
 ) -> BidiStream<B> {
-    // One answer after the other, as they were asked for (RFC 9218 §10): who asks for parts of a body
-    // waits for the first. Fails once it is closed, which writing tells.
-    let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
-    let _ = send.set_priority(-turn);
+    let turn = turns.begin(stream_id(send.id()));
     let supervised = || Supervised::request(supervision.clone());
     let body = answers.map(|(window, gate)| Body::new(window, gate));
-    let send = SendStream::new(send, supervised(), body);
+    let send = SendStream::new(send, supervised(), Some(turn), body);
     let recv = RecvStream::new(Chunks::ordered(recv, Bytes::new()), supervised());
     RequestStream::new(send, recv)
 }

@@ -14,13 +14,11 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::proto::varint::read_varint;
+use super::frame_header::Header;
 
 /// Frame types (RFC 9114 §7.2).
 const DATA: u64 = 0;
 const HEADERS: u64 = 1;
-/// Bytes of the longest header: two varints.
-const LONGEST_HEADER: usize = 16;
 
 /// Passes on the bytes of a request stream without its empty DATA frames.
 #[derive(Debug, Default)]
@@ -41,27 +39,6 @@ pub(super) struct DataFrames {
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("the stream ended within a DATA frame, {0} bytes before its end")]
 pub(super) struct Truncated(u64);
-
-struct Header {
-    kind: u64,
-    payload: u64,
-    /// Its own bytes.
-    length: usize,
-}
-
-impl Header {
-    /// What `bytes` begin with, if they hold all of it.
-    fn read(bytes: &[u8]) -> Option<Header> {
-        let mut rest = bytes;
-        let kind = read_varint(&mut rest)?;
-        let payload = read_varint(&mut rest)?;
-        Some(Header {
-            kind,
-            payload,
-            length: bytes.len() - rest.len(),
-        })
-    }
-}
 
 impl DataFrames {
     /// Takes the next bytes of the stream, in chunks as they come. What came before is to be [popped](Self::pop).
@@ -120,7 +97,7 @@ impl DataFrames {
         if before == 0 {
             return None;
         }
-        let more = self.chunk.len().min(LONGEST_HEADER - before);
+        let more = self.chunk.len().min(Header::LONGEST - before);
         self.part.extend_from_slice(&self.chunk[..more]);
         let Some(header) = Header::read(&self.part) else {
             // Nothing is longer than the longest.

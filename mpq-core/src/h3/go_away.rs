@@ -118,6 +118,11 @@ impl Stream {
         self.with(|stream| stream.reset(code))
     }
 
+    pub(super) fn set_priority(&mut self, priority: i32) {
+        // Fails once it is closed, which writing tells.
+        let _ = self.with(|stream| stream.set_priority(priority));
+    }
+
     pub(super) fn id(&self) -> StreamId {
         match self {
             Self::Own(stream) => stream.id(),

@@ -15,6 +15,10 @@
 //! and they learn from it why it gave the connection up (`supervision`). Nothing waits for a connection
 //! that is lost. While a server is parked, what is written to its streams waits (`gate`).
 //!
+//! **Order.** Answers go in the order that the client asks for by the `Priority` field and PRIORITY_UPDATE frames
+//! (RFC 9218; `turns`). The frames are read here (`priority_updates`); whoever reads the header tells [`Turns`] of
+//! the field.
+//!
 //! **Truncated bodies.** noq finishes a stream that is dropped, and nothing in HTTP/3 makes a body
 //! cut short that way different from a whole one. A [`SendStream`] dropped before it was finished is
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
@@ -28,22 +32,28 @@
 mod connection;
 mod data_frames;
 mod error;
+mod frame_header;
 pub(crate) mod gate;
 pub(crate) mod go_away;
 mod migration_stream;
+mod priority;
+mod priority_updates;
 mod reassembly;
 mod recv;
 mod send;
 pub(crate) mod send_window;
 pub(crate) mod supervision;
+mod turns;
 mod whole_bodies;
 
 pub(crate) use connection::Order;
 pub use connection::{BidiStream, Connection, OpenStreams};
 pub(crate) use migration_stream::try_open_migration_stream;
 pub use migration_stream::{MigrationStream, open_migration_stream};
+pub use priority::{NotAPriority, Priority};
 pub use recv::RecvStream;
 pub use send::SendStream;
+pub use turns::Turns;
 pub use whole_bodies::{RequestStream, WholeBodies, WholeBody};
 
 /// H3_NO_ERROR (RFC 9114 §8.1): a connection is closed, and nothing went wrong.

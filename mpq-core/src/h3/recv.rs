@@ -7,14 +7,18 @@ use h3::quic::{self, StreamErrorIncoming, StreamId};
 use noq::ReadError;
 
 use super::error::{stream_id, varint};
+use super::priority_updates::PriorityUpdates;
 use super::reassembly::Chunks;
 use super::supervision::Supervised;
+use super::turns::Turns;
 
 /// The receiving half of a stream.
 pub struct RecvStream {
     chunks: Chunks,
     supervised: Supervised,
     failure: Option<ReadError>,
+    /// What reads along, on a control stream.
+    updates: Option<PriorityUpdates>,
 }
 
 impl RecvStream {
@@ -23,6 +27,15 @@ impl RecvStream {
             chunks,
             supervised,
             failure: None,
+            updates: None,
+        }
+    }
+
+    /// A client's control stream, whose priorities are for these answers.
+    pub(super) fn control(chunks: Chunks, supervised: Supervised, turns: Turns) -> Self {
+        Self {
+            updates: Some(PriorityUpdates::new(turns)),
+            ..Self::new(chunks, supervised)
         }
     }
 
@@ -36,6 +49,9 @@ impl RecvStream {
         let chunk = self.chunks.poll_next(cx);
         let chunk = ready!(self.supervised.note(chunk));
         self.failure = chunk.as_ref().err().cloned();
+        if let (Some(updates), Ok(Some(bytes))) = (&mut self.updates, &chunk) {
+            updates.read(bytes);
+        }
         Poll::Ready(chunk)
     }
 }

@@ -11,6 +11,7 @@ use super::error::{lost, stream_id, varint};
 use super::go_away::Stream;
 use super::send_window::Body;
 use super::supervision::Supervised;
+use super::turns::{Room, Turn};
 
 /// The sending half of a stream. Dropped before it is finished, it is reset.
 pub struct SendStream<B: Buf> {
@@ -18,6 +19,9 @@ pub struct SendStream<B: Buf> {
     supervised: Supervised,
     /// What noq did not take yet.
     writing: Option<WriteBuf<B>>,
+    /// When it is sent, if it is an answer, and noq's priority for that.
+    turn: Option<(Turn, i32)>,
+    written: u64,
     /// When and how much it may take, if that is bounded.
     body: Option<Body>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
@@ -28,12 +32,15 @@ impl<B: Buf> SendStream<B> {
     pub(super) fn new(
         stream: impl Into<Stream>,
         supervised: Supervised,
+        turn: Option<Turn>,
         body: Option<Body>,
     ) -> Self {
         Self {
             stream: stream.into(),
             supervised,
             writing: None,
+            turn: turn.map(|turn| (turn, 0)),
+            written: 0,
             body,
             closed: false,
         }
@@ -42,11 +49,21 @@ impl<B: Buf> SendStream<B> {
     /// Hands to noq what is being written.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
         while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
+            let mut room = Room::Whole;
+            if let Some((turn, priority)) = &mut self.turn {
+                let leave = turn.leave(self.written);
+                room = leave.room;
+                if *priority != leave.value {
+                    *priority = leave.value;
+                    self.stream.set_priority(leave.value);
+                }
+            }
             if let Some(body) = &self.body {
-                ready!(body.poll_room(self.stream.id(), cx));
+                ready!(body.poll_room(self.stream.id(), room, cx));
             }
             let written = ready!(self.stream.poll_write(cx, data.chunk()))?;
             data.advance(written);
+            self.written += written as u64;
         }
         self.writing = None;
         Poll::Ready(Ok(()))

@@ -22,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use noq::StreamId;
 
 use super::gate::Gate;
+use super::turns::Room;
 use crate::congestion::send_control::SendControl;
 use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
@@ -54,8 +55,9 @@ impl SendWindow {
         }
     }
 
-    /// Small changes are left out, since each takes the connection's lock.
-    fn adapt(&self) {
+    /// Follows the congestion control, with this part of the window. Small changes are left out, since each takes
+    /// the connection's lock.
+    fn adapt(&self, part: u64) {
         let (paths, windows) = self.send_control.windows();
         let one_body = !self.several.load(Ordering::Relaxed);
         let most = if paths > 1 && one_body {
@@ -65,7 +67,7 @@ impl SendWindow {
         };
         self.send_control.limit(most);
 
-        let window = (MIN_WAITING + 2 * windows).min(SEND_WINDOW);
+        let window = (MIN_WAITING + 2 * windows).min(SEND_WINDOW) / part;
         let before = self.window.load(Ordering::Relaxed);
         if window.abs_diff(before) > before / 8 {
             self.set(window);
@@ -100,9 +102,13 @@ impl Body {
     }
 
     /// Ready if a part of it may be written, to this stream.
-    pub(super) fn poll_room(&self, stream: StreamId, cx: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_room(&self, stream: StreamId, room: Room, cx: &Context<'_>) -> Poll<()> {
         ready!(self.gate.poll_passed(stream, cx));
-        self.window.adapt();
+        match room {
+            Room::AtOnce => self.window.widen(),
+            Room::Whole => self.window.adapt(1),
+            Room::Half => self.window.adapt(2),
+        }
         Poll::Ready(())
     }
 }

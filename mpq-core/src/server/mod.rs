@@ -36,7 +36,7 @@ use crate::congestion::send_control::SendControl;
 use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
 use crate::h3::gate::Gate;
-use crate::h3::{Connection, NO_ERROR};
+use crate::h3::{Connection, NO_ERROR, Turns};
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
 use crate::proto::server::{AlternativeAddresses, Announcement};
@@ -115,6 +115,8 @@ pub struct Session {
     pub h3: h3::server::Connection<Connection, Bytes>,
     /// The client's first address.
     pub remote: SocketAddr,
+    /// Takes what the client says of the order of the answers (RFC 9218).
+    pub turns: Turns,
     /// Resolves when the connection is over.
     pub traffic: oneshot::Receiver<Traffic>,
 }
@@ -175,10 +177,12 @@ impl Server {
         let connected = self.connected(incoming, remote);
         let session = in_time(self.config.handshake_timeout, async move {
             let (quic, traffic) = connected.await?;
+            let turns = quic.turns();
             let h3 = h3::server::builder().send_grease(false).build(quic).await;
             Ok(Session {
                 h3: h3.map_err(AcceptError::Http3)?,
                 remote,
+                turns,
                 traffic,
             })
         });

@@ -13,6 +13,10 @@ use url::Url;
 use super::resume::Validator;
 use crate::error::Error;
 
+/// What is of use of a part is its whole, and the first that was asked for before the others (RFC 9218): said
+/// aloud, as a server may send a little of each part at once to who says nothing.
+const IN_ORDER: &str = "u=3";
+
 /// A request on its way, and its answer.
 pub(crate) type Asked<S> = RequestStream<<S as OpenStreams<Bytes>>::BidiStream, Bytes>;
 
@@ -55,6 +59,7 @@ impl<'a, S: OpenStreams<Bytes>> Requests<'a, S> {
             .header(ACCEPT, "*/*");
         if let Some((bytes, version)) = part {
             get = get
+                .header("priority", IN_ORDER)
                 .header(RANGE, format!("bytes={bytes}"))
                 .header(IF_RANGE, version.to_string());
         }
