@@ -121,6 +121,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
         "leaving; {} responses are running",
         running.load(Ordering::Relaxed)
     );
+    server.go_away();
     let finished = async {
         while running.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -128,6 +129,8 @@ async fn serve(options: Serve) -> Result<(), Error> {
     };
     tokio::select! {
         () = finished => {}
+        // Refuses who comes now.
+        _ = server.accept() => {}
         () = tokio::time::sleep(options.grace) => tracing::warn!("some responses are cut off"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -154,28 +157,34 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
         traffic,
     } = session;
     tracing::info!("{remote} connected");
+    let mut requests = JoinSet::new();
     while let Ok(Some(request)) = h3.accept().await {
-        let (site, running, turns) = (site.clone(), running.clone(), turns.clone());
-        tokio::spawn(async move {
+        let (site, turns, running) = (site.clone(), turns.clone(), Running::new(&running));
+        requests.spawn(async move {
+            let _running = running;
             let Ok((request, mut stream)) = request.resolve_request().await else {
                 return;
             };
             if let Some(priority) = priority(request.headers()) {
                 turns.asked(stream.id(), priority);
             }
-            running.fetch_add(1, Ordering::Relaxed);
             let served = respond(&site, &request, &mut stream).await;
-            running.fetch_sub(1, Ordering::Relaxed);
             tracing::info!(
                 "{remote} {} {} {} {} bytes{}",
                 request.method(),
                 request.uri().path(),
                 served.status.as_u16(),
                 served.bytes,
-                if served.complete { "" } else { " cut off" }
+                served.cut.map_or(String::new(), |why| format!(
+                    " cut off: {}",
+                    why.escape_debug()
+                ))
             );
         });
+        while requests.try_join_next().is_some() {}
     }
+    // Also where the client makes no more requests (GOAWAY): it waits for those that it has made.
+    while requests.join_next().await.is_some() {}
     // Closes the connection, if it is not closed yet.
     drop(h3);
     tracing::info!("{remote} disconnected");
@@ -190,4 +199,20 @@ fn priority(header: &HeaderMap) -> Option<Priority> {
     let lines: Result<Vec<_>, _> = lines.map(HeaderValue::to_str).collect();
     let field = lines.ok().filter(|lines| !lines.is_empty())?.join(",");
     field.parse().ok()
+}
+
+/// A response that is running, for as long as it lives.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }

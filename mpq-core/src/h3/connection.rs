@@ -246,9 +246,16 @@ impl<B: Buf> quic::Connection<B> for Connection {
         cx: &mut Context<'_>,
     ) -> Poll<Result<BidiStream<B>, ConnectionErrorIncoming>> {
         let supervision = &self.streams.supervision;
-        let stream = ready!(poll_pending(&mut self.incoming_bi, cx))
-            .map_err(|error| supervision.connection_error(error))?;
-        self.streams.go_away.accepted(stream.0.id());
+        let stream = loop {
+            let (mut send, mut recv) = ready!(poll_pending(&mut self.incoming_bi, cx))
+                .map_err(|error| supervision.connection_error(error))?;
+            if self.streams.go_away.accepts(send.id()) {
+                break (send, recv);
+            }
+            // The client may make this one again elsewhere (RFC 9114 §4.1.1).
+            let code = varint(Code::H3_REQUEST_REJECTED.value());
+            let _ = (send.reset(code), recv.stop(code));
+        };
         let answers = self.answers.clone();
         Poll::Ready(Ok(accepted(stream, supervision, &self.turns, answers)))
     }

@@ -2,11 +2,11 @@
 //! asked, so the stream is shared below h3.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use noq::{ClosedStream, SendStream, StreamId, VarInt, WriteError};
+use noq::{ClosedStream, SendStream, Stopped, StreamId, VarInt, WriteError};
 
 use crate::proto::varint::put_varint;
 
@@ -24,13 +24,20 @@ struct Inner {
     control: Mutex<Option<Arc<Mutex<Control>>>>,
     /// The first request stream that was not accepted.
     next_request: AtomicU64,
+    /// The client knows that no more are answered.
+    said: AtomicBool,
 }
 
 impl GoAway {
-    /// A request was accepted on this stream of the client.
-    pub(super) fn accepted(&self, stream: StreamId) {
-        let next = (stream.index() + 1) * STREAM_STEP;
-        self.0.next_request.fetch_max(next, Ordering::Relaxed);
+    /// A request comes on this stream of the client. Whether it is accepted.
+    pub(super) fn accepts(&self, stream: StreamId) -> bool {
+        let id = stream.index() * STREAM_STEP;
+        let next = &self.0.next_request;
+        let is_refused = self.0.said.load(Ordering::SeqCst) && id >= next.load(Ordering::SeqCst);
+        if !is_refused {
+            next.fetch_max(id + STREAM_STEP, Ordering::SeqCst);
+        }
+        !is_refused
     }
 
     /// h3 opens a unidirectional stream; its first one is the control stream.
@@ -56,8 +63,9 @@ impl GoAway {
         if !control.begun {
             return;
         }
+        self.0.said.store(true, Ordering::SeqCst);
         let (mut id, mut frame) = (Vec::new(), Vec::new());
-        put_varint(&mut id, self.0.next_request.load(Ordering::Relaxed));
+        put_varint(&mut id, self.0.next_request.load(Ordering::SeqCst));
         put_varint(&mut frame, GOAWAY);
         put_varint(&mut frame, id.len() as u64);
         frame.extend(id);
@@ -116,6 +124,10 @@ impl Stream {
 
     pub(super) fn reset(&mut self, code: VarInt) -> Result<(), ClosedStream> {
         self.with(|stream| stream.reset(code))
+    }
+
+    pub(super) fn stopped(&mut self) -> Stopped {
+        self.with(|stream| stream.stopped())
     }
 
     pub(super) fn set_priority(&mut self, priority: i32) {

@@ -1,11 +1,12 @@
 //! The sending half of a stream.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
-use noq::WriteError;
+use noq::{Stopped, StoppedError, WriteError};
 
 use super::error::{lost, stream_id, varint};
 use super::go_away::Stream;
@@ -13,7 +14,8 @@ use super::send_window::Body;
 use super::supervision::Supervised;
 use super::turns::{Room, Turn};
 
-/// The sending half of a stream. Dropped before it is finished, it is reset.
+/// The sending half of a stream. Dropped before it is finished, it is reset. One that answers a request is finished
+/// once the client has acknowledged all of it.
 pub struct SendStream<B: Buf> {
     stream: Stream,
     supervised: Supervised,
@@ -26,6 +28,8 @@ pub struct SendStream<B: Buf> {
     body: Option<Body>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
     closed: bool,
+    /// Resolves once all of a finished answer is acknowledged.
+    acknowledged: Option<Pin<Box<Stopped>>>,
 }
 
 impl<B: Buf> SendStream<B> {
@@ -43,7 +47,27 @@ impl<B: Buf> SendStream<B> {
             written: 0,
             body,
             closed: false,
+            acknowledged: None,
         }
+    }
+
+    /// An answer is over once the client has all of it: until then it may be cut.
+    fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        let Some(acknowledged) = &mut self.acknowledged else {
+            return Poll::Ready(Ok(()));
+        };
+        let end = acknowledged.as_mut().poll(cx);
+        let end = ready!(self.supervised.note(end));
+        Poll::Ready(match end {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(StreamErrorIncoming::StreamTerminated {
+                error_code: code.into(),
+            }),
+            Err(StoppedError::ConnectionLost(error)) => Err(self
+                .supervised
+                .write_error(WriteError::ConnectionLost(error))),
+            Err(error) => Err(StreamErrorIncoming::Unknown(error.into())),
+        })
     }
 
     /// Hands to noq what is being written.
@@ -99,10 +123,18 @@ impl<B: Buf> quic::SendStream<B> for SendStream<B> {
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        ready!(self.poll_ready(cx))?;
-        let finished = self.stream.finish();
-        self.closed = true;
-        Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(error.into())))
+        if self.acknowledged.is_none() {
+            ready!(self.poll_ready(cx))?;
+            let finished = self.stream.finish();
+            self.closed = true;
+            finished.map_err(|error| StreamErrorIncoming::Unknown(error.into()))?;
+            // It is the turn of others now.
+            self.body = None;
+            if self.turn.take().is_some() {
+                self.acknowledged = Some(Box::pin(self.stream.stopped()));
+            }
+        }
+        self.poll_acknowledged(cx)
     }
 
     fn reset(&mut self, reset_code: u64) {

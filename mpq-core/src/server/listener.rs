@@ -1,6 +1,7 @@
 //! Where connections come in: an endpoint and its sockets.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(super) struct Listener {
     pub(super) endpoint: noq::Endpoint,
     pub(super) sockets: Sockets,
     address: Mutex<SocketAddr>,
+    /// No new connection is wanted.
+    refuses: AtomicBool,
 }
 
 impl Listener {
@@ -40,12 +43,23 @@ impl Listener {
             endpoint,
             sockets,
             address,
+            refuses: AtomicBool::new(false),
         })
     }
 
     /// Where it listens, or did last.
     pub(super) fn address(&self) -> SocketAddr {
         *self.address.lock().unwrap()
+    }
+
+    /// Whether new connections are to be refused.
+    pub(super) fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
+    }
+
+    /// New connections are to be refused from now on.
+    pub(super) fn refuse(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
     }
 
     /// Closes the sockets, once what was handed to them is sent.

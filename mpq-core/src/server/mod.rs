@@ -172,7 +172,13 @@ impl Server {
     /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
     /// and fails as [`AcceptError`] says.
     pub async fn accept(&self) -> Option<Handshake> {
-        let incoming = self.listener.endpoint.accept().await?;
+        let incoming = loop {
+            let incoming = self.listener.endpoint.accept().await?;
+            if !self.listener.refuses() {
+                break incoming;
+            }
+            incoming.refuse();
+        };
         let remote = canonical(incoming.remote_address());
         let connected = self.connected(incoming, remote);
         let session = in_time(self.config.handshake_timeout, async move {
@@ -244,6 +250,15 @@ impl Server {
     #[cfg(feature = "axum")]
     pub fn acceptor(&self) -> Acceptor {
         Acceptor::new(self.clone())
+    }
+
+    /// Takes no new connections and no new requests from now on. The former are refused, by whoever goes on to
+    /// [`accept`](Self::accept); clients are told of the latter (GOAWAY, RFC 9114 §5.2). What is running goes on.
+    pub fn go_away(&self) {
+        self.listener.refuse();
+        for (_, peer) in self.hub.peers() {
+            peer.go_away.send();
+        }
     }
 
     /// Stops accepting, closes all connections, and waits until the peers were told.

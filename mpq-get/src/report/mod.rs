@@ -7,14 +7,15 @@
 pub mod events;
 pub(crate) mod outage;
 pub mod progress;
+mod say;
 mod text;
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use self::events::{DownloadEvent, Summary};
 use self::progress::{Progress, Snapshot, live_paths};
+use self::say::say;
 use crate::error::Error;
 use crate::output::Leftover;
 
@@ -143,9 +144,4 @@ impl Reporter {
             let _ = event.write_json(t, io::stdout().lock());
         }
     }
-}
-
-/// Says a line. That nobody can read it must not end the download.
-fn say(line: &impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
 }

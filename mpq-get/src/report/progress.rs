@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
 
-use super::say;
+use super::say::say;
 
 /// Over how long a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_millis(500);

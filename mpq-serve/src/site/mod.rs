@@ -53,14 +53,15 @@ pub struct Site {
 }
 
 /// What was sent, for the access log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// The status decided on.
     pub status: StatusCode,
-    /// Bytes of the body handed to the connection.
+    /// Bytes of the body that the client has acknowledged; of a response that was cut, those handed to the
+    /// connection, of which some may not have come.
     pub bytes: u64,
-    /// Whether the response was finished; else its stream was reset.
-    pub complete: bool,
+    /// Why the response was cut, if it was. Its stream was reset then.
+    pub cut: Option<String>,
 }
 
 /// Answers `request` on its stream. Dropping the future resets the stream.
@@ -75,13 +76,11 @@ where
     let (head, body) = site.answer(request).await;
     let status = head.status();
     let mut sending = Sending::new(stream);
-    if let Err(error) = sending.send(head, body, site.limit_rate).await {
-        tracing::debug!(%status, bytes = sending.bytes(), "response not completed: {error}");
-    }
+    let sent = sending.send(head, body, site.limit_rate).await;
     Served {
         status,
         bytes: sending.bytes(),
-        complete: sending.is_complete(),
+        cut: sent.err().map(|error| error.to_string()),
     }
 }
 

@@ -44,12 +44,7 @@ impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
         self.bytes
     }
 
-    /// Whether the response was finished.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// Sends the head and, in chunks, the body.
+    /// Sends the head and, in chunks, the body. Is over once the client has acknowledged all of it.
     pub(super) async fn send(
         &mut self,
         head: Response<()>,

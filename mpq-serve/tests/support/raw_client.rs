@@ -1,0 +1,155 @@
+//! A client made of quinn and bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint, ReadError, SendStream, VarInt};
+use tokio::task::JoinHandle;
+
+/// A client, and what its answers have brought.
+pub(crate) struct Client {
+    pub(crate) connection: Connection,
+    pub(crate) control: SendStream,
+    asked: u64,
+}
+
+/// How many bytes of an answer have come, and the task that ends with it.
+pub(crate) struct Answer {
+    pub(crate) received: Arc<AtomicU64>,
+    /// Ends as the answer does.
+    pub(crate) end: JoinHandle<Result<(), ReadError>>,
+}
+
+impl Answer {
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(server: SocketAddr) -> Self {
+        let connection = connect(server).await.unwrap();
+        // A control stream with empty SETTINGS (RFC 9114 §6.2.1).
+        let mut control = connection.open_uni().await.unwrap();
+        control.write_all(&[0x00, 0x04, 0x00]).await.unwrap();
+        Self {
+            connection,
+            control,
+            asked: 0,
+        }
+    }
+
+    /// Asks for `/random` with these fields.
+    pub(crate) async fn ask(&mut self, fields: &[(&str, &str)]) -> Answer {
+        let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
+        self.asked += 1;
+        // GET and https from QPACK's static table (RFC 9204 §A); :authority and :path by their names there.
+        let mut block = vec![0x00, 0x00, 0xd1, 0xd7];
+        for (name, value) in [(0x50, "localhost"), (0x51, "/random")] {
+            block.extend([name, value.len() as u8]);
+            block.extend(value.bytes());
+        }
+        for (name, value) in fields {
+            // A literal name, whose length has three bits (RFC 9204 §4.5.6).
+            match name.len() {
+                length @ ..7 => block.push(0x20 | length as u8),
+                length => block.extend([0x27, length as u8 - 7]),
+            }
+            block.extend(name.bytes());
+            block.push(value.len() as u8);
+            block.extend(value.bytes());
+        }
+        let mut request = vec![0x01, 0x40, block.len() as u8];
+        request.extend(block);
+        send.write_all(&request).await.unwrap();
+        send.finish().unwrap();
+        let received = Arc::new(AtomicU64::new(0));
+        let counted = received.clone();
+        let end = tokio::spawn(async move {
+            while let Some(chunk) = receive.read_chunk(usize::MAX, true).await? {
+                counted.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Answer { received, end }
+    }
+
+    /// A PRIORITY_UPDATE for the request of this number.
+    pub(crate) async fn update(&mut self, request: u8, priority: &str) {
+        let mut frame = vec![
+            0x80,
+            0x0f,
+            0x07,
+            0x00,
+            1 + priority.len() as u8,
+            4 * request,
+        ];
+        frame.extend(priority.bytes());
+        self.control.write_all(&frame).await.unwrap();
+    }
+}
+
+/// A connection, whoever the server is.
+pub(crate) async fn connect(server: SocketAddr) -> Result<Connection, ConnectionError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    // The link is the bottleneck, so that the server decides what is sent over it.
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(VarInt::MAX);
+    transport.receive_window(VarInt::MAX);
+    config.transport_config(Arc::new(transport));
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connecting = endpoint.connect_with(config, server, "localhost");
+    connecting.unwrap().await
+}
+
+/// Trusts whoever is on loopback.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        unreachable!("only TLS 1.3 is offered")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
