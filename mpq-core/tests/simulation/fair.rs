@@ -12,7 +12,8 @@
 //! | `symmetric` | firewalls, and other interfaces while it cannot hear of a move |
 //! | `restart` | moves |
 //!
-//! All are spared those who answer in the server's name, be it on the path, at one of its addresses, or as a copy
+//! All are spared an interface that flaps while something else is wrong with the ways, since that uses up path ids;
+//! and those who answer in the server's name, be it on the path, at one of its addresses, or as a copy
 //! of it that was left running; and they have a second at first to exchange their greetings.
 
 use mpq_core::proto::Strategy;
@@ -53,6 +54,8 @@ struct Timetable {
     before: u64,
     /// Until when something is in the way of a word.
     disturbed: u64,
+    /// Until when an interface comes and goes.
+    flapping: u64,
     /// Until when nothing may be in the way of one, and until when interfaces stay.
     telling: u64,
     moving: u64,
@@ -73,6 +76,7 @@ impl Timetable {
             now: 0,
             before: 0,
             disturbed: 0,
+            flapping: 0,
             telling: 0,
             moving: 0,
         }
@@ -110,7 +114,15 @@ impl Timetable {
             Op::Locals { .. } => self.is_at_home() && self.spends() && self.disturbs(0),
             Op::Flap { times, ms, .. } => {
                 let ends = 2 * u64::from(*times % 20) * (1 + u64::from(*ms));
-                self.is_at_home() && take_one(&mut self.flaps) && self.disturbs(ends)
+                let is_calm = self.now >= self.disturbed;
+                let allowed = self.is_at_home()
+                    && is_calm
+                    && take_one(&mut self.flaps)
+                    && self.disturbs(ends);
+                if allowed {
+                    self.flapping = self.now + ends;
+                }
+                allowed
             }
             Op::Connect { .. } | Op::Replay { .. } => true,
         }
@@ -127,7 +139,7 @@ impl Timetable {
 
     /// Something is in the way for so long.
     fn disturbs(&mut self, ms: u64) -> bool {
-        if self.is_told && self.now < self.telling {
+        if self.is_told && self.now < self.telling || self.now < self.flapping {
             return false;
         }
         self.disturbed = self.disturbed.max(self.now + ms + FOLLOWING);

@@ -202,5 +202,8 @@ fn lost(
     assert!(fs::read(identity.path("file")).unwrap() == body());
     let served = second.served.recv().unwrap();
     assert_eq!(served.status, StatusCode::PARTIAL_CONTENT);
-    assert!(served.cut.is_none() && served.bytes < SIZE as u64, "{served:?}");
+    assert!(
+        served.cut.is_none() && served.bytes < SIZE as u64,
+        "{served:?}"
+    );
 }

@@ -8,10 +8,14 @@ use super::machine::ClientMachine;
 use super::probe_budget::{Reserve, Round};
 use super::search::jitter;
 use super::state::Phase;
+use crate::proto::frame::MAX_ADDRESSES;
 
 impl ClientMachine {
     /// A round is sent.
     pub(super) fn probe(&mut self, now: Instant) {
+        if self.mv.search.is_overdue(now) {
+            self.widen();
+        }
         self.budget.spend(now, &self.round());
         let jitter = jitter(&mut self.rng);
         self.mv.search.probed(now, self.rtt, jitter);
@@ -37,6 +41,21 @@ impl ClientMachine {
         let there = self.mv.here || self.paths.is_cut_off();
         let there = there.then_some(self.remote);
         self.mv.targets.iter().copied().chain(there).collect()
+    }
+
+    /// From now on the server is looked for wherever it has said that it may be, and where it was: it may have
+    /// gone on without a word that got through.
+    fn widen(&mut self) {
+        if !self.config.strategy.heeds_pool() {
+            return;
+        }
+        let targets = &mut self.mv.targets;
+        for address in self.announcements.elsewhere(self.remote) {
+            if targets.len() < MAX_ADDRESSES && !targets.contains(&address) {
+                targets.push(address);
+            }
+        }
+        self.mv.here = true;
     }
 
     /// A round of probes: from every local address to all that is probed.

@@ -21,6 +21,8 @@ const JITTER: f64 = 0.5;
 const MAX_ATTEMPTS: u32 = 3;
 /// How long whoever turned out not to be the server is passed over for others that may answer.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
+/// A server that is silent for so long beyond what it expected has gone on to somewhere else, maybe.
+const OVERDUE: Duration = Duration::from_secs(15);
 /// How long the server's knock is waited for after that, and after the time at which it is expected back.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
@@ -79,6 +81,12 @@ impl Search {
             self.back = back(now, self.outage);
         }
         self.probe_at = now + self.interval(now, rtt).mul_f64(jitter);
+    }
+
+    /// Whether the server is silent for longer than it was expected to be, by far.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let expected = self.since.max(self.back);
+        self.since.is_some() && expected.is_some_and(|expected| now >= expected + OVERDUE)
     }
 
     /// The server speaks after all, where it was.
