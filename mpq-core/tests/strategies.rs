@@ -3,6 +3,7 @@
 #[path = "support/hint.rs"]
 mod hint;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -282,5 +283,40 @@ fn bare_means_without_parked_and_without_the_knock() {
             };
             assert_eq!(knock_counts, profits, "{strategy}, bare: {bare}");
         }
+    }
+}
+
+#[test]
+fn a_server_that_is_overdue_by_far_is_looked_for_wherever_it_may_be() {
+    for (strategy, widens) in [
+        (Strategy::Multipath, true),
+        (Strategy::Reactive, false),
+        (Strategy::Proactive, false),
+    ] {
+        let mut client = Client::with(strategy);
+        client.does(Input::Frame(Frame::Addresses {
+            pool: vec![at('C')],
+            name: None,
+        }));
+        client.is_told("B");
+        client.hears_parked();
+        let probed = |outputs: Vec<(Instant, Output)>| {
+            let mut all = BTreeSet::new();
+            for (_, output) in outputs {
+                if let Output::Probe(targets) = output {
+                    all.extend(targets);
+                }
+            }
+            all
+        };
+        // Away for as long as it said, and 15 s.
+        let early = probed(client.waits(16 * SECOND - MILLISECOND));
+        let late = probed(client.waits(5 * SECOND));
+        let expected: &[_] = match widens {
+            true => &[at('A'), at('B'), at('C')],
+            false => &[at('B')],
+        };
+        assert!(early.is_subset(&[at('B')].into()), "{strategy}: {early:?}");
+        assert!(late.iter().eq(expected), "{strategy}: {late:?}");
     }
 }
