@@ -24,7 +24,8 @@ Log:
 const EXIT_CODES: &str = "\
 Signals of a running server:
   SIGUSR1          Announce the move, park, and be checkpointed
-  SIGTERM, SIGINT  Finish what is running within --grace, then leave
+  SIGTERM, SIGINT  Finish what is running within --grace, then leave; a second one leaves at once
+  SIGHUP           Read the certificate and its key again, for new connections
 
 Exit codes:
   0  Success

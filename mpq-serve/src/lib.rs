@@ -10,6 +10,7 @@ pub mod error;
 mod log;
 mod relocate;
 pub mod serve;
+mod signals;
 pub mod site;
 pub mod stats;
 pub mod units;

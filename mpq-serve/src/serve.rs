@@ -9,8 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use mpq_core::h3::Priority;
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
-use mpq_core::tls::Identity;
-use tokio::signal::unix::{SignalKind, signal};
+use mpq_core::tls::{Identity, TlsError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -20,6 +19,7 @@ use crate::checkpoint::heap;
 use crate::error::{At, Error};
 use crate::log;
 use crate::relocate::Mover;
+use crate::signals::{Signals, Wish};
 use crate::site::files::Root;
 use crate::site::random::Random;
 use crate::site::{Site, respond};
@@ -44,9 +44,9 @@ pub fn run(options: Serve) -> Result<(), Error> {
 }
 
 async fn serve(options: Serve) -> Result<(), Error> {
-    let identity = match (&options.cert, &options.key) {
-        (Some(cert), Some(key)) => Identity::from_pem(cert, key),
-        _ => Identity::self_signed(&["localhost".to_owned()]),
+    let identity = match certificate(&options) {
+        Some(identity) => identity,
+        None => Identity::self_signed(&["localhost".to_owned()]),
     };
     let identity = identity.map_err(|error| Error::Start(error.to_string()))?;
     let root = options
@@ -78,12 +78,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     if let Some(file) = &options.pid_file {
         fs::write(file, std::process::id().to_string()).at(file)?;
     }
-    let stop = |kind| signal(kind).map_err(|error| Error::Start(error.to_string()));
-    let mut move_signal = stop(SignalKind::user_defined1())?;
-    let (mut terminate, mut interrupt) = (
-        stop(SignalKind::terminate())?,
-        stop(SignalKind::interrupt())?,
-    );
+    let mut signals = Signals::new()?;
     tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
 
@@ -105,16 +100,19 @@ async fn serve(options: Serve) -> Result<(), Error> {
                 });
             }
             Some(_) = sessions.join_next() => {}
-            _ = move_signal.recv() => {
-                let mover = Mover {
-                    server: server.clone(),
-                    control: control.clone(),
-                    options: options.clone(),
-                };
-                tokio::spawn(mover.relocate());
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            wish = signals.next() => match wish {
+                Wish::Leave => break,
+                Wish::Move => {
+                    let mover = Mover {
+                        server: server.clone(),
+                        control: control.clone(),
+                        options: options.clone(),
+                    };
+                    tokio::spawn(mover.relocate());
+                }
+                Wish::Reload => reload(&server, &options),
+                Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
+            },
         }
     }
     tracing::info!(
@@ -132,8 +130,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
         // Refuses who comes now.
         _ = server.accept() => {}
         () = tokio::time::sleep(options.grace) => tracing::warn!("some responses are cut off"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.leave() => {}
     }
     server.close().await;
     // They have their figures to log, unless a response clings to its connection.
@@ -146,6 +143,27 @@ async fn serve(options: Serve) -> Result<(), Error> {
         let _ = fs::remove_file(file);
     }
     Ok(())
+}
+
+/// That of the command line, if it names one.
+fn certificate(options: &Serve) -> Option<Result<Identity, TlsError>> {
+    let (cert, key) = (options.cert.as_ref()?, options.key.as_ref()?);
+    Some(Identity::from_pem(cert, key))
+}
+
+/// Reads the certificate and its key again, for connections that are made from now on.
+fn reload(server: &Server, options: &Serve) {
+    let Some(identity) = certificate(options) else {
+        return tracing::info!("there is no --cert to be read again");
+    };
+    let set = identity.and_then(|identity| {
+        server.set_identity(&identity)?;
+        Ok(identity.fingerprint())
+    });
+    match set {
+        Ok(fingerprint) => tracing::info!("certificate sha256 {fingerprint}, read again"),
+        Err(error) => tracing::error!("the certificate stays as it was: {error}"),
+    }
 }
 
 /// Answers the requests of one connection.

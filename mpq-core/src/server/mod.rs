@@ -17,7 +17,7 @@ mod relocate;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
 use crate::proto::server::{AlternativeAddresses, Announcement};
 use crate::stats::Traffic;
-use crate::tls::{self, Identity};
+use crate::tls::{self, Identity, TlsError};
 use crate::transport;
 
 /// How to serve.
@@ -74,7 +74,8 @@ impl Default for ServerConfig {
 pub struct Server {
     listener: Arc<Listener>,
     config: ServerConfig,
-    crypto: noq::ServerConfig,
+    /// What the next connection is accepted with.
+    crypto: Arc<RwLock<noq::ServerConfig>>,
     hub: Arc<Hub>,
     moves: Arc<Moves>,
 }
@@ -137,7 +138,7 @@ impl Server {
         let (outputs, moving) = mpsc::unbounded_channel();
         Ok(Self {
             listener,
-            crypto,
+            crypto: Arc::new(RwLock::new(crypto)),
             hub: Arc::new(Hub::new(config.elsewhere.clone(), outputs)),
             config,
             moves: Arc::new(Moves::new(moving)),
@@ -147,6 +148,16 @@ impl Server {
     /// Where the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    /// The certificate and key of connections that are made from now on; those that there are stay as they are.
+    ///
+    /// # Errors
+    /// They cannot be used. The ones before stay in use.
+    pub fn set_identity(&self, identity: &Identity) -> Result<(), TlsError> {
+        let crypto = tls::server_config(identity)?;
+        self.crypto.write().unwrap().crypto = Arc::new(crypto);
+        Ok(())
     }
 
     /// Handshakes accepted since the start.
@@ -206,7 +217,7 @@ impl Server {
     ) -> impl Future<Output = Result<(Connection, oneshot::Receiver<Traffic>), AcceptError>> + Send + use<>
     {
         // Connections do not share their congestion control.
-        let mut config = self.crypto.clone();
+        let mut config = self.crypto.read().unwrap().clone();
         let send_control = Arc::new(SendControl::new(Algorithm::new(self.config.congestion)));
         let listen = Bind::from(self.local_addr());
         let largest = mtu::largest([&listen], remote);

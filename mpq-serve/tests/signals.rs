@@ -1,0 +1,72 @@
+//! What signals do to a running server.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use quinn::rustls::pki_types::CertificateDer;
+use support::{Server, connect, start};
+
+fn tell(server: &Server, signal: Signal) {
+    kill(Pid::from_raw(server.process.id() as i32), signal).unwrap();
+}
+
+/// Waits until the log says this.
+fn wait_for(server: &Server, text: &str) {
+    assert!(server.log.iter().any(|line| line.contains(text)), "{text}");
+}
+
+/// Makes a certificate, and writes it and its key.
+fn issue(cert: &Path, key: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(cert, made.cert.pem()).unwrap();
+    fs::write(key, made.signing_key.serialize_pem()).unwrap();
+    made.cert.der().clone()
+}
+
+/// What a new connection is shown.
+async fn shown(server: std::net::SocketAddr) -> CertificateDer<'static> {
+    let connection = connect(server).await.unwrap();
+    let chain = connection.peer_identity().unwrap();
+    let chain = chain.downcast::<Vec<CertificateDer<'static>>>().unwrap();
+    chain[0].clone()
+}
+
+#[tokio::test]
+async fn a_certificate_is_read_again_and_a_bad_one_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let first = issue(&cert, &key);
+    let files = [&cert, &key].map(|file| file.to_str().unwrap());
+    let (server, address) = start(&["--cert", files[0], "--key", files[1]]);
+    let before = connect(address).await.unwrap();
+    assert_eq!(shown(address).await, first);
+
+    let second = issue(&cert, &key);
+    tell(&server, Signal::SIGHUP);
+    wait_for(&server, "read again");
+    assert_eq!(shown(address).await, second);
+
+    for (file, bad) in [(&cert, "nonsense"), (&key, "")] {
+        fs::write(file, bad).unwrap();
+        tell(&server, Signal::SIGHUP);
+        wait_for(&server, "stays as it was");
+        assert_eq!(shown(address).await, second);
+    }
+    assert!(before.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn signals_without_a_meaning_do_not_end_it() {
+    let (mut server, address) = start(&[]);
+    tell(&server, Signal::SIGUSR2);
+    wait_for(&server, "SIGUSR2");
+    tell(&server, Signal::SIGHUP);
+    wait_for(&server, "no --cert");
+    let shown_before = shown(address).await;
+    assert_eq!(shown(address).await, shown_before);
+    assert!(server.process.try_wait().unwrap().is_none());
+}
