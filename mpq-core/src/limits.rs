@@ -13,5 +13,7 @@ pub const STREAM_WINDOW: u32 = 2 << 20;
 pub const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Bytes kept for retransmission; part of a frozen server's image.
 pub const SEND_WINDOW: u64 = 16 << 20;
+/// Bytes of the header of a request, as RFC 9114 §4.2.2 counts them.
+pub const FIELD_SECTION: u64 = 64 << 10;
 /// Paths at a time. A move needs two for each interface.
 pub(crate) const PATHS: u32 = 16;

@@ -37,6 +37,7 @@ use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR, Turns};
+use crate::limits::FIELD_SECTION;
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
 use crate::proto::server::{AlternativeAddresses, Announcement};
@@ -195,7 +196,11 @@ impl Server {
         let session = in_time(self.config.handshake_timeout, async move {
             let (quic, traffic) = connected.await?;
             let turns = quic.turns();
-            let h3 = h3::server::builder().send_grease(false).build(quic).await;
+            let mut builder = h3::server::builder();
+            builder
+                .max_field_section_size(FIELD_SECTION)
+                .send_grease(false);
+            let h3 = builder.build(quic).await;
             Ok(Session {
                 h3: h3.map_err(AcceptError::Http3)?,
                 remote,
