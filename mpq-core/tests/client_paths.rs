@@ -532,3 +532,80 @@ fn who_has_no_way_to_the_server_left_uses_the_ids_that_are_kept_for_a_move() {
     rig.locals([3]);
     assert!(rig.answer(3, 1).contains(&open(3, 1)));
 }
+
+#[test]
+fn a_knock_from_where_the_server_is_opens_the_way_if_knocks_are_heeded() {
+    for (strategy, from, opens) in [
+        (Strategy::Multipath, 1, true),
+        (Strategy::Multipath, 3, false),
+        (Strategy::Reactive, 1, false),
+    ] {
+        let mut rig = Rig::with(Config {
+            strategy,
+            ..Config::default()
+        });
+        rig.run(LOOK, &[1, 1]);
+        assert!(!rig.locals([0, 1, 2]).contains(&open(2, 1)));
+        let outputs = rig.input(Input::Answer {
+            local: local(2),
+            remote: server(from),
+            hint: hint(true),
+        });
+        let found = outputs.contains(&open(2, 1));
+        assert_eq!(found, opens, "{strategy}, from {from}: {outputs:?}");
+    }
+}
+
+#[test]
+fn a_knock_from_another_target_counts_more_than_an_answer() {
+    let mut rig = Rig::new();
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 1,
+        targets: vec![server(2), server(3)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    assert!(rig.answer(0, 2).contains(&open(0, 2)));
+    let outputs = rig.input(Input::Answer {
+        local: local(0),
+        remote: server(3),
+        hint: hint(true),
+    });
+    assert!(outputs.contains(&Output::Abandon(server(2))), "{outputs:?}");
+    assert!(outputs.contains(&open(0, 3)), "{outputs:?}");
+}
+
+#[test]
+fn only_new_paths_are_for_other_links_and_only_in_a_download() {
+    for (strategy, downloads) in [(Strategy::Reactive, true), (Strategy::Multipath, false)] {
+        let mut rig = Rig::with(Config {
+            strategy,
+            ..Config::default()
+        });
+        rig.input(Input::Expecting(downloads));
+        let mut outputs = rig.run(SECOND, &[20, 20]);
+        outputs.extend(rig.run(SECOND, &[0, 20]));
+        let evacuates = |output: &Output| matches!(output, Output::Evacuate { .. });
+        assert!(!outputs.iter().any(evacuates), "{strategy}: {outputs:?}");
+    }
+}
+
+#[test]
+fn the_counters_are_looked_at_more_often_while_something_is_to_come() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.client.look_interval(), 20 * MILLISECOND, "a download");
+    rig.input(Input::Expecting(false));
+    assert_eq!(rig.client.look_interval(), 50 * MILLISECOND);
+    rig.park();
+    assert_eq!(rig.client.look_interval(), 20 * MILLISECOND, "a move");
+}
+
+#[test]
+fn a_path_that_is_being_closed_is_not_asked_any_more() {
+    let mut rig = Rig::new();
+    assert!(rig.locals([1]).contains(&Output::Close { path: 0 }));
+    let outputs = rig.run(SECOND, &[0, 0]);
+    assert!(outputs.contains(&Output::Ping { path: 1 }), "{outputs:?}");
+    assert!(!outputs.contains(&Output::Ping { path: 0 }), "{outputs:?}");
+}

@@ -320,3 +320,65 @@ fn a_server_that_is_overdue_by_far_is_looked_for_wherever_it_may_be() {
         assert!(late.iter().eq(expected), "{strategy}: {late:?}");
     }
 }
+
+#[test]
+fn proactive_leaves_once_its_answer_is_on_its_way() {
+    let mut client = Client::with(Strategy::Proactive);
+    client.is_told("B");
+    client.waits(50 * MILLISECOND - Duration::from_nanos(1));
+    assert_eq!(client.machine.state(), "Announced");
+    let left = client.waits(Duration::from_nanos(1));
+    assert_eq!(left[0].1, Output::Redirect(None), "{left:?}");
+    assert_eq!(client.machine.state(), "Searching (parked)");
+}
+
+#[test]
+fn who_has_nowhere_to_go_to_stays() {
+    for strategy in [Strategy::Proactive, Strategy::Paper] {
+        let mut client = Client::with(strategy);
+        let told = client.is_told("A");
+        let leaves = |o: &Output| matches!(o, Output::Close { .. } | Output::Redirect(_));
+        assert!(!told.iter().any(leaves), "{strategy}: {told:?}");
+        let waited = client.waits(100 * MILLISECOND);
+        assert!(!waited.iter().any(|(_, o)| leaves(o)), "{waited:?}");
+        assert_eq!(client.machine.state(), "Announced");
+    }
+}
+
+#[test]
+fn after_an_attempt_in_vain_datagrams_go_where_the_strategy_left_them() {
+    for (strategy, to) in [
+        (Strategy::Proactive, None),
+        (Strategy::Reactive, Some(at('A'))),
+    ] {
+        let mut client = Client::with(strategy);
+        client.is_told("B");
+        client.waits(SECOND);
+        let answered = client.answers('B', false);
+        assert!(answered.contains(&Output::Redirect(Some(at('B')))));
+        let failed = client.waits(2 * SECOND);
+        let failed: Vec<_> = failed.into_iter().map(|(_, output)| output).collect();
+        assert!(failed.contains(&Output::Redirect(to)), "{failed:?}");
+        assert_eq!(
+            client.machine.remote(),
+            at('A'),
+            "it is another one that answers"
+        );
+    }
+}
+
+#[test]
+fn what_comes_sooner_than_an_answer_can_was_under_way_before_the_redirection() {
+    let mut client = Client::with(Strategy::Reactive);
+    client.is_told("B");
+    client.waits(SECOND);
+    client.answers('B', false);
+    assert_eq!(client.machine.state(), "Arriving");
+    client.has_received(2);
+    client.waits(25 * MILLISECOND - Duration::from_nanos(1));
+    client.has_received(3);
+    assert_eq!(client.machine.state(), "Arriving");
+    client.waits(Duration::from_nanos(1));
+    client.has_received(4);
+    assert_eq!(client.machine.remote(), at('B'));
+}

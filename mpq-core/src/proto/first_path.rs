@@ -215,6 +215,8 @@ mod tests {
         race.failed(now, 0, Failure::Refused);
         steps(&mut race, now);
         assert_eq!(race.next_timeout(now), Some(now + REFUSED_WAIT));
+        let due = race.next_timeout(now + REFUSED_WAIT);
+        assert_eq!(due, None, "it has something to do now");
         assert_eq!(race.poll(now + REFUSED_WAIT), Some(Step::Fail(0)));
     }
 }

@@ -26,3 +26,14 @@ impl fmt::Display for PathId {
         fmt::Display::fmt(&self.0, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_quics_number() {
+        assert_eq!(u32::from(PathId::from(7)), 7);
+        assert_eq!(PathId::from(7).to_string(), "7");
+    }
+}

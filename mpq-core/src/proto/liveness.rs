@@ -404,6 +404,22 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_no_more_is_neither_asked_nor_compared_with() {
+        let mut pair = Pair::new();
+        let mut now = pair.now;
+        pair.figures[0].sent += 1200;
+        let mut pings = 0;
+        for _ in 0..60 {
+            now += LOOK_INTERVAL;
+            for verdict in pair.liveness.look(now, &pair.figures[..1], true) {
+                assert_eq!(verdict, Verdict::Ping(0));
+                pings += 1;
+            }
+        }
+        assert!(pings > 0, "the other one is asked");
+    }
+
+    #[test]
     fn a_quiet_path_is_pinged_in_a_download_only() {
         let mut pair = Pair::new();
         let pings = |pair: &mut Pair| {

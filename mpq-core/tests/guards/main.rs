@@ -16,6 +16,8 @@ use mpq_core::proto::{Frame, Strategy};
 use crate::hint::hint;
 use crate::rig::{DEADLINE, MILLISECOND, Rig, SECOND, is_event, local, opens_to, server};
 
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
 #[test]
 fn addresses_that_are_no_place_for_a_server_are_refused() {
     for bad in [
@@ -373,8 +375,31 @@ fn a_knock_that_is_repeated_reaches_only_so_many() {
 fn a_server_that_speaks_has_not_moved() {
     let mut rig = Rig::by(Strategy::Multipath);
     rig.hear();
-    rig.answer(2, true);
-    assert_eq!((rig.client.state(), rig.goes_to(2)), ("Settled", 0));
+    for (passed, goes) in [
+        (Duration::ZERO, 0),
+        (rig.rtt - NANOSECOND, 0),
+        (NANOSECOND, 1),
+    ] {
+        rig.pass(passed);
+        rig.answer(2, true);
+        assert_eq!(rig.goes_to(2), goes);
+    }
+}
+
+#[test]
+fn a_server_that_still_speaks_at_the_deadline_has_not_moved() {
+    let silence = 300 * MILLISECOND;
+    for (silent, event) in [
+        (silence - NANOSECOND, Event::Cancelled { sequence: 1 }),
+        (silence, Event::Failed),
+    ] {
+        let mut rig = Rig::by(Strategy::Multipath);
+        rig.park(&[2]);
+        rig.pass(DEADLINE - silent);
+        rig.hear();
+        rig.pass(silent);
+        assert_eq!(rig.count(is_event(&event)), 1, "{event:?}");
+    }
 }
 
 #[test]

@@ -104,3 +104,79 @@ impl Announcements {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::proto::client::search::Search;
+    use crate::proto::client::state::{Attempt, Silence};
+
+    const NEWEST: u64 = 7;
+
+    /// Where a client learns that its server is, which was at A and says ARRIVED.
+    fn arrived(sequence: u64, strategy: Strategy, phase: Phase, mv: &Move) -> Option<SocketAddr> {
+        let mut announcements = Announcements::new(server('A'));
+        announcements.set_newest(NEWEST);
+        announcements.arrived(sequence, strategy, server('A'), (phase, mv))
+    }
+
+    fn server(name: char) -> SocketAddr {
+        ([10, 1, 0, name as u8], 443).into()
+    }
+
+    /// A move to B, or back to where it is.
+    fn a_move(announced: bool, here: bool) -> Move {
+        let search = Search::new(Instant::now(), Duration::ZERO, 1.0);
+        let mut mv = Move::new(search, NEWEST, announced, vec![server('B')]);
+        mv.here = here;
+        mv
+    }
+
+    fn silence() -> Silence {
+        Silence {
+            deadline: Instant::now(),
+            parked: true,
+        }
+    }
+
+    #[test]
+    fn without_an_announcement_arrived_says_where_only_who_redirects() {
+        let now = Instant::now();
+        let attempt = Attempt {
+            target: server('B'),
+            since: now,
+            until: now,
+        };
+        let phase = Phase::Arriving(silence(), attempt);
+        for (sequence, strategy, known) in [
+            (NEWEST - 1, Strategy::Pool, false),
+            (NEWEST, Strategy::Pool, false),
+            (NEWEST + 1, Strategy::Pool, true),
+            (NEWEST + 1, Strategy::Multipath, false),
+        ] {
+            let found = arrived(sequence, strategy, phase, &a_move(false, false));
+            assert_eq!(found, known.then_some(server('B')), "{sequence} {strategy}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_stays_here_arrives_once_and_with_paths_to_elsewhere_their_event_counts() {
+        let here = a_move(true, true);
+        let mut only_here = a_move(true, true);
+        only_here.targets.clear();
+        let searching = Phase::Searching(silence());
+        for (strategy, phase, mv, known) in [
+            (Strategy::Multipath, Phase::Settled, &here, false),
+            (Strategy::Multipath, Phase::Announced, &here, true),
+            (Strategy::Multipath, searching, &here, true),
+            (Strategy::Paper, searching, &here, false),
+            (Strategy::Paper, searching, &only_here, true),
+        ] {
+            let found = arrived(NEWEST, strategy, phase, mv);
+            assert_eq!(found, known.then_some(server('A')), "{strategy} {phase:?}");
+        }
+    }
+}

@@ -61,3 +61,17 @@ impl Turns {
         target
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_take_turns() {
+        let targets = [1, 2].map(|host| ([10, 1, 0, host], 443).into());
+        let mut turns = Turns::default();
+        let next = [(); 3].map(|()| turns.next(&targets).unwrap());
+        assert_eq!(next, [targets[0], targets[1], targets[0]]);
+        assert_eq!(turns.next(&[]), None);
+    }
+}

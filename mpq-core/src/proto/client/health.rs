@@ -65,3 +65,29 @@ impl Health {
         steps
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_was_under_way_before_a_redirection_is_not_heard() {
+        let mut health = Health::new(true);
+        let mut has_received = |received, forgets| {
+            if forgets {
+                health.forget_received();
+            }
+            health.is_heard(&[PathFigures {
+                id: 0,
+                rtt: Duration::ZERO,
+                sent: 0,
+                received,
+            }])
+        };
+        assert!(has_received(1, false) && !has_received(1, false));
+        assert!(!has_received(2, true), "it was under way");
+        assert!(!has_received(2, false) && has_received(3, false));
+    }
+}
