@@ -1,160 +1,17 @@
 //! What the client's machine makes of its paths' counters and ends, in virtual time: which it gives up,
 //! when it opens one again, and when it gives up the connection.
 
-#[path = "support/hint.rs"]
+#[path = "../support/hint.rs"]
 mod hint;
+mod ids;
+mod rig;
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use mpq_core::proto::client::{Config, Event, Handshake, Input, Output, Refusal};
+use mpq_core::proto::{Frame, Strategy};
 
-use hint::{confirmed, hint};
-use mpq_core::proto::client::{ClientMachine, Config, Event, Handshake, Input, Output, Refusal};
-use mpq_core::proto::{Frame, PathFigures, Strategy};
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(20);
-
-fn server(host: u8) -> SocketAddr {
-    ([10, 1, 0, host], 443).into()
-}
-
-fn local(host: u8) -> IpAddr {
-    [10, 0, host, 1].into()
-}
-
-/// A client of server 1 in a download, with paths 0 and 1 from locals 0 and 1.
-struct Rig {
-    now: Instant,
-    client: ClientMachine,
-    figures: Vec<PathFigures>,
-}
-
-impl Rig {
-    fn new() -> Self {
-        Self::with(Config::default())
-    }
-
-    /// One whose probes have been answered.
-    fn with(config: Config) -> Self {
-        let mut rig = Self::untested(config);
-        rig.answer(0, 1);
-        rig
-    }
-
-    fn untested(config: Config) -> Self {
-        let mut rig = Self::early(config);
-        rig.input(confirmed());
-        rig
-    }
-
-    /// One whose handshake is not confirmed yet.
-    fn early(config: Config) -> Self {
-        let now = Instant::now();
-        let figures = |id| PathFigures {
-            id,
-            rtt: 40 * MILLISECOND,
-            sent: 0,
-            received: 1,
-        };
-        let mut rig = Self {
-            now,
-            client: ClientMachine::new(now, config, local(0), server(1)),
-            figures: vec![figures(0), figures(1)],
-        };
-        rig.input(Input::Figures(rig.figures.clone()));
-        rig.input(Input::Locals(vec![local(0), local(1)]));
-        rig.open(1, 1, 1);
-        rig.input(Input::Expecting(true));
-        rig
-    }
-
-    fn outputs(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.client.poll()).collect()
-    }
-
-    fn input(&mut self, input: Input) -> Vec<Output> {
-        self.client.handle(self.now, input);
-        self.outputs()
-    }
-
-    fn open(&mut self, path: u32, from: u8, to: u8) -> Vec<Output> {
-        let (local, remote) = (local(from), server(to));
-        self.input(Input::PathOpen {
-            path,
-            local,
-            remote,
-        })
-    }
-
-    fn gone(&mut self, path: u32) -> Vec<Output> {
-        self.figures.retain(|figures| figures.id != path);
-        self.input(Input::PathGone { path })
-    }
-
-    fn refused(&mut self, from: u8, to: u8, refusal: Refusal) -> Vec<Output> {
-        self.input(Input::PathRefused {
-            local: local(from),
-            remote: server(to),
-            refusal,
-        })
-    }
-
-    fn locals(&mut self, hosts: impl IntoIterator<Item = u8>) -> Vec<Output> {
-        self.input(Input::Locals(hosts.into_iter().map(local).collect()))
-    }
-
-    /// Has the server announce a move to server 2, and park.
-    fn park(&mut self) {
-        self.input(Input::Frame(Frame::Migration {
-            sequence: 1,
-            targets: vec![server(2)],
-            outage: SECOND,
-            lead: SECOND,
-        }));
-        self.input(Input::Frame(Frame::Parked { sequence: 1 }));
-    }
-
-    fn answer(&mut self, from: u8, remote: u8) -> Vec<Output> {
-        self.input(Input::Answer {
-            local: local(from),
-            remote: server(remote),
-            hint: hint(false),
-        })
-    }
-
-    /// Looks for so long, while so much comes on each path between two looks.
-    fn run(&mut self, time: Duration, received: &[u64]) -> Vec<Output> {
-        let end = self.now + time;
-        let mut outputs = Vec::new();
-        while self.now < end {
-            self.now += LOOK;
-            for (figures, received) in self.figures.iter_mut().zip(received) {
-                figures.received += received;
-            }
-            if self.client.next_timeout().is_some_and(|at| at <= self.now) {
-                self.client.handle_timeout(self.now);
-            }
-            let figures = self.figures.clone();
-            outputs.extend(self.input(Input::Figures(figures)));
-        }
-        outputs
-    }
-}
-
-fn open(from: u8, to: u8) -> Output {
-    Output::Open {
-        local: local(from),
-        remote: server(to),
-    }
-}
-
-fn probe(from: u8, to: u8) -> Output {
-    Output::ProbeFrom {
-        local: local(from),
-        target: server(to),
-    }
-}
+use crate::hint::{confirmed, hint};
+use crate::ids::opened;
+use crate::rig::{LOOK, MILLISECOND, Rig, SECOND, local, open, probe, server};
 
 #[test]
 fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_again() {
@@ -314,52 +171,6 @@ fn without_probes_paths_are_opened_at_once() {
     }
 }
 
-/// How many of them take a path id.
-fn opened(outputs: &[Output]) -> u32 {
-    let opens = |output: &&Output| matches!(output, Output::Open { .. });
-    outputs.iter().filter(opens).count() as u32
-}
-
-#[test]
-fn dead_interfaces_use_up_no_path_ids() {
-    let mut rig = Rig::new();
-    let mut outputs = rig.locals(0..18);
-    outputs.extend(rig.run(60 * SECOND, &[20, 20]));
-    assert_eq!(opened(&outputs), 0, "{outputs:?}");
-    rig.park();
-    assert!(rig.answer(0, 2).contains(&open(0, 2)));
-    assert!(rig.answer(1, 2).contains(&open(1, 2)));
-}
-
-#[test]
-fn an_interface_that_comes_and_goes_leaves_the_path_ids_for_a_move() {
-    let mut rig = Rig::new();
-    let mut outputs = Vec::new();
-    for _ in 0..32 {
-        outputs.extend(rig.locals([0, 1, 2]));
-        // It works just long enough to be answered.
-        outputs.extend(rig.answer(2, 1));
-        outputs.extend(rig.locals([0, 1]));
-        outputs.extend(rig.run(SECOND, &[20, 20]));
-    }
-    rig.park();
-    outputs.extend(rig.answer(0, 2));
-    outputs.extend(rig.answer(1, 2));
-    assert!(outputs.contains(&open(0, 2)) && outputs.contains(&open(1, 2)));
-    let ids = Config::default().path_ids;
-    // Two were there at first.
-    assert!(2 + opened(&outputs) <= ids, "{outputs:?}");
-    assert!(opened(&outputs) > 8, "it is tried for as long as it can be");
-}
-
-#[test]
-fn as_many_paths_are_opened_as_can_move() {
-    let mut rig = Rig::new();
-    rig.locals(0..18);
-    let opened: u32 = (2..18).map(|host| opened(&rig.answer(host, 1))).sum();
-    assert_eq!(2 + opened, Config::default().path_ids / 2);
-}
-
 #[test]
 fn an_opening_that_waits_for_an_answer_survives_an_attempt_elsewhere() {
     let mut rig = Rig::new();
@@ -517,20 +328,6 @@ fn a_path_that_is_being_closed_is_none_that_the_move_has_settled_with() {
     assert!(!outputs.contains(&settled), "{outputs:?}");
     rig.gone(3);
     assert!(rig.open(4, 2, 2).contains(&settled));
-}
-
-#[test]
-fn who_has_no_way_to_the_server_left_uses_the_ids_that_are_kept_for_a_move() {
-    let mut rig = Rig::new();
-    for _ in 0..32 {
-        rig.locals([0, 1, 2]);
-        rig.answer(2, 1);
-        rig.locals([0, 1]);
-        rig.run(SECOND, &[20, 20]);
-    }
-    // Both are gone, and none of the server's paths leads here.
-    rig.locals([3]);
-    assert!(rig.answer(3, 1).contains(&open(3, 1)));
 }
 
 #[test]
