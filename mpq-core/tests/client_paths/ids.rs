@@ -1,8 +1,8 @@
 //! How many paths the client's machine opens: their ids are used once, and kept for moves.
 
-use mpq_core::proto::client::{Config, Input, Output, Refusal};
+use mpq_core::proto::client::{Config, Output, Refusal};
 
-use crate::rig::{Rig, SECOND, open, probe, server};
+use crate::rig::{Rig, SECOND, open};
 
 /// How many of them take a path id.
 pub(crate) fn opened(outputs: &[Output]) -> u32 {
@@ -62,4 +62,43 @@ fn who_has_no_way_to_the_server_left_uses_the_ids_that_are_kept_for_a_move() {
     // Both are gone, and none of the server's paths leads here.
     rig.locals([3]);
     assert!(rig.answer(3, 1).contains(&open(3, 1)));
+}
+
+#[test]
+fn a_path_that_is_being_closed_is_not_to_move() {
+    let mut rig = Rig::new();
+    let outputs = rig.locals((0..18).filter(|host| *host != 1));
+    assert!(outputs.contains(&Output::Close { path: 1 }), "{outputs:?}");
+    let opened: u32 = (2..18).map(|host| opened(&rig.answer(host, 1))).sum();
+    assert_eq!(1 + opened, (Config::default().path_ids - 1) / 2);
+    // Those that got none wait.
+    assert!(rig.client.next_timeout().unwrap() > rig.now);
+}
+
+#[test]
+fn the_id_of_a_path_that_the_server_knows_comes_back() {
+    let mut rig = Rig::new();
+    for path in 2..34 {
+        rig.locals([0, 1, 2]);
+        assert!(rig.answer(2, 1).contains(&open(2, 1)), "{path}");
+        rig.open(path, 2, 1);
+        assert!(rig.locals([0, 1]).contains(&Output::Close { path }));
+        rig.gone(path);
+        rig.run(SECOND, &[20, 20]);
+    }
+}
+
+#[test]
+fn openings_that_nobody_answers_leave_the_path_ids_for_a_move() {
+    let mut rig = Rig::new();
+    rig.locals([0, 1, 2]);
+    let mut outputs = Vec::new();
+    for _ in 0..32 {
+        outputs.extend(rig.answer(2, 1));
+        outputs.extend(rig.refused(2, 1, Refusal::NoAnswer));
+        outputs.extend(rig.run(2 * SECOND, &[20, 20]));
+    }
+    // With both that are there, and two for a move.
+    let spare = Config::default().path_ids - 4;
+    assert!((8..=spare).contains(&opened(&outputs)), "{outputs:?}");
 }

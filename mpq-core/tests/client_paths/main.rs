@@ -15,19 +15,27 @@ use crate::rig::{LOOK, MILLISECOND, Rig, SECOND, local, open, probe, server};
 
 #[test]
 fn a_path_whose_link_dies_is_evacuated_closed_and_asked_for_before_it_is_opened_again() {
-    let mut rig = Rig::new();
-    rig.run(SECOND, &[20, 20]);
-    let outputs = rig.run(SECOND, &[0, 20]);
-    let evacuate = Output::Evacuate { path: 0, over: 1 };
-    let place = |output: &Output| outputs.iter().position(|o| o == output);
-    let evacuated = place(&evacuate).expect("evacuated");
-    let closed = place(&Output::Close { path: 0 }).expect("closed");
-    assert!(evacuated < closed, "{outputs:?}");
-    assert!(outputs.contains(&Output::Event(Event::Dead { path: 0.into() })));
-    rig.gone(0);
-    let outputs = rig.run(3 * SECOND, &[20]);
-    assert!(outputs.contains(&probe(0, 1)) && !outputs.contains(&open(0, 1)));
-    assert!(rig.answer(0, 1).contains(&open(0, 1)));
+    for (dead, other) in [(0, 1), (1, 0)] {
+        let mut rig = Rig::new();
+        rig.run(SECOND, &[20, 20]);
+        let received = [(0, 20), (20, 0)][dead as usize];
+        let outputs = rig.run(SECOND, &[received.0, received.1]);
+        let place = |output: &Output| outputs.iter().position(|o| o == output);
+        let evacuate = Output::Evacuate {
+            path: dead,
+            over: other,
+        };
+        let evacuated = place(&evacuate).expect("evacuated");
+        let asked = place(&probe(dead as u8, 1)).expect("asked");
+        let closed = place(&Output::Close { path: dead }).expect("closed");
+        assert!(evacuated < asked && asked < closed, "{outputs:?}");
+        assert!(outputs.contains(&Output::Event(Event::Dead { path: dead.into() })));
+        rig.gone(dead);
+        let outputs = rig.run(3 * SECOND, &[20]);
+        let open = open(dead as u8, 1);
+        assert!(outputs.contains(&probe(dead as u8, 1)) && !outputs.contains(&open));
+        assert!(rig.answer(dead as u8, 1).contains(&open));
+    }
 }
 
 #[test]
@@ -405,4 +413,87 @@ fn a_path_that_is_being_closed_is_not_asked_any_more() {
     let outputs = rig.run(SECOND, &[0, 0]);
     assert!(outputs.contains(&Output::Ping { path: 1 }), "{outputs:?}");
     assert!(!outputs.contains(&Output::Ping { path: 0 }), "{outputs:?}");
+}
+
+#[test]
+fn while_the_server_is_parked_no_path_is_asked_for_where_it_was() {
+    let mut rig = Rig::new();
+    assert!(rig.locals([0, 1, 2]).contains(&probe(2, 1)));
+    rig.park();
+    let outputs = rig.run(5 * SECOND, &[0, 0]);
+    assert!(!outputs.contains(&probe(2, 1)), "{outputs:?}");
+}
+
+#[test]
+fn a_path_that_was_taken_away_is_asked_for_after_a_while_whatever_else_is_asked_for() {
+    let mut rig = Rig::new();
+    rig.locals([0, 1, 2]);
+    let mut outputs = rig.gone(1);
+    outputs.extend(rig.run(SECOND - LOOK, &[20]));
+    assert!(!outputs.contains(&probe(1, 1)), "{outputs:?}");
+    let outputs = rig.run(LOOK, &[20]);
+    assert!(outputs.contains(&probe(1, 1)), "{outputs:?}");
+}
+
+#[test]
+fn no_path_is_asked_for_from_an_address_that_is_gone() {
+    let mut rig = Rig::new();
+    let mut outputs = rig.locals([3]);
+    outputs.extend(rig.gone(0));
+    outputs.extend(rig.gone(1));
+    outputs.extend(rig.run(5 * SECOND, &[]));
+    assert!(outputs.contains(&open(3, 1)), "{outputs:?}");
+    let from_there = [open(0, 1), open(1, 1), probe(0, 1), probe(1, 1)];
+    assert!(!outputs.iter().any(|o| from_there.contains(o)));
+}
+
+#[test]
+fn a_path_that_was_closed_since_the_server_moved_leaves_nothing_to_give_up() {
+    let mut rig = Rig::new();
+    rig.park();
+    rig.answer(0, 2);
+    rig.open(2, 0, 2);
+    rig.open(3, 1, 2);
+    rig.gone(0);
+    rig.gone(1);
+    rig.input(Input::Frame(Frame::Migration {
+        sequence: 2,
+        targets: vec![server(3)],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    rig.input(Input::Frame(Frame::Parked { sequence: 2 }));
+    assert!(rig.answer(0, 3).contains(&open(0, 3)));
+    let outputs = rig.open(4, 0, 3);
+    assert_eq!(rig.client.remote(), server(3));
+    assert!(!outputs.contains(&Output::Abandon(server(1))));
+}
+
+#[test]
+fn who_redirects_has_the_paths_that_wait_try_the_new_address() {
+    let mut rig = Rig::with(Config {
+        strategy: Strategy::Reactive,
+        capabilities: Frame::REDIRECT,
+        ..Config::default()
+    });
+    rig.run(LOOK, &[1, 1]);
+    assert!(rig.locals([0, 1, 2]).contains(&probe(2, 1)));
+    rig.park();
+    rig.run(SECOND, &[]);
+    let outputs = rig.answer(0, 2);
+    assert!(outputs.contains(&Output::Redirect(Some(server(2)))));
+    assert!(outputs.contains(&Output::Abandon(server(1))), "{outputs:?}");
+}
+
+#[test]
+fn whether_probes_are_answered_is_tried_from_a_path_that_works() {
+    let mut rig = Rig::untested(Config::default());
+    rig.run(SECOND, &[20, 20]);
+    let outputs = rig.run(SECOND, &[0, 20]);
+    let close = Output::Close { path: 0 };
+    let closed = outputs.iter().position(|o| *o == close).expect("closed");
+    let mut outputs = outputs[closed..].to_vec();
+    outputs.extend(rig.run(SECOND, &[0, 20]));
+    let probes = |from| outputs.iter().filter(|o| **o == probe(from, 1)).count();
+    assert!(probes(0) > 0 && probes(1) > 0, "{outputs:?}");
 }

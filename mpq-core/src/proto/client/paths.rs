@@ -461,3 +461,37 @@ impl Paths {
         opened
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the time of a test begins now")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_path_is_closed_and_wanted_again_unless_it_is_the_last_one() {
+        let now = Instant::now();
+        let remote = ([10, 1, 0, 1], 443).into();
+        let [x, y]: [IpAddr; 2] = [[10, 0, 0, 1], [10, 0, 1, 1]].map(IpAddr::from);
+        let destination = Destination {
+            detection: Detection::Off,
+            targets: &[],
+            others: Some(remote),
+            is_new: false,
+        };
+        let mut paths = Paths::new(x, remote, OpeningGate::new(true), 16);
+        paths.set_locals(vec![x, y]);
+        assert_eq!(paths.close_dead(now, 0), None, "it is the only one");
+        paths.opened(1, y, remote);
+        assert_eq!(paths.retry_at(destination), None);
+        let closed = paths.close_dead(now, 1);
+        assert_eq!(closed, Some(Output::Close { path: 1 }));
+        assert_eq!(paths.in_use().collect::<Vec<_>>(), [0]);
+        assert_eq!(paths.retry_at(destination), Some(now));
+        assert_eq!(paths.close_dead(now, 1), None, "it is being closed");
+        assert_eq!(
+            paths.close_dead(now, 0),
+            None,
+            "the other one does not count"
+        );
+    }
+}

@@ -256,6 +256,7 @@ mod tests {
                 }
                 assert!(self.budget.try_spend(self.now, &round), "it was ready");
                 sent += 1;
+                assert!(sent <= 100_000, "it has no end");
             }
         }
     }
@@ -327,14 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_costs_four_datagrams_from_each_address() {
+        for (sent, allowed) in [(376, true), (377, false)] {
+            let now = Instant::now();
+            let mut budget = ProbeBudget::new(now);
+            let target = address("192.0.2.1:443");
+            budget.spend(now, &Round::probes(target, sent));
+            let attempt = Round::attempt(target, 2);
+            assert_eq!(budget.is_ready(now, &attempt), allowed, "{sent}");
+        }
+    }
+
+    #[test]
     fn what_is_kept_for_an_attempt_is_there_however_long_it_takes() {
         let start = Instant::now();
         let mut budget = ProbeBudget::new(start);
         let target = address("192.0.2.1:443");
         let round = Round::probes(target, 2);
-        let mut now = start;
+        let (mut now, mut rounds) = (start, 0);
         while now < start + 3_600 * SECOND {
             budget.spend(now, &round);
+            rounds += 1;
+            assert!(rounds <= 2_048, "it is not held back");
             let attempt = Round::attempt(target, 2);
             assert!(budget.is_ready(now, &attempt), "{:?}", now - start);
             now = (now + MILLISECOND).max(budget.ready_at(&round, Reserve::Attempt));
@@ -349,6 +364,7 @@ mod tests {
         let mut at_once = 0;
         while budget.try_spend(now, &round) {
             at_once += 2;
+            assert!(at_once <= 384, "it has no end");
         }
         assert!(at_once >= 192, "{at_once}");
     }

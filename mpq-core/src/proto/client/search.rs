@@ -187,6 +187,7 @@ mod tests {
         while search.probe_at() - start < until {
             let now = search.probe_at();
             rounds.push(now - start);
+            assert!(rounds.len() <= 1_000, "it has no end");
             search.probed(now, RTT, LONGEST);
         }
         rounds
@@ -244,6 +245,7 @@ mod tests {
             search.probed(now, RTT, LONGEST);
             gap = search.probe_at() - now;
             rounds += 1;
+            assert!(rounds <= 1_000, "it has no end");
         }
         assert!((100..200).contains(&rounds), "{rounds}");
         assert!(gap <= SLOW_PROBES.mul_f64(LONGEST), "{gap:?}");
