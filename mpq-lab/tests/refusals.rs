@@ -1,6 +1,7 @@
 //! Images that cannot be restored are refused with one line and an exit code of their own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -33,6 +34,7 @@ fn missing_images() {
 #[test]
 fn images_of_another_program() {
     let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let manifest = folder.path().join("manifest.json");
     let text = r#"{"program":"other","pid":2,"listen":"127.0.0.1:4433",
         "targets":["127.0.0.2:4433"],"sequence":1,

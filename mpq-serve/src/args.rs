@@ -12,6 +12,7 @@ use mpq_core::proto::frame::{MAX_ADDRESSES, MAX_NAME};
 use mpq_core::proto::policy::acceptable;
 use mpq_core::{Congestion, Resume};
 
+use crate::checkpoint::notes::RequestId;
 use crate::units::{duration, rate, size};
 
 const LOG: &str = "\
@@ -31,13 +32,14 @@ Exit codes:
   0  Success
   1  Failure without a code of its own
   2  Wrong use of the command line
-  3  The images are missing, or of another program
+  3  The images are missing, cut, of several checkpoints, or of another program
   4  No CRIU, or one that is too old
-  5  Not permitted
-  6  The server is not there
+  5  Not permitted, or a folder that others could change
+  6  The server is not there, or the pid file is stale
   7  The address is in use, or not one of this host
   8  The dump failed; the server goes on where it was
-  9  The restore failed";
+  9  The restore failed
+  10  The server is moving already; that move goes on";
 
 /// What `mpq-serve` is asked to do.
 #[derive(Debug, Clone, Parser)]
@@ -127,7 +129,8 @@ pub struct Serve {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub outage: Option<Duration>,
 
-    /// Directory for the images of a checkpoint; they hold every session key
+    /// Directory in which each checkpoint makes a new one for its images; they hold every session key. No other
+    /// user may own it or write to it
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
 
@@ -170,7 +173,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE", group = "server")]
         pid_file: Option<PathBuf>,
 
-        /// Directory for the images instead of the one the server was started with
+        /// Directory in which to make a new one for the images, instead of in the one that the server was started
+        /// with; the new one is printed
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
 
@@ -183,7 +187,7 @@ pub enum Command {
     /// Bring a checkpointed server back, here, with its connections
     #[command(after_help = EXIT_CODES)]
     Restore {
-        /// Directory that holds the images
+        /// Directory that `checkpoint` has printed, or the one that this is in if there is no other
         #[arg(long, value_name = "DIR")]
         images: PathBuf,
 
@@ -203,13 +207,17 @@ pub enum Command {
         #[arg(long, value_name = "PID", value_parser = pid())]
         pid: i32,
 
-        /// Directory for the images
+        /// Directory for the images, made for them
         #[arg(long, value_name = "DIR")]
         images: PathBuf,
 
         /// Directory through which the server and its helper talk
         #[arg(long, value_name = "DIR")]
         control: PathBuf,
+
+        /// Whose wish it is
+        #[arg(long, value_name = "ID", value_parser = RequestId::parse)]
+        request: RequestId,
     },
 }
 
@@ -324,7 +332,7 @@ mod tests {
                 ..
             })
         ));
-        let line = "mpq-serve dump --pid 7 --images d --control c";
+        let line = "mpq-serve dump --pid 7 --images d --control c --request 1-2";
         assert!(matches!(
             parse(line).unwrap().command,
             Some(Command::Dump { pid: 7, .. })
@@ -389,7 +397,7 @@ mod tests {
     #[test]
     fn the_help_names_every_exit_code_and_hides_the_helper() {
         let help = Args::command().render_long_help().to_string();
-        for code in 0..=9 {
+        for code in 0..=10 {
             assert!(help.contains(&format!("\n  {code}  ")), "{code}");
         }
         assert!(

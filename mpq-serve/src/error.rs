@@ -18,6 +18,12 @@ pub enum Error {
     NoImages(PathBuf),
     #[error("the images in {0} are not mpq-serve's, or of another version of it: {1}")]
     ForeignImages(PathBuf, String),
+    #[error("{0} holds the images of {1} checkpoints: name the folder of one of them")]
+    ManyImages(PathBuf, usize),
+    #[error("{0} has {1} bytes instead of {2}: it was not copied whole")]
+    CutImage(PathBuf, u64, u64),
+    #[error("{0} is not safe for keys: {1}")]
+    Untrusted(PathBuf, String),
     #[error("no CRIU found: install CRIU 4.2 or newer, or name it in MPQ_CRIU")]
     NoCriu,
     #[error("CRIU {0} is too old: 4.2 or newer is needed; name it in MPQ_CRIU")]
@@ -28,8 +34,14 @@ pub enum Error {
         "no mpq-serve runs as process {0}: start it first, or give another --pid or --pid-file"
     )]
     NoServer(i32),
-    #[error("{0}: not a file with a process id: {1}")]
+    #[error("there is no server at process {0}: {1}")]
+    Stale(i32, String),
+    #[error("{0} names no running server: {1}")]
     PidFile(PathBuf, String),
+    #[error("the server has ended, and was not dumped")]
+    Died,
+    #[error("refused: this server is moving already")]
+    Busy,
     #[error("cannot listen on {0}: {1}; give --listen an address of this host that is free")]
     Listen(SocketAddr, io::Error),
     #[error("the checkpoint failed, the server goes on where it was: {0}")]
@@ -49,18 +61,30 @@ pub struct Failure {
     pub code: u8,
 }
 
+impl Failure {
+    /// What is handed on of an error.
+    pub fn of(error: &Error) -> Self {
+        Self {
+            message: error.to_string(),
+            code: error.code(),
+        }
+    }
+}
+
 impl Error {
     /// The exit code, as the help lists them.
     pub fn code(&self) -> u8 {
         match self {
             Self::Io(..) | Self::Start(_) => 1,
             Self::NoImages(_) | Self::ForeignImages(..) => 3,
+            Self::ManyImages(..) | Self::CutImage(..) => 3,
             Self::NoCriu | Self::OldCriu(_) => 4,
-            Self::NotPermitted(_) => 5,
-            Self::NoServer(_) | Self::PidFile(..) => 6,
+            Self::NotPermitted(_) | Self::Untrusted(..) => 5,
+            Self::NoServer(_) | Self::Stale(..) | Self::PidFile(..) | Self::Died => 6,
             Self::Listen(..) => 7,
             Self::Dump(_) => 8,
             Self::Restore(_) => 9,
+            Self::Busy => 10,
             Self::Told(failure) => failure.code,
         }
     }

@@ -19,10 +19,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Args, Command};
-use checkpoint::restore;
+use checkpoint::hook::{Hook, Order};
+use checkpoint::{command, helper, restore};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
+    if let Some(hook) = Hook::of_this_process() {
+        return match hook.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => error.code().into(),
+        };
+    }
     let args = Args::read();
     let result = match args.command {
         None => serve::run(args.serve),
@@ -31,7 +38,7 @@ pub fn main() -> ExitCode {
             pid_file,
             images,
             migrate_to,
-        }) => checkpoint::run(pid, pid_file, images, migrate_to),
+        }) => command::run(pid, pid_file, images, migrate_to),
         Some(Command::Restore {
             images,
             listen,
@@ -41,7 +48,13 @@ pub fn main() -> ExitCode {
             pid,
             images,
             control,
-        }) => checkpoint::dump(pid, &images, &control),
+            request,
+        }) => helper::run(&Order {
+            pid,
+            images,
+            control,
+            request,
+        }),
     };
     match result {
         Ok(()) => {

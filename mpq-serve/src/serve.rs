@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::heap;
+use crate::checkpoint::process;
 use crate::error::{At, Error};
 use crate::log;
 use crate::relocate::Mover;
@@ -72,16 +73,21 @@ async fn serve(options: Serve) -> Result<(), Error> {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
+    // Before anybody can find this process and send it one.
+    let mut signals = Signals::new()?;
     let control = Control::of(std::process::id() as i32);
-    control.remove();
-    control.create()?;
+    control.create_anew()?;
+    Control::remove_dead();
+    if let Err(error) = announce(&control) {
+        tracing::warn!("`checkpoint` will not find this server: {error}");
+    }
     if let Some(file) = &options.pid_file {
         fs::write(file, std::process::id().to_string()).at(file)?;
     }
-    let mut signals = Signals::new()?;
     tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
 
+    let mut mover = Mover::new(server.clone(), control.clone(), options.clone());
     let running = Arc::new(AtomicUsize::new(0));
     let mut sessions = JoinSet::new();
     loop {
@@ -102,14 +108,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
             Some(_) = sessions.join_next() => {}
             wish = signals.next() => match wish {
                 Wish::Leave => break,
-                Wish::Move => {
-                    let mover = Mover {
-                        server: server.clone(),
-                        control: control.clone(),
-                        options: options.clone(),
-                    };
-                    tokio::spawn(mover.relocate());
-                }
+                Wish::Move => mover.begin(),
                 Wish::Reload => reload(&server, &options),
                 Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
             },
@@ -164,6 +163,12 @@ fn reload(server: &Server, options: &Serve) {
         Ok(fingerprint) => tracing::info!("certificate sha256 {fingerprint}, read again"),
         Err(error) => tracing::error!("the certificate stays as it was: {error}"),
     }
+}
+
+/// Says which process this is.
+fn announce(control: &Control) -> Result<(), Error> {
+    let pid = std::process::id() as i32;
+    control.write(&process::Identity::of(pid).at("/proc")?)
 }
 
 /// Answers the requests of one connection.

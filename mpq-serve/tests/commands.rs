@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use mpq_serve::checkpoint::control::{Manifest, write_json};
+use mpq_serve::checkpoint::notes::{Manifest, write_json};
 
 /// Runs the program with this `MPQ_CRIU`; its exit code, and the one line that it says.
 fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
@@ -21,6 +21,7 @@ fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
 }
 
 fn images(folder: &Path, listen: &str) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
     let manifest = Manifest {
         program: Manifest::PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -34,6 +35,7 @@ fn images(folder: &Path, listen: &str) {
         parked: 0.0,
         dump_started: 0.0,
         dumped: 0.0,
+        files: Default::default(),
     };
     write_json(&folder.join(Manifest::FILE), &manifest).unwrap();
 }

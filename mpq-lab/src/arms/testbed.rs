@@ -59,9 +59,9 @@ impl Testbed {
         &self.topology
     }
 
-    /// The folder of the images.
-    pub fn images(&self) -> PathBuf {
-        self.images.path().join("images")
+    /// The folder in which each checkpoint makes one for its images.
+    fn images(&self) -> &Path {
+        self.images.path()
     }
 
     /// Starts a server on this host and returns when it serves.
@@ -168,8 +168,8 @@ impl Testbed {
             .arg(self.pid_file())
             .arg("--migrate-to")
             .arg(to.server_address().to_string());
-        output(command).await?;
-        let manifest = fs::read(self.images().join("manifest.json"))?;
+        let images = output(command).await?;
+        let manifest = fs::read(Path::new(images.trim()).join("manifest.json"))?;
         let dump: Dump = serde_json::from_slice(&manifest).context("a manifest of another kind")?;
         // All hosts share this machine's process ids, and the restored server needs its own again.
         gone(dump.pid).await?;
@@ -194,12 +194,15 @@ impl Testbed {
     /// What the server has logged so far, and the end of what CRIU has, for the message of a failure.
     pub fn logs(&self) -> String {
         let mut text = fs::read_to_string(self.log_file()).unwrap_or_default();
-        for name in ["dump.log", "restore.log"] {
-            let log = fs::read_to_string(self.images().join(name)).unwrap_or_default();
+        let folders = fs::read_dir(self.images()).into_iter().flatten().flatten();
+        let of =
+            |folder: fs::DirEntry| ["dump.log", "restore.log"].map(|name| folder.path().join(name));
+        for name in folders.flat_map(of) {
+            let log = fs::read_to_string(&name).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(CRIU_LINES)..];
             if !tail.is_empty() {
-                text += &format!("{name}:\n{}\n", tail.join("\n"));
+                text += &format!("{}:\n{}\n", name.display(), tail.join("\n"));
             }
         }
         text

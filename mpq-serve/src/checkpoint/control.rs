@@ -1,106 +1,29 @@
 //! Small files through which a server, its checkpoint helper and its restorer talk.
 //!
 //! They lie in a directory that is named by the process id, which a restored server keeps. Files
-//! rather than sockets, since a frozen server can hold none.
+//! rather than sockets, since a frozen server can hold none. What is said of one checkpoint carries the
+//! id of its request in its name: whoever waits hears of his own only.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use nix::libc::O_NOFOLLOW;
 
-use crate::error::{At, Error, Failure};
+use super::notes::{Note, RequestId, read_json, write_json};
+use super::process::Identity;
+use super::trust;
+use crate::error::{At, Error};
 
-/// What a checkpoint is: beside CRIU's images, written when they are complete.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Always `mpq-serve`.
-    pub program: String,
-    /// Its version.
-    pub version: String,
-    /// The server's process id, also once restored.
-    pub pid: i32,
-    /// The server's control directory.
-    pub control: PathBuf,
-    /// Where it listened.
-    pub listen: SocketAddr,
-    /// Where it said it would be.
-    pub targets: Vec<SocketAddr>,
-    /// Of the announcement.
-    pub sequence: u64,
-    /// When the move was announced, seconds since 1970.
-    pub announced: f64,
-    /// When the server was parked: nothing in flight, no socket open.
-    pub parked: f64,
-    /// When CRIU was started.
-    pub dump_started: f64,
-    /// When the images were complete.
-    pub dumped: f64,
-}
-
-impl Manifest {
-    /// The name that says whose images they are.
-    pub const PROGRAM: &str = "mpq-serve";
-    /// Its name in the images' directory.
-    pub const FILE: &str = "manifest.json";
-}
-
-/// To a server: what a checkpoint is to do otherwise than its command line says.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct CheckpointRequest {
-    /// Where the images go.
-    pub images: Option<PathBuf>,
-    /// Where the server will be.
-    pub migrate_to: Vec<SocketAddr>,
-}
-
-/// To a restored server: where it is to listen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Thawed {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// A process whose output streams it takes over; 0 for none.
-    pub streams_of: u32,
-}
-
-/// To a server, and to whoever waits for its checkpoint: there is none.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failed {
-    /// Why.
-    pub failure: Failure,
-    /// A process whose standard streams the server takes over.
-    pub streams_of: u32,
-}
-
-/// From a server that has woken.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Serving {
-    /// Where it listens.
-    pub listen: SocketAddr,
-}
-
-/// A note: a file of a fixed name with one of the types above.
-pub trait Note: Serialize + DeserializeOwned {
-    /// The file's name.
-    const FILE: &str;
-}
-
-macro_rules! notes {
-    ($($note:ty: $file:literal),*) => {
-        $(impl Note for $note {
-            const FILE: &str = $file;
-        })*
-    };
-}
-notes!(CheckpointRequest: "request.json", Thawed: "thawed.json", Failed: "failed.json",
-       Serving: "serving.json");
-
-impl Note for Manifest {
-    // In the control directory, while a server is parked: what is known of it until then.
-    const FILE: &str = "parked.json";
+/// What only one process can have at a time, until it ends.
+#[derive(Debug, Clone, Copy)]
+pub enum LockOf {
+    /// The `checkpoint` command, or the one that restores.
+    Command,
+    /// The helper, and the CRIU that it runs.
+    Helper,
 }
 
 /// A server's control directory.
@@ -110,15 +33,7 @@ pub struct Control(PathBuf);
 impl Control {
     /// Of the server with this process id, for this user.
     pub fn of(pid: i32) -> Self {
-        let uid = nix::unistd::geteuid();
-        let base = if uid.is_root() {
-            PathBuf::from("/run/mpq-serve")
-        } else if let Some(run) = std::env::var_os("XDG_RUNTIME_DIR") {
-            PathBuf::from(run).join("mpq-serve")
-        } else {
-            std::env::temp_dir().join(format!("mpq-serve-{uid}"))
-        };
-        Self(base.join(pid.to_string()))
+        Self(base().join(pid.to_string()))
     }
 
     /// At a path that was handed on.
@@ -131,17 +46,44 @@ impl Control {
         &self.0
     }
 
-    /// Where images go if nobody says otherwise: on tmpfs, as they hold keys.
-    pub fn images(&self) -> PathBuf {
-        self.0.join("images")
+    /// Where images go if nobody says otherwise: on tmpfs, as they hold keys. Not in the directory of a server,
+    /// which goes with it.
+    pub fn images() -> PathBuf {
+        base().join("images")
     }
 
     /// Makes the directory, for this user only.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system, and as [`check`](Self::check).
     pub fn create(&self) -> Result<(), Error> {
-        private_dir(&self.0)
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .at(&self.0)?;
+        self.check()
+    }
+
+    /// Makes the directory without what an earlier server of this process id has left there.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_anew(&self) -> Result<(), Error> {
+        self.create()?;
+        self.remove();
+        self.create()
+    }
+
+    /// Nobody else can leave notes here.
+    ///
+    /// # Errors
+    /// The directory, or the one that it is in, is another user's, or a link, or can be changed by others.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(base) = self.0.parent() {
+            trust::own_folder(base)?;
+        }
+        trust::private_folder(&self.0)
     }
 
     /// Whether there is such a server, or was one that left no time to clean up.
@@ -154,55 +96,122 @@ impl Control {
         let _ = fs::remove_dir_all(&self.0);
     }
 
+    /// Removes all notes.
+    pub fn clear_all(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|end| end == "json") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Removes it if its server has ended, and nobody is about to talk with that.
+    pub fn remove_if_dead(&self) {
+        let Some(server) = self.read::<Identity>() else {
+            return;
+        };
+        let locks = [LockOf::Command, LockOf::Helper].map(|of| self.try_lock(of));
+        if locks.iter().all(Result::is_ok) && server.is_of_this_namespace() && !server.is_alive() {
+            self.remove();
+        }
+    }
+
+    /// Removes what servers of this user have left that were killed.
+    pub fn remove_dead() {
+        for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
+            let control = Self(entry.path());
+            let is_id = |name: &str| name.parse::<i32>().is_ok();
+            if entry.file_name().to_str().is_some_and(is_id) && control.check().is_ok() {
+                control.remove_if_dead();
+            }
+        }
+    }
+
+    /// The lock, until the file is closed.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another has it; those of the file system.
+    pub fn try_lock(&self, of: LockOf) -> io::Result<File> {
+        let name = match of {
+            LockOf::Command => "command.lock",
+            LockOf::Helper => "helper.lock",
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
+            .open(self.0.join(name))?;
+        file.try_lock()?;
+        match file.metadata()?.nlink() {
+            // It was removed with its directory in the meantime.
+            0 => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(file),
+        }
+    }
+
     /// Leaves a note, whole or not at all.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write<N: Note>(&self, note: &N) -> Result<(), Error> {
-        write_json(&self.0.join(N::FILE), note)
+        write_json(&self.file::<N>(None), note)
+    }
+
+    /// A note, if it is there, which is gone then.
+    pub fn take<N: Note>(&self) -> Option<N> {
+        let note = self.read();
+        self.clear::<N>();
+        note
     }
 
     /// A note, if it is there.
     pub fn read<N: Note>(&self) -> Option<N> {
-        serde_json::from_slice(&fs::read(self.0.join(N::FILE)).ok()?).ok()
+        read_json(&self.file::<N>(None))
     }
 
     /// Removes a note.
     pub fn clear<N: Note>(&self) {
-        let _ = fs::remove_file(self.0.join(N::FILE));
+        let _ = fs::remove_file(self.file::<N>(None));
+    }
+
+    /// Leaves a note on one request, whole or not at all.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_on<N: Note>(&self, request: &RequestId, note: &N) -> Result<(), Error> {
+        write_json(&self.file::<N>(Some(request)), note)
+    }
+
+    /// A note on this request, if it is there.
+    pub fn read_on<N: Note>(&self, request: &RequestId) -> Option<N> {
+        read_json(&self.file::<N>(Some(request)))
+    }
+
+    /// Removes a note on this request.
+    pub fn clear_on<N: Note>(&self, request: &RequestId) {
+        let _ = fs::remove_file(self.file::<N>(Some(request)));
+    }
+
+    fn file<N: Note>(&self, request: Option<&RequestId>) -> PathBuf {
+        let name = N::NAME;
+        self.0.join(match request {
+            Some(request) => format!("{name}-{request}.json"),
+            None => format!("{name}.json"),
+        })
     }
 }
 
-/// Makes a directory that only this user can look into.
-///
-/// # Errors
-/// Those of the file system.
-pub fn private_dir(path: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .at(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).at(path)
-}
-
-/// Writes a JSON file, whole or not at all.
-///
-/// # Errors
-/// Those of the file system.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec(value).expect("plain data");
-    let new = path.with_extension("new");
-    fs::write(&new, text).at(&new)?;
-    fs::rename(&new, path).at(path)
-}
-
-/// Seconds since 1970.
-pub fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
+/// Where the control directories of this user's servers are.
+fn base() -> PathBuf {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        PathBuf::from("/run/mpq-serve")
+    } else if let Some(run) = std::env::var_os("XDG_RUNTIME_DIR") {
+        PathBuf::from(run).join("mpq-serve")
+    } else {
+        std::env::temp_dir().join(format!("mpq-serve-{uid}"))
+    }
 }
 
 /// Waits until `look` finds something.
@@ -221,3 +230,61 @@ pub fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
 
 /// How often notes are looked for.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(folder: &Path) -> Control {
+        let control = Control::at(folder.join("mpq-serve/1"));
+        control.create().unwrap();
+        control
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let control = control(folder.path());
+        let base = folder.path().join("mpq-serve");
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(control.create(), Err(Error::Untrusted(..))));
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o700)).unwrap();
+        control.remove();
+        fs::create_dir(folder.path().join("elsewhere")).unwrap();
+        symlink("../elsewhere", control.path()).unwrap();
+        assert!(matches!(control.create(), Err(Error::Untrusted(..))));
+    }
+
+    #[test]
+    fn what_a_dead_server_left_goes_unless_somebody_still_talks_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let control = control(folder.path());
+        let alive = Identity::of(std::process::id() as i32).unwrap();
+        control.write(&alive).unwrap();
+        control.remove_if_dead();
+        assert!(control.exists(), "its server is there");
+
+        let started = alive.started + 1;
+        let dead = Identity { started, ..alive };
+        control.write(&dead).unwrap();
+        let lock = control.try_lock(LockOf::Helper).unwrap();
+        assert!(control.try_lock(LockOf::Helper).is_err());
+        control.remove_if_dead();
+        assert!(control.exists(), "its helper is there");
+        drop(lock);
+
+        let pid_namespace = dead.pid_namespace + 1;
+        let of_another = Identity {
+            pid_namespace,
+            ..dead.clone()
+        };
+        control.write(&of_another).unwrap();
+        control.remove_if_dead();
+        assert!(control.exists(), "its ids are others");
+
+        control.write(&dead).unwrap();
+        control.remove_if_dead();
+        assert!(!control.exists());
+    }
+}

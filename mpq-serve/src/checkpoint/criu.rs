@@ -1,6 +1,5 @@
 //! Finding CRIU, and running it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,17 +34,24 @@ impl Criu {
         }
     }
 
-    /// Dumps a process into `images`; it is gone then.
+    /// Dumps a process into `images`; it is gone then. CRIU runs `hook`, with this variable in its environment, at
+    /// each of its steps; the one that is run when the images are complete can have the process go on.
     ///
     /// # Errors
     /// What CRIU's log says.
-    pub fn dump(&self, pid: i32, images: &Path) -> Result<(), String> {
-        let pid = pid.to_string();
-        self.run(
-            images,
-            "dump.log",
-            ["dump".as_ref(), "--tree".as_ref(), pid.as_ref()],
-        )
+    pub fn dump(
+        &self,
+        pid: i32,
+        images: &Path,
+        hook: &Path,
+        (name, value): (&str, String),
+    ) -> Result<(), String> {
+        let mut command = self.command("dump", images);
+        command
+            .args(["--tree", &pid.to_string(), "--action-script"])
+            .arg(hook)
+            .env(name, value);
+        run(command, images.join("dump.log"))
     }
 
     /// Restores the process whose images these are, as a child of nobody here.
@@ -53,46 +59,46 @@ impl Criu {
     /// # Errors
     /// What CRIU's log says.
     pub fn restore(&self, images: &Path) -> Result<(), String> {
-        self.run(
-            images,
-            "restore.log",
-            ["restore".as_ref(), "--restore-detached".as_ref()],
-        )
+        let mut command = self.command("restore", images);
+        command.arg("--restore-detached").stdin(Stdio::null());
+        run(command, images.join("restore.log"))
     }
 
-    fn run<'a>(
-        &self,
-        images: &Path,
-        log: &str,
-        arguments: impl IntoIterator<Item = &'a OsStr>,
-    ) -> Result<(), String> {
-        let status = Command::new(&self.0)
-            .args(arguments)
+    fn command(&self, action: &str, images: &Path) -> Command {
+        let mut command = Command::new(&self.0);
+        command
+            .arg(action)
             // A server that was started from a shell is not the leader of its session.
             .arg("--shell-job")
-            .args(["-v2", "--log-file", log, "--images-dir"])
+            .args([
+                "-v2",
+                "--log-file",
+                &format!("{action}.log"),
+                "--images-dir",
+            ])
             .arg(images)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .map_err(|error| error.to_string())?;
-        if status.success() {
-            return Ok(());
-        }
-        let log = images.join(log);
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        // The first error is the cause; those after it follow from it. That RLIMIT_NOFILE cannot be
-        // raised is said each time and harmless.
-        let is_cause = |line: &&str| line.contains("Error") && !line.contains("rlimit");
-        let error = text.lines().find(is_cause);
-        let error = error.unwrap_or("no error in its log");
-        Err(format!(
-            "CRIU: {status}: {} (see {})",
-            error.trim(),
-            log.display()
-        ))
+            .stderr(Stdio::null());
+        command
     }
+}
+
+fn run(mut command: Command, log: PathBuf) -> Result<(), String> {
+    let status = command.status().map_err(|error| error.to_string())?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    // The first error is the cause; those after it follow from it. That RLIMIT_NOFILE cannot be
+    // raised is said each time and harmless.
+    let is_cause = |line: &&str| line.contains("Error") && !line.contains("rlimit");
+    let error = text.lines().find(is_cause);
+    let error = error.unwrap_or("no error in its log");
+    Err(format!(
+        "CRIU: {status}: {} (see {})",
+        error.trim(),
+        log.display()
+    ))
 }
 
 fn parse(version: &str) -> Option<(u32, u32)> {

@@ -1,0 +1,454 @@
+//! What an operator does with a server that moves, and what goes wrong for one: nothing of his is lost, and the server
+//! is dumped, or serves on and says so.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{criu, privileged};
+use mpq_lab::system::host::built;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+mod common;
+
+/// Exit codes of `checkpoint` and `restore`.
+const IMAGES: i32 = 3;
+const NOT_PERMITTED: i32 = 5;
+const NOT_DUMPED: i32 = 8;
+const BUSY: i32 = 10;
+
+/// For whatever is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Nobody, on all systems.
+const OTHER_USER: u32 = 65_534;
+
+/// A server on loopback, and the folder of its operator.
+struct Operated {
+    server: Child,
+    folder: TempDir,
+    criu: PathBuf,
+    /// Where it listens.
+    address: String,
+    /// The restored one.
+    restored: Option<i32>,
+}
+
+impl Operated {
+    fn start(criu: &Path, options: &[&str]) -> Self {
+        Self::start_as(&built("mpq-serve").unwrap(), criu, options)
+    }
+
+    fn start_as(program: &Path, criu: &Path, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::create_dir(folder.path().join("images")).unwrap();
+        let server = Command::new(program)
+            .args(["--listen", "127.0.0.1:0", "--random", "1M"])
+            .args(options)
+            .arg("--log-file")
+            .arg(folder.path().join("log"))
+            .env("MPQ_CRIU", criu)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut operated = Self {
+            server,
+            folder,
+            criu: criu.to_owned(),
+            address: String::new(),
+            restored: None,
+        };
+        operated.wait_for_log("certificate");
+        let log = operated.log();
+        let (_, rest) = log.split_once("listening on ").unwrap();
+        operated.address = rest.lines().next().unwrap().to_owned();
+        operated
+    }
+
+    fn pid(&self) -> i32 {
+        self.server.id() as i32
+    }
+
+    /// An address to move to: with this host part, and the same port.
+    fn target(&self, host: &str) -> String {
+        let (_, port) = self.address.rsplit_once(':').unwrap();
+        format!("{host}:{port}")
+    }
+
+    fn images(&self) -> PathBuf {
+        self.folder.path().join("images")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn wait_for_log(&self, text: &str) {
+        wait_until(text, LIMIT, || self.log().contains(text));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(built("mpq-serve").unwrap());
+        command.args(arguments).env("MPQ_CRIU", &self.criu);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn checkpoint(&self, images: &Path) -> Command {
+        let (pid, target) = (self.pid().to_string(), self.target("127.0.0.2"));
+        let mut command = self.command(&["checkpoint", "--pid", &pid, "--migrate-to", &target]);
+        command.arg("--images").arg(images);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Restores the dumped server, whose process is collected first.
+    fn restore(&mut self, images: &Path) -> Output {
+        self.server.wait().unwrap();
+        let mut restore = self.command(&["restore", "--images"]);
+        // A file: the restored server may take over what it is shown.
+        let output = restore.arg(images).output().unwrap();
+        if output.status.success() {
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            self.restored = report["pid"].as_i64().map(|pid| pid as i32);
+        }
+        output
+    }
+
+    /// It answers there.
+    fn assert_serves_at(&self, address: &str) {
+        let output = Command::new(built("mpq-get").unwrap())
+            .args(["--insecure", "--output"])
+            .arg(self.folder.path().join("download"))
+            .arg(format!("https://{address}/random"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{output:?}; its log:\n{}",
+            self.log()
+        );
+    }
+
+    /// It serves where it was, and no client has heard of a move.
+    fn assert_unmoved(&self) {
+        self.assert_serves_at(&self.address);
+        assert!(!self.log().contains("moving to"), "{}", self.log());
+    }
+}
+
+impl Drop for Operated {
+    fn drop(&mut self) {
+        if let Some(pid) = self.restored {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn wait_until(what: &str, limit: Duration, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !is() {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The folder that a checkpoint has printed.
+fn printed(output: &Output) -> PathBuf {
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    let images = PathBuf::from(said.trim());
+    assert!(images.join("manifest.json").exists(), "{output:?}");
+    images
+}
+
+fn assert_refused(output: &Output, code: i32, reason: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(reason), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A CRIU that takes a while until it begins to dump.
+struct SlowCriu(TempDir);
+
+impl SlowCriu {
+    fn new(seconds: u32) -> Self {
+        let slow = Self(tempfile::tempdir().unwrap());
+        let script = format!(
+            "#!/bin/sh\n\
+             case \"$*\" in dump*) ;; *) exec '{criu}' \"$@\";; esac\n\
+             touch '{begun}'; sleep {seconds}; '{criu}' \"$@\"; code=$?; touch '{ended}'; exit $code\n",
+            criu = criu().display(),
+            begun = slow.file("begun").display(),
+            ended = slow.file("ended").display(),
+        );
+        fs::write(slow.program(), script).unwrap();
+        chmod(&slow.program(), 0o755);
+        slow
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn program(&self) -> PathBuf {
+        self.file("criu")
+    }
+
+    fn wait_until(&self, what: &str) {
+        wait_until(what, LIMIT, || self.file(what).exists());
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_the_folder_of_the_images_is_left_alone() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let mut operated = Operated::start(&criu(), &[]);
+    let folder = operated.images();
+    chmod(&folder, 0o755);
+    fs::write(folder.join("precious"), "kept").unwrap();
+    fs::create_dir(folder.join("more")).unwrap();
+
+    let images = printed(&operated.checkpoint(&folder).output().unwrap());
+    assert_eq!(mode(&folder), 0o755);
+    assert!(folder.join("precious").exists());
+    assert_eq!(images.parent(), Some(folder.as_path()));
+    assert_eq!(mode(&images), 0o700);
+    for file in fs::read_dir(&images).unwrap() {
+        let file = file.unwrap().path();
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+
+    // What others could have changed, or copied in part, is not woken.
+    operated.server.wait().unwrap();
+    let pages = images.join("pages-1.img");
+    chmod(&pages, 0o666);
+    assert_refused(
+        &operated.restore(&images),
+        NOT_PERMITTED,
+        "others may write",
+    );
+    chmod(&pages, 0o600);
+    chown(&images, Some(OTHER_USER), None).unwrap();
+    assert_refused(&operated.restore(&images), NOT_PERMITTED, "belongs to user");
+    chown(&images, Some(0), None).unwrap();
+    let whole = fs::read(&pages).unwrap();
+    fs::write(&pages, &whole[..whole.len() / 2]).unwrap();
+    assert_refused(&operated.restore(&images), IMAGES, "not copied whole");
+    fs::write(&pages, whole).unwrap();
+
+    // The folder that it is in says enough.
+    let restored = operated.restore(&folder);
+    assert!(restored.status.success(), "{restored:?}");
+    operated.assert_serves_at(&operated.target("127.0.0.2"));
+    assert_eq!(mode(&folder), 0o755);
+    let mut left: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["more", "precious"]);
+
+    // It is the same server, and can be told to move again.
+    let pid = operated.restored.unwrap().to_string();
+    let target = operated.target("127.0.0.1");
+    let again = [
+        "checkpoint",
+        "--pid",
+        &pid,
+        "--migrate-to",
+        &target,
+        "--images",
+    ];
+    printed(&operated.command(&again).arg(&folder).output().unwrap());
+}
+
+#[tokio::test]
+async fn a_folder_that_somebody_else_has_prepared_is_refused_before_a_client_hears_of_the_move() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let operated = Operated::start(&criu(), &[]);
+    let folder = operated.images();
+    let refuse = |images: &Path, code, reason: &str| {
+        let output = operated.checkpoint(images).output().unwrap();
+        assert_refused(&output, code, reason);
+        operated.assert_unmoved();
+    };
+    chown(&folder, Some(OTHER_USER), None).unwrap();
+    refuse(&folder, NOT_PERMITTED, "belongs to user 65534");
+    refuse(
+        &folder.join("below"),
+        NOT_PERMITTED,
+        "belongs to user 65534",
+    );
+    chown(&folder, Some(0), None).unwrap();
+    chmod(&folder, 0o777);
+    refuse(&folder, NOT_PERMITTED, "others may write");
+    chmod(&folder, 0o700);
+    let link = operated.folder.path().join("link");
+    symlink(&folder, &link).unwrap();
+    refuse(&link, NOT_PERMITTED, "symbolic link");
+    // No folder can be made there, and none big enough.
+    refuse(Path::new("/proc/images"), 1, "/proc/images");
+    let mount = |command: &str, arguments: &[&str]| {
+        let mut command = Command::new(command);
+        let status = command.args(arguments).arg(&folder).status().unwrap();
+        assert!(status.success(), "{command:?}");
+    };
+    mount("mount", &["-t", "tmpfs", "-o", "size=1M", "tmpfs"]);
+    let output = operated.checkpoint(&folder).output().unwrap();
+    let left = fs::read_dir(&folder).unwrap().count();
+    mount("umount", &[]);
+    assert_refused(&output, NOT_DUMPED, "has room for");
+    assert_eq!(left, 0);
+    operated.assert_unmoved();
+}
+
+#[tokio::test]
+async fn a_second_request_is_refused_and_leaves_the_first_alone() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    // The second comes while clients are told, and while the server is parked.
+    for (lead, when) in [("2s", "moving to"), ("0s", "begun")] {
+        let slow = SlowCriu::new(2);
+        let operated = Operated::start(&slow.program(), &["--lead", lead]);
+        let first = operated.checkpoint(&operated.images()).spawn().unwrap();
+        match when {
+            "begun" => slow.wait_until(when),
+            when => operated.wait_for_log(when),
+        }
+        let second = operated.checkpoint(&operated.images()).output().unwrap();
+        kill(Pid::from_raw(operated.pid()), Signal::SIGUSR1).unwrap();
+        printed(&first.wait_with_output().unwrap());
+        assert_refused(&second, BUSY, "moving already");
+        assert!(operated.log().contains("a second move is refused"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_during_a_move_by_signal_is_refused() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    for (lead, when) in [("2s", "moving to"), ("0s", "begun")] {
+        let slow = SlowCriu::new(2);
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let images = folder.path().display().to_string();
+        let options = [
+            "--images",
+            &images,
+            "--migrate-to",
+            "127.0.0.2:4433",
+            "--lead",
+            lead,
+        ];
+        let mut operated = Operated::start(&slow.program(), &options);
+        kill(Pid::from_raw(operated.pid()), Signal::SIGUSR1).unwrap();
+        match when {
+            "begun" => slow.wait_until(when),
+            when => operated.wait_for_log(when),
+        }
+        let second = operated.checkpoint(&operated.images()).output().unwrap();
+        operated.server.wait().unwrap();
+        slow.wait_until("ended");
+        let made: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(made.len(), 1, "{made:?}");
+        assert!(made[0].path().join("manifest.json").exists());
+        assert_refused(&second, BUSY, "moving already");
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_program_is_found_before_a_client_hears_of_the_move() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("mpq-serve");
+    let install = || {
+        let new = folder.path().join("new");
+        fs::copy(built("mpq-serve").unwrap(), &new).unwrap();
+        fs::rename(&new, &program).unwrap();
+    };
+    install();
+    let operated = Operated::start_as(&program, &criu(), &[]);
+    install();
+    let output = operated.checkpoint(&operated.images()).output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "was replaced or removed");
+    operated.assert_unmoved();
+}
+
+/// The process that waits with CRIU for this server.
+fn helper_of(server: i32) -> Option<i32> {
+    let wanted = format!("dump\0--pid\0{server}\0");
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&wanted)
+    })
+}
+
+#[tokio::test]
+async fn a_helper_that_is_killed_leaves_the_server_where_it_was() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let slow = SlowCriu::new(3);
+    let operated = Operated::start(&slow.program(), &[]);
+    let checkpoint = operated.checkpoint(&operated.images()).spawn().unwrap();
+    slow.wait_until("begun");
+    let helper = helper_of(operated.pid()).unwrap();
+    kill(Pid::from_raw(helper), Signal::SIGKILL).unwrap();
+    let output = checkpoint.wait_with_output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "the server goes on where it was");
+    operated.assert_serves_at(&operated.address);
+    // CRIU still comes, and lets it be.
+    slow.wait_until("ended");
+    operated.assert_serves_at(&operated.address);
+    assert_no_images(&operated);
+}
+
+#[tokio::test]
+async fn a_criu_that_comes_too_late_leaves_the_server_where_it_was() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let slow = SlowCriu::new(63);
+    let operated = Operated::start(&slow.program(), &[]);
+    let output = operated.checkpoint(&operated.images()).output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "the server goes on where it was");
+    operated.assert_serves_at(&operated.address);
+    slow.wait_until("ended");
+    operated.assert_serves_at(&operated.address);
+    assert_no_images(&operated);
+}
+
+/// Nothing with keys in it is left of a dump that does not count.
+fn assert_no_images(operated: &Operated) {
+    let folders = fs::read_dir(operated.images()).unwrap().flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap().flatten());
+    let left: Vec<_> = files.map(|file| file.file_name()).collect();
+    let is_image = |name: &&std::ffi::OsString| name.to_string_lossy().ends_with(".img");
+    assert_eq!(left.iter().find(is_image), None, "{left:?}");
+}

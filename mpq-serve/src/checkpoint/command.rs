@@ -1,0 +1,138 @@
+//! `mpq-serve checkpoint`: tells a server to have itself dumped, and waits until it is.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::control::{Control, LockOf, wait_for};
+use super::notes::{CheckpointRequest, Done, Failed, RequestId};
+use super::process::{Identity, Process};
+use super::say;
+use crate::error::{At, Error};
+
+/// How long a server may take to be dumped.
+const DUMP_LIMIT: Duration = Duration::from_secs(3600);
+/// How long the helper of a checkpoint that has failed may still be there.
+const ENDING_LIMIT: Duration = Duration::from_millis(500);
+/// How long CRIU and the helper may take to end once the server has.
+const LAST_STEPS_LIMIT: Duration = Duration::from_secs(30);
+
+/// Tells a server to have itself dumped, and returns when the images are complete and the server has ended. Prints
+/// where they are.
+///
+/// # Errors
+/// There is no such server, or it moves already, or it was not dumped and goes on.
+pub fn run(
+    pid: Option<i32>,
+    pid_file: Option<PathBuf>,
+    images: Option<PathBuf>,
+    migrate_to: Vec<SocketAddr>,
+) -> Result<(), Error> {
+    let pid = match (pid, &pid_file) {
+        (Some(pid), _) => pid,
+        (None, Some(file)) => read_pid(file)?,
+        (None, None) => unreachable!("clap wants one of them"),
+    };
+    let images = images.map(std::path::absolute).transpose().at(".")?;
+    let (control, server) = find_server(pid, pid_file.as_deref())?;
+    let _only_one = lock(&control, LockOf::Command)?;
+    // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
+    let helper = || match lock(&control, LockOf::Helper) {
+        Err(Error::Busy) => None,
+        result => Some(result),
+    };
+    drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
+    let id = RequestId::new();
+    control.write(&CheckpointRequest {
+        id: id.clone(),
+        images,
+        migrate_to,
+    })?;
+    let told = server.tell_to_move().map_err(|_| Error::NoServer(pid));
+    let result = told.and_then(|()| {
+        wait_for(DUMP_LIMIT, || outcome(&control, &server, &id))
+            .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
+    });
+    control.clear::<CheckpointRequest>();
+    control.clear_on::<Failed>(&id);
+    control.clear_on::<Done>(&id);
+    say(&result?.display());
+    Ok(())
+}
+
+/// How the request ended, if it has.
+fn outcome(control: &Control, server: &Process, id: &RequestId) -> Option<Result<PathBuf, Error>> {
+    let failed = || {
+        let failed = control.read_on::<Failed>(id)?;
+        Some(Err(Error::Told(failed.failure)))
+    };
+    let ended = server.has_ended();
+    if let Some(failed) = failed() {
+        return Some(failed);
+    }
+    if !ended {
+        return None;
+    }
+    // It was dumped, or died; what runs CRIU has the last word.
+    let has_ended = || control.try_lock(LockOf::Helper).is_ok() || !control.exists();
+    wait_for(LAST_STEPS_LIMIT, || has_ended().then_some(()));
+    let done = || control.read_on::<Done>(id).map(|done| Ok(done.images));
+    let died = || Err(Error::Died);
+    Some(failed().or_else(done).unwrap_or_else(died))
+}
+
+fn lock(control: &Control, of: LockOf) -> Result<File, Error> {
+    control.try_lock(of).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Busy,
+        _ => Error::Io(control.path().to_owned(), error),
+    })
+}
+
+/// The server that has this process id, if the process that has it now is that server.
+fn find_server(pid: i32, pid_file: Option<&Path>) -> Result<(Control, Process), Error> {
+    let control = Control::of(pid);
+    if !control.exists() {
+        return Err(not_there(
+            pid,
+            pid_file,
+            "no mpq-serve of this user has that process id",
+        ));
+    }
+    control.check()?;
+    let Some(server) = control.read::<Identity>() else {
+        return Err(not_there(
+            pid,
+            pid_file,
+            "it was not started by this version",
+        ));
+    };
+    // Before it is looked at, so that it cannot become another one.
+    let process = Process::open(pid);
+    let now = Identity::of(pid);
+    let reason = match (process, now) {
+        (Ok(process), Ok(now)) if now == server => return Ok((control, process)),
+        (Ok(_), Ok(_)) => "that server has ended, and its process id is another program's now",
+        _ => "that server has ended",
+    };
+    control.remove_if_dead();
+    Err(not_there(pid, pid_file, reason))
+}
+
+fn not_there(pid: i32, pid_file: Option<&Path>, reason: &str) -> Error {
+    match pid_file {
+        Some(file) => Error::PidFile(file.to_owned(), format!("it says {pid}, and {reason}")),
+        None => Error::Stale(pid, reason.to_owned()),
+    }
+}
+
+fn read_pid(file: &Path) -> Result<i32, Error> {
+    let wrong = |reason: String| Error::PidFile(file.to_owned(), reason);
+    let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    match text.trim().parse() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(wrong(format!("it says {:?}", text.trim()))),
+    }
+}

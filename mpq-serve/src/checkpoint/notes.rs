@@ -1,0 +1,212 @@
+//! What a server, its checkpoint helper and its restorer tell each other, in files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::libc::O_NOFOLLOW;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::process::Identity;
+use crate::error::{At, Error, Failure};
+
+/// Names one wish for a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// One that nobody has: of this moment, in milliseconds since 1970, and this process.
+    pub fn new() -> Self {
+        let now = (now() * 1000.0) as u64;
+        Self(format!("{now}-{}", std::process::id()))
+    }
+
+    /// As it was printed.
+    ///
+    /// # Errors
+    /// It is none: it would not do as a part of a file's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let is_part = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+        match !text.is_empty() && text.bytes().all(is_part) {
+            true => Ok(Self(text.to_owned())),
+            false => Err("expected digits and hyphens".to_owned()),
+        }
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// To a server: what a checkpoint is to do otherwise than its command line says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckpointRequest {
+    /// Whose answer is waited for.
+    pub id: RequestId,
+    /// Where the images go.
+    pub images: Option<PathBuf>,
+    /// Where the server will be.
+    pub migrate_to: Vec<SocketAddr>,
+}
+
+/// What a checkpoint is: beside CRIU's images, written when they are complete.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always `mpq-serve`.
+    pub program: String,
+    /// Its version.
+    pub version: String,
+    /// The server's process id, also once restored.
+    pub pid: i32,
+    /// The server's control directory.
+    pub control: PathBuf,
+    /// Where it listened.
+    pub listen: SocketAddr,
+    /// Where it said it would be.
+    pub targets: Vec<SocketAddr>,
+    /// Of the announcement.
+    pub sequence: u64,
+    /// When the move was announced, seconds since 1970.
+    pub announced: f64,
+    /// When the server was parked: nothing in flight, no socket open.
+    pub parked: f64,
+    /// When CRIU was started.
+    pub dump_started: f64,
+    /// When the images were complete.
+    pub dumped: f64,
+    /// The images, and the length of each in bytes.
+    #[serde(default)]
+    pub files: BTreeMap<String, u64>,
+}
+
+impl Manifest {
+    /// The name that says whose images they are.
+    pub const PROGRAM: &str = "mpq-serve";
+    /// Its name in the images' directory.
+    pub const FILE: &str = "manifest.json";
+}
+
+/// To a restored server: where it is to listen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Thawed {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// A process whose output streams it takes over; 0 for none.
+    pub streams_of: u32,
+}
+
+/// From the helper to a parked server: it is not dumped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Undumped {
+    /// Why.
+    pub failure: Failure,
+    /// A process whose standard streams the server takes over.
+    pub streams_of: u32,
+}
+
+/// From a server to whoever waits for its checkpoint: there is none, and the server serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    /// Why.
+    pub failure: Failure,
+}
+
+/// From the helper: it has begun.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Helper {
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// To whoever waits for a checkpoint: the images are complete. They count once the server has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Done {
+    /// Where the images are.
+    pub images: PathBuf,
+}
+
+/// From a server that has woken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Serving {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// A note: a file of a fixed name with one of the types above.
+pub trait Note: Serialize + DeserializeOwned {
+    /// The file's name, without its end.
+    const NAME: &str;
+}
+
+macro_rules! notes {
+    ($($note:ty: $name:literal),*) => {
+        $(impl Note for $note {
+            const NAME: &str = $name;
+        })*
+    };
+}
+// Manifest: while a server is parked, what is known of its images until then.
+notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
+       Done: "done", Serving: "serving", Manifest: "parked", Identity: "server");
+
+/// Writes a JSON file, whole or not at all.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec(value).expect("plain data");
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
+            .open(&new)?;
+        io::Write::write_all(&mut file, &text)
+    };
+    write().at(&new)?;
+    fs::rename(&new, path).at(path)
+}
+
+/// What such a file says, if it is there.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_part_of_a_file_name() {
+        let id = RequestId::new();
+        assert_eq!(RequestId::parse(&id.to_string()), Ok(id));
+        for text in ["", "../1", "a", "1 2"] {
+            assert!(RequestId::parse(text).is_err(), "{text}");
+        }
+    }
+}

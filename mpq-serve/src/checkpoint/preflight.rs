@@ -1,0 +1,57 @@
+//! What would have a dump fail: found before any client hears of the move.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::criu::Criu;
+use super::images;
+use super::notes::RequestId;
+use crate::error::{At, Error};
+
+/// Checks that this process can be dumped, and makes the folder for its images in `parent`.
+///
+/// # Errors
+/// What is in the way.
+pub fn prepare(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> {
+    Criu::find("mpq-serve")?;
+    let maps = fs::read_to_string("/proc/self/maps").at("/proc/self/maps")?;
+    if let Some(file) = replaced(&maps) {
+        return Err(Error::Dump(format!(
+            "{file} was replaced or removed since the server started; CRIU needs it as it was"
+        )));
+    }
+    let folder = images::new_folder(parent, request)?;
+    images::check_room(&folder).inspect_err(|_| images::discard(&folder))?;
+    Ok(folder)
+}
+
+/// The first file that is in memory, such as the program or a library, but no more in its place (proc_pid_maps(5)).
+fn replaced(maps: &str) -> Option<&str> {
+    const GONE: &str = " (deleted)";
+    // These never have a place.
+    const WITHOUT_PLACE: [&str; 4] = ["/dev/zero", "/memfd:", "/SYSV", "/[aio]"];
+    maps.lines().find_map(|line| {
+        let file = &line[line.find('/')?..];
+        let file = file.strip_suffix(GONE)?;
+        let is_file = !WITHOUT_PLACE.iter().any(|other| file.starts_with(other));
+        is_file.then_some(file)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_library_is_seen() {
+        let maps = "\
+55d0-55d1 r--p 00000000 08:01 1  /usr/bin/mpq-serve
+7f00-7f01 rw-p 00000000 00:00 0
+7f01-7f02 rw-s 00000000 00:01 2  /memfd:x (deleted)
+7f02-7f03 rw-s 00000000 00:01 3  /dev/zero (deleted)
+";
+        assert_eq!(replaced(maps), None);
+        let maps = format!("{maps}7f03-7f04 r-xp 00000000 08:01 4  /usr/lib/libc.so.6 (deleted)\n");
+        assert_eq!(replaced(&maps), Some("/usr/lib/libc.so.6"));
+    }
+}

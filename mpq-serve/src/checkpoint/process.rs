@@ -1,0 +1,125 @@
+//! Which process is meant: a process id alone is somebody else's once its process has ended.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// The 22nd field of `stat` (proc_pid_stat(5)), counted from the one after the name.
+const START_TIME: usize = 22 - 3;
+
+/// What tells a process from any other that has its id later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its id,
+    pub pid: i32,
+    /// in this namespace of ids.
+    pub pid_namespace: u64,
+    /// When it started, in ticks since the system did.
+    pub started: u64,
+    /// Device and inode of its program.
+    pub program: (u64, u64),
+}
+
+impl Identity {
+    /// Of the process that has this id now.
+    ///
+    /// # Errors
+    /// There is none, or it is another user's.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let program = fs::metadata(format!("/proc/{pid}/exe"))?;
+        Ok(Self {
+            pid,
+            pid_namespace: fs::metadata("/proc/self/ns/pid")?.ino(),
+            started: started(&stat).ok_or(io::ErrorKind::InvalidData)?,
+            program: (program.dev(), program.ino()),
+        })
+    }
+
+    /// Whether that process is still there.
+    pub fn is_alive(&self) -> bool {
+        Self::of(self.pid).is_ok_and(|now| now == *self)
+    }
+
+    /// Whether this process sees the same ids.
+    pub fn is_of_this_namespace(&self) -> bool {
+        fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() == self.pid_namespace)
+    }
+}
+
+fn started(stat: &str) -> Option<u64> {
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(START_TIME)?.parse().ok()
+}
+
+/// A process, and never another one.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process that has this id now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Has it move.
+    ///
+    /// # Errors
+    /// It has ended, or it is another user's.
+    pub fn tell_to_move(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::USR1)?)
+    }
+
+    /// Whether it has ended, also if nobody has collected it.
+    pub fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_hides_nothing() {
+        let fields: Vec<_> = (4..=30).map(|field| field.to_string()).collect();
+        let stat = format!("7 (a) S 1 2) S {}", fields.join(" "));
+        assert_eq!(started(&stat), Some(22));
+        assert_eq!(started("7 (a) S"), None);
+    }
+
+    #[test]
+    fn a_process_is_known_until_it_ends() {
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        let process = Process::open(pid).unwrap();
+        let identity = Identity::of(pid).unwrap();
+        assert!(identity.is_alive() && !process.has_ended());
+        let later = Identity {
+            started: identity.started + 1,
+            ..identity.clone()
+        };
+        assert!(!later.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(process.has_ended() && !identity.is_alive());
+        assert!(process.tell_to_move().is_err());
+    }
+}
