@@ -132,8 +132,12 @@ impl Connection {
     /// Time passes; `traffic` happens before each thing that is due.
     fn pass_with(&mut self, time: Duration, traffic: impl Fn(&mut Self)) {
         let end = self.now + time;
+        let mut at_once = 0;
         while self.machine.next_timeout() <= end {
-            self.now = self.now.max(self.machine.next_timeout());
+            let due = self.machine.next_timeout();
+            at_once = if due > self.now { 0 } else { at_once + 1 };
+            assert!(at_once < 100, "what is done is due again");
+            self.now = self.now.max(due);
             traffic(self);
             self.machine.handle_timeout(self.now);
             assert!(self.machine.next_timeout() > self.now, "it spins");
@@ -252,6 +256,23 @@ fn a_connection_that_has_one_path_is_seldom_looked_at() {
     let before = connection.looks;
     connection.pass(10 * SECOND);
     assert_eq!(connection.looks - before, 50);
+    // One that takes the place of the other is no second one.
+    let mut connection = Connection::new();
+    let looked_at = connection.machine.next_timeout();
+    connection.input(Input::PathGone(0));
+    connection.open(1);
+    assert_eq!(connection.machine.next_timeout(), looked_at);
+}
+
+#[test]
+fn what_a_path_owed_while_it_was_alone_does_not_count() {
+    let mut connection = Connection::new();
+    connection.pass(10 * SECOND);
+    connection.paths[0].sent += 1200;
+    connection.pass(20 * SECOND);
+    connection.open(1);
+    connection.pass_with(10 * SECOND, |connection| connection.paths[1].received += 1);
+    assert!(!connection.take().contains(&Output::Close(0)));
 }
 
 #[test]
@@ -291,6 +312,8 @@ fn a_path_that_is_validated_before_the_client_is_listened_for_is_no_less() {
     connection.input(Input::Woken);
     connection.open(2);
     connection.take();
+    connection.input(Input::Release);
+    assert_eq!(connection.take(), [Output::Release], "there is a new path");
     connection.input(Input::Reopened(vec![]));
     connection.new = vec![2];
     connection.pass(MILLISECOND);

@@ -325,6 +325,26 @@ fn a_server_that_is_overdue_by_far_is_looked_for_wherever_it_may_be() {
 }
 
 #[test]
+fn however_widely_a_server_is_looked_for_it_is_at_eight_addresses_and_where_it_was() {
+    let mut client = Client::with(Strategy::Multipath);
+    client.does(Input::Frame(Frame::Addresses {
+        pool: "CDEFGHIJ".chars().map(at).collect(),
+        name: None,
+    }));
+    client.is_told("BC");
+    client.hears_parked();
+    let probed = client.waits(30 * SECOND).into_iter().rev();
+    let last = probed
+        .map(|(_, output)| output)
+        .find_map(|output| match output {
+            Output::Probe(targets) => Some(targets),
+            _ => None,
+        });
+    let expected: Vec<_> = "BCDEFGHIA".chars().map(at).collect();
+    assert_eq!(last, Some(expected));
+}
+
+#[test]
 fn proactive_leaves_once_its_answer_is_on_its_way() {
     let mut client = Client::with(Strategy::Proactive);
     client.is_told("B");
@@ -362,6 +382,8 @@ fn after_an_attempt_in_vain_datagrams_go_where_the_strategy_left_them() {
         let failed = client.waits(2 * SECOND);
         let failed: Vec<_> = failed.into_iter().map(|(_, output)| output).collect();
         assert!(failed.contains(&Output::Redirect(to)), "{failed:?}");
+        let abandoned = failed.iter().any(|o| matches!(o, Output::Abandon(_)));
+        assert!(!abandoned, "no path is being opened: {failed:?}");
         assert_eq!(
             client.machine.remote(),
             at('A'),
@@ -384,4 +406,16 @@ fn what_comes_sooner_than_an_answer_can_was_under_way_before_the_redirection() {
     client.waits(Duration::from_nanos(1));
     client.has_received(4);
     assert_eq!(client.machine.remote(), at('B'));
+
+    // Nor is a path to where the server was at first the word that it is there again.
+    client.does(Input::Frame(Frame::Migration {
+        sequence: SEQUENCE + 1,
+        targets: vec![at('A')],
+        outage: SECOND,
+        lead: SECOND,
+    }));
+    client.waits(SECOND);
+    client.answers('A', false);
+    client.path_opens(2, 'y', 'A');
+    assert_eq!(client.machine.state(), "Arriving");
 }

@@ -252,6 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn who_was_not_the_server_is_passed_over_for_a_second() {
+        let start = Instant::now();
+        let [a, b, c] = [1, 2, 3].map(|host| ([10, 1, 0, host], 443).into());
+        let mut search = Search::new(start, RTT, 1.0);
+        assert!(!search.prefers_others(start, a));
+        search.failed(start, a);
+        let later = start + OTHERS_FIRST / 2;
+        search.failed(later, b);
+        let end = later + OTHERS_FIRST;
+        for target in [a, b] {
+            assert!(search.prefers_others(end - Duration::from_nanos(1), target));
+            assert!(!search.prefers_others(end, target));
+        }
+        search.failed(end, c);
+        assert!(search.prefers_others(end, c) && !search.prefers_others(end, a));
+    }
+
+    #[test]
     fn an_outage_that_cannot_be_is_none_that_is_known() {
         let now = Instant::now();
         let mut search = Search::new(now, RTT, 1.0);
