@@ -419,3 +419,27 @@ fn what_comes_sooner_than_an_answer_can_was_under_way_before_the_redirection() {
     client.path_opens(2, 'y', 'A');
     assert_eq!(client.machine.state(), "Arriving");
 }
+
+#[test]
+fn another_server_of_the_pool_does_not_end_the_wait_for_one_that_is_overdue() {
+    let mut client = Client::with(Strategy::Multipath);
+    client.does(Input::Frame(Frame::Addresses {
+        pool: vec![at('C'), at('D'), at('E')],
+        name: None,
+    }));
+    client.is_told("B");
+    client.hears_parked();
+    client.waits(17 * SECOND);
+    let mut attempts = Vec::new();
+    for _ in 0..20 {
+        for other in ['C', 'D', 'E'] {
+            let did = client.answers(other, false);
+            attempts.extend(did.into_iter().filter(|output| *output == open('x', other)));
+            let waited = client.waits(SECOND);
+            let failed = |(_, output): &(_, Output)| *output == Output::Event(Event::Failed);
+            assert!(!waited.iter().any(failed));
+        }
+    }
+    assert_eq!(attempts.len(), 2, "path ids are few");
+    assert!(client.answers('B', false).contains(&open('x', 'B')));
+}

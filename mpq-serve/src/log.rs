@@ -8,10 +8,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +21,8 @@ use crate::error::{At, Error};
 const QUEUE: usize = 8192;
 /// How long a [`flush`] may take.
 const FLUSH_LIMIT: Duration = Duration::from_millis(200);
+/// How often it is tried where the queue is full.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// That of the process.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -54,19 +56,28 @@ pub(crate) fn start(file: Option<PathBuf>) -> Result<(), Error> {
         .with_ansi(false)
         .with_writer(move || log.clone())
         .init();
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        flush();
+    }));
     Ok(())
 }
 
 /// Waits until what was logged is written, but not for a reader that is stuck.
 pub(crate) fn flush() {
+    let Some(log) = LOG.get() else { return };
     let (done, written) = sync_channel(0);
-    if let Some(log) = LOG.get()
-        && log.sender.try_send(Entry::Flush(done)).is_ok()
-    {
-        // It is dropped then.
-        let _ = written.recv_timeout(FLUSH_LIMIT);
+    let end = Instant::now() + FLUSH_LIMIT;
+    let mut entry = Entry::Flush(done);
+    while let Err(TrySendError::Full(refused)) = log.sender.try_send(entry) {
+        if Instant::now() >= end {
+            return;
+        }
+        entry = refused;
+        thread::sleep(RETRY);
     }
+    // It is dropped then.
+    let _ = written.recv_timeout(end.saturating_duration_since(Instant::now()));
 }
 
 /// What the thread is to do.

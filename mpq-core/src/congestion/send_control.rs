@@ -91,7 +91,7 @@ impl Track {
 
     pub(super) fn saved(self, now: Instant) -> Option<Saved> {
         // Something was acknowledged, and not long ago.
-        let is_of_use = !self.rtt.is_zero() && now < self.most.1 + 2 * RECENT_PERIOD;
+        let is_of_use = !self.rtt.is_zero() && now < self.acknowledged + 2 * RECENT_PERIOD;
         is_of_use.then_some(Saved {
             rtt: self.min_rtt,
             window: self.most.0,

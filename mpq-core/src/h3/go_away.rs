@@ -2,7 +2,7 @@
 //! asked, so the stream is shared below h3.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -22,22 +22,29 @@ pub(crate) struct GoAway(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     control: Mutex<Option<Arc<Mutex<Control>>>>,
-    /// The first request stream that was not accepted.
-    next_request: AtomicU64,
-    /// The client knows that no more are answered.
-    said: AtomicBool,
+    requests: Mutex<Requests>,
+    /// The client is to be told, as soon as h3 has written what comes first.
+    wanted: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// The first stream of one that was not accepted.
+    next: u64,
+    /// The client was told that no more are.
+    said: bool,
 }
 
 impl GoAway {
     /// A request comes on this stream of the client. Whether it is accepted.
     pub(super) fn accepts(&self, stream: StreamId) -> bool {
         let id = stream.index() * STREAM_STEP;
-        let next = &self.0.next_request;
-        let is_refused = self.0.said.load(Ordering::SeqCst) && id >= next.load(Ordering::SeqCst);
-        if !is_refused {
-            next.fetch_max(id + STREAM_STEP, Ordering::SeqCst);
+        let mut requests = self.0.requests.lock().unwrap();
+        let accepts = !requests.said || id < requests.next;
+        if accepts {
+            requests.next = requests.next.max(id + STREAM_STEP);
         }
-        !is_refused
+        accepts
     }
 
     /// h3 opens a unidirectional stream; its first one is the control stream.
@@ -51,21 +58,30 @@ impl GoAway {
             begun: false,
         }));
         *control = Some(shared.clone());
-        Stream::Control(shared)
+        Stream::Control(self.clone(), shared)
     }
 
-    /// Tells the client that what it asks for from now on is not answered. Before h3 has written SETTINGS,
-    /// which come first, there is nothing that could be told.
+    /// Tells the client, once, that what it asks for from now on is not answered: when h3 has written SETTINGS,
+    /// which come first.
     pub(crate) fn send(&self) {
+        self.0.wanted.store(true, Ordering::SeqCst);
         let control = self.0.control.lock().unwrap().clone();
-        let Some(control) = control else { return };
-        let mut control = control.lock().unwrap();
-        if !control.begun {
+        if let Some(control) = control {
+            self.write(&mut control.lock().unwrap());
+        }
+    }
+
+    /// Writes the frame, if it is wanted and may be written.
+    fn write(&self, control: &mut Control) {
+        if !control.begun || !self.0.wanted.load(Ordering::SeqCst) {
             return;
         }
-        self.0.said.store(true, Ordering::SeqCst);
+        let mut requests = self.0.requests.lock().unwrap();
+        if std::mem::replace(&mut requests.said, true) {
+            return;
+        }
         let (mut id, mut frame) = (Vec::new(), Vec::new());
-        put_varint(&mut id, self.0.next_request.load(Ordering::SeqCst));
+        put_varint(&mut id, requests.next);
         put_varint(&mut frame, GOAWAY);
         put_varint(&mut frame, id.len() as u64);
         frame.extend(id);
@@ -86,7 +102,7 @@ pub(super) struct Control {
 #[derive(Debug)]
 pub(super) enum Stream {
     Own(SendStream),
-    Control(Arc<Mutex<Control>>),
+    Control(GoAway, Arc<Mutex<Control>>),
 }
 
 impl From<SendStream> for Stream {
@@ -99,7 +115,7 @@ impl Stream {
     fn with<T>(&mut self, f: impl FnOnce(&mut SendStream) -> T) -> T {
         match self {
             Self::Own(stream) => f(stream),
-            Self::Control(control) => f(&mut control.lock().unwrap().stream),
+            Self::Control(_, control) => f(&mut control.lock().unwrap().stream),
         }
     }
 
@@ -109,11 +125,13 @@ impl Stream {
         bytes: &[u8],
     ) -> Poll<Result<usize, WriteError>> {
         let written = self.with(|stream| Pin::new(stream).poll_write(cx, bytes));
-        if let Self::Control(control) = self
+        if let Self::Control(go_away, control) = self
             && let Poll::Ready(Ok(written)) = written
         {
+            let mut control = control.lock().unwrap();
             // h3 writes all of it at once.
-            control.lock().unwrap().begun |= written == bytes.len();
+            control.begun |= written == bytes.len();
+            go_away.write(&mut control);
         }
         written
     }
@@ -138,7 +156,7 @@ impl Stream {
     pub(super) fn id(&self) -> StreamId {
         match self {
             Self::Own(stream) => stream.id(),
-            Self::Control(control) => control.lock().unwrap().stream.id(),
+            Self::Control(_, control) => control.lock().unwrap().stream.id(),
         }
     }
 }

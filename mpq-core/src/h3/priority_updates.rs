@@ -1,7 +1,7 @@
 //! PRIORITY_UPDATE frames (RFC 9218 §7.1) on a client's control stream. h3 0.0.8 skips them, so they are read
 //! as the stream passes by.
 //!
-//! What is wrong with such a frame is not an error here: it is left out.
+//! What is wrong with such a frame is left out. RFC 9218 §7.1 wants the connection closed for some of it.
 
 use h3::quic::StreamId;
 

@@ -85,7 +85,11 @@ impl<B: Buf> SendStream<B> {
             if let Some(body) = &self.body {
                 ready!(body.poll_room(self.stream.id(), room, cx));
             }
-            let written = ready!(self.stream.poll_write(cx, data.chunk()))?;
+            let mut chunk = data.chunk();
+            if let Room::AtOnce(most) = room {
+                chunk = &chunk[..chunk.len().min(most as usize)];
+            }
+            let written = ready!(self.stream.poll_write(cx, chunk))?;
             data.advance(written);
             self.written += written as u64;
         }

@@ -15,8 +15,8 @@
 //! No path may hold as much while a client has asked for one body only; with several, the others go on.
 //! Upstream: <https://github.com/n0-computer/noq/issues/516>; `tests/noq.rs` tells when this can go.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use noq::StreamId;
@@ -28,6 +28,9 @@ use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 
 /// What may wait in any case, bytes.
 const MIN_WAITING: u64 = 64 << 10;
+/// For an answer that is not the first, in times of what may be in flight: the paths stay full where the first leaves
+/// them idle, also as their windows grow by what goes unnoticed.
+const HALF: f64 = 1.25;
 /// What one of several paths may hold of the only body, bytes: the others have a sixteenth of a window at
 /// least, and as much as was read since the last announcement.
 const MAX_IN_FLIGHT_OF_ONE_BODY: u64 = STREAM_WINDOW as u64 / 16 * 13;
@@ -37,7 +40,7 @@ const MAX_IN_FLIGHT_OF_ONE_BODY: u64 = STREAM_WINDOW as u64 / 16 * 13;
 pub(crate) struct SendWindow {
     connection: noq::WeakConnectionHandle,
     send_control: Arc<SendControl>,
-    window: AtomicU64,
+    window: Mutex<u64>,
     /// Bodies being written.
     bodies: AtomicUsize,
     /// There were several at a time.
@@ -49,15 +52,15 @@ impl SendWindow {
         Self {
             connection: connection.weak_handle(),
             send_control,
-            window: AtomicU64::new(SEND_WINDOW),
+            window: Mutex::new(SEND_WINDOW),
             bodies: AtomicUsize::new(0),
             several: AtomicBool::new(false),
         }
     }
 
-    /// Follows the congestion control, with this part of the window. Small changes are left out, since each takes
+    /// So many times what the congestion control lets be in flight. Small changes are left out, since each takes
     /// the connection's lock.
-    fn adapt(&self, part: u64) {
+    fn adapt(&self, times: f64) {
         let (paths, windows) = self.send_control.windows();
         let one_body = !self.several.load(Ordering::Relaxed);
         let most = if paths > 1 && one_body {
@@ -67,20 +70,21 @@ impl SendWindow {
         };
         self.send_control.limit(most);
 
-        let window = (MIN_WAITING + 2 * windows).min(SEND_WINDOW) / part;
-        let before = self.window.load(Ordering::Relaxed);
-        if window.abs_diff(before) > before / 8 {
-            self.set(window);
+        let window = MIN_WAITING + (times * windows as f64) as u64;
+        let window = window.min(SEND_WINDOW);
+        let mut now = self.window.lock().unwrap();
+        if window.abs_diff(*now) > *now / 8 {
+            self.set(&mut now, window);
         }
     }
 
     /// To be called before something else is written. The next part of a body ends it.
     pub(crate) fn widen(&self) {
-        self.set(SEND_WINDOW);
+        self.set(&mut self.window.lock().unwrap(), SEND_WINDOW);
     }
 
-    fn set(&self, window: u64) {
-        self.window.store(window, Ordering::Relaxed);
+    fn set(&self, now: &mut u64, window: u64) {
+        *now = window;
         if let Some(connection) = self.connection.upgrade() {
             connection.set_send_window(window);
         }
@@ -105,9 +109,9 @@ impl Body {
     pub(super) fn poll_room(&self, stream: StreamId, room: Room, cx: &Context<'_>) -> Poll<()> {
         ready!(self.gate.poll_passed(stream, cx));
         match room {
-            Room::AtOnce => self.window.widen(),
-            Room::Whole => self.window.adapt(1),
-            Room::Half => self.window.adapt(2),
+            Room::AtOnce(_) => self.window.widen(),
+            Room::Whole => self.window.adapt(2.0),
+            Room::Half => self.window.adapt(HALF),
         }
         Poll::Ready(())
     }

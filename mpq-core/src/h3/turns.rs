@@ -59,8 +59,8 @@ pub(super) struct Leave {
 /// How much room there is for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
-    /// Also where others have filled the window.
-    AtOnce,
+    /// For so many bytes, also where others have filled the window.
+    AtOnce(u64),
     Whole,
     /// Another one goes first.
     Half,
@@ -155,7 +155,7 @@ impl Turn {
             is_silent = asked.priority.is_none();
         }
         let room = if is_silent && written < AT_ONCE {
-            Room::AtOnce
+            Room::AtOnce(AT_ONCE - written)
         } else if state.answers.values().all(|other| other.value <= value) {
             Room::Whole
         } else {
@@ -210,7 +210,7 @@ mod tests {
             [vec![1, 2], vec![0]]
         );
         let rooms = [(&a, AT_ONCE), (&b, 0)].map(|(turn, written)| turn.leave(written).room);
-        assert_eq!(rooms, [Room::Half, Room::AtOnce]);
+        assert_eq!(rooms, [Room::Half, Room::AtOnce(AT_ONCE)]);
         let all = [AT_ONCE, 1 << 40, AT_ONCE];
         let [x, y, z] = all;
         assert_eq!(order(&[(&c, x), (&b, y), (&a, z)]), [[0], [1], [2]]);

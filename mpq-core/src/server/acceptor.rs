@@ -11,6 +11,9 @@ use crate::net::address::canonical;
 
 /// Accepts the connections of a [`Server`] for axum-h3's `H3Router`, tonic-h3's or whatever else takes an
 /// [`H3Acceptor`]. Clients whose handshake fails are logged and left.
+///
+/// Answers go in the order of PRIORITY_UPDATE frames (RFC 9218), but nobody tells of `Priority` fields here; and the
+/// limit of a request's header is that of axum-h3, which has none.
 pub struct Acceptor {
     server: Server,
     handshakes: JoinSet<Result<Connection, AcceptError>>,
@@ -35,7 +38,7 @@ impl H3Acceptor for Acceptor {
     async fn accept(&mut self) -> Result<Option<Connection>, h3_util::Error> {
         loop {
             tokio::select! {
-                incoming = self.server.listener.endpoint.accept() => {
+                incoming = self.server.listener.accept() => {
                     let Some(incoming) = incoming else {
                         return Ok(None);
                     };

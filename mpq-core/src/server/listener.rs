@@ -52,6 +52,17 @@ impl Listener {
         *self.address.lock().unwrap()
     }
 
+    /// The next connection; none once the endpoint is closed. Refuses those that are not wanted any more.
+    pub(super) async fn accept(&self) -> Option<noq::Incoming> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if !self.refuses() {
+                return Some(incoming);
+            }
+            incoming.refuse();
+        }
+    }
+
     /// Whether new connections are to be refused.
     pub(super) fn refuses(&self) -> bool {
         self.refuses.load(Ordering::Relaxed)

@@ -184,13 +184,7 @@ impl Server {
     /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
     /// and fails as [`AcceptError`] says.
     pub async fn accept(&self) -> Option<Handshake> {
-        let incoming = loop {
-            let incoming = self.listener.endpoint.accept().await?;
-            if !self.listener.refuses() {
-                break incoming;
-            }
-            incoming.refuse();
-        };
+        let incoming = self.listener.accept().await?;
         let remote = canonical(incoming.remote_address());
         let connected = self.connected(incoming, remote);
         let session = in_time(self.config.handshake_timeout, async move {
@@ -227,7 +221,8 @@ impl Server {
         let listen = Bind::from(self.local_addr());
         let largest = mtu::largest([&listen], remote);
         config.transport_config(transport::server_transport(send_control.clone(), largest));
-        let sockets = self.listener.sockets.clone();
+        let listener = self.listener.clone();
+        let sockets = listener.sockets.clone();
         let hub = self.hub.clone();
         let (crypto, refusal) = refusal::watch(config.crypto.clone());
         config.crypto = crypto;
@@ -256,6 +251,9 @@ impl Server {
                 send_window,
                 quic.go_away(),
             );
+            if listener.refuses() {
+                quic.go_away().send();
+            }
             let supervision = quic.supervision();
             let traffic = peer_tasks::start(hub, connection, peer, stream, supervision);
             Ok((quic, traffic))

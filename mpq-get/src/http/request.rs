@@ -13,8 +13,8 @@ use url::Url;
 use super::resume::Validator;
 use crate::error::Error;
 
-/// What is of use of a part is its whole, and the first that was asked for before the others (RFC 9218): said
-/// aloud, as a server may send a little of each part at once to who says nothing.
+/// A part is of use only as a whole, the first before the others (RFC 9218 §4). It is said aloud, since a server may
+/// send the beginning of each part at once to a client that says nothing.
 const IN_ORDER: &str = "u=3";
 
 /// A request on its way, and its answer.

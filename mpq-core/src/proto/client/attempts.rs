@@ -65,23 +65,21 @@ impl ClientMachine {
             }
             _ => return,
         };
-        let search = &mut self.mv.search;
+        let search = &self.mv.search;
         let others_first = !knock && search.prefers_others(now, remote);
+        let is_held = search.held.is_some();
         let attempt = Round::attempt(remote, self.paths.facing(remote));
         let is_allowed = self.budget.is_ready(now, &attempt);
-        if !known || others_first || search.held.is_some() || !is_allowed {
+        let is_sought = known || !knock && self.mv.is_wider(remote);
+        if !is_sought || others_first || is_held || !is_allowed {
             return;
         }
-        let left = match knock {
-            true => &mut self.knocks_left,
-            false => &mut search.attempts_left,
+        let takes = match known {
+            true => self.take_attempt(knock),
+            false => self.mv.take_wider(remote),
         };
-        // To redirect costs nothing that could run out.
-        if !strategy.redirects() {
-            let Some(fewer) = left.checked_sub(1) else {
-                return;
-            };
-            *left = fewer;
+        if !takes {
+            return;
         }
         let by = if knock { Sign::Knock } else { Sign::Probe };
         self.event(Event::Detected { remote, by });
@@ -91,6 +89,21 @@ impl ClientMachine {
         self.abandon_attempt();
         self.mv.search.held = Some((now + self.config.hold_back, remote));
         self.enter(Phase::Searching(silence));
+    }
+
+    /// Takes one of the attempts at a target. Whether there was one left; to redirect costs nothing that could run
+    /// out.
+    fn take_attempt(&mut self, knock: bool) -> bool {
+        if self.config.strategy.redirects() {
+            return true;
+        }
+        let left = match knock {
+            true => &mut self.knocks_left,
+            false => &mut self.mv.search.attempts_left,
+        };
+        let fewer = left.checked_sub(1);
+        *left = fewer.unwrap_or(0);
+        fewer.is_some()
     }
 
     /// The server says that it is where nobody said it would be: it is asked there first.

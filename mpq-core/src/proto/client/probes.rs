@@ -8,7 +8,10 @@ use super::machine::ClientMachine;
 use super::probe_budget::{Reserve, Round};
 use super::search::jitter;
 use super::state::Phase;
-use crate::proto::frame::MAX_ADDRESSES;
+
+/// How often who answers where an overdue server is looked for may be gone to in one move. Each time may cost path
+/// ids that a frozen server cannot grant again.
+const MOST_WIDER: u32 = 2;
 
 impl ClientMachine {
     /// A round is sent.
@@ -35,27 +38,31 @@ impl ClientMachine {
         Some(self.mv.search.probe_at().max(allowed_at))
     }
 
-    /// What is probed: the targets, and where the server was if it may come back there, or could not tell us
-    /// that it stays.
+    /// What is probed: the targets; where the server was if it may come back there, or could not tell us that it
+    /// stays; and all places if it is overdue.
     fn probed(&self) -> Vec<SocketAddr> {
-        let there = self.mv.here || self.paths.is_cut_off();
+        let wider = self.mv.wider.as_ref();
+        let there = self.mv.here || self.paths.is_cut_off() || wider.is_some();
         let there = there.then_some(self.remote);
-        self.mv.targets.iter().copied().chain(there).collect()
+        let wider = wider.into_iter().flat_map(|(places, _)| places);
+        self.mv
+            .targets
+            .iter()
+            .chain(wider)
+            .copied()
+            .chain(there)
+            .collect()
     }
 
     /// From now on the server is looked for wherever it has said that it may be, and where it was: it may have
     /// gone on without a word that got through.
     fn widen(&mut self) {
-        if !self.config.strategy.heeds_pool() {
+        if self.mv.wider.is_some() || !self.config.strategy.heeds_pool() {
             return;
         }
-        let targets = &mut self.mv.targets;
-        for address in self.announcements.elsewhere(self.remote) {
-            if targets.len() < MAX_ADDRESSES && !targets.contains(&address) {
-                targets.push(address);
-            }
-        }
-        self.mv.here = true;
+        let mut places = self.announcements.elsewhere(self.remote);
+        places.retain(|place| !self.mv.targets.contains(place));
+        self.mv.wider = Some((places, MOST_WIDER));
     }
 
     /// A round of probes: from every local address to all that is probed.

@@ -51,6 +51,9 @@ pub(super) struct Move {
     /// The server's present address, if the announcement names it, too: it may be silent and come back
     /// where it is.
     pub(super) here: bool,
+    /// Where else a server that is overdue is looked for, and how often who answers there may be gone to still: it
+    /// may be another server, and must not use up the attempts for this one.
+    pub(super) wider: Option<(Vec<SocketAddr>, u32)>,
     pub(super) search: Search,
     /// `proactive`: when the old address is left.
     pub(super) leave_at: Option<Instant>,
@@ -73,11 +76,29 @@ impl Move {
             announced,
             targets,
             here: false,
+            wider: None,
             search,
             leave_at: None,
             detecting: None,
             turns: Turns::default(),
         }
+    }
+
+    /// Whether it is looked for there, since it is overdue.
+    pub(super) fn is_wider(&self, remote: SocketAddr) -> bool {
+        self.wider
+            .as_ref()
+            .is_some_and(|(places, _)| places.contains(&remote))
+    }
+
+    /// Takes one of the attempts at such a place, which is not looked at again. Whether there was one left.
+    pub(super) fn take_wider(&mut self, remote: SocketAddr) -> bool {
+        let Some((places, left)) = self.wider.as_mut().filter(|(_, left)| *left > 0) else {
+            return false;
+        };
+        places.retain(|place| *place != remote);
+        *left -= 1;
+        true
     }
 
     /// The next target, if one may be gone to before anybody has answered there.

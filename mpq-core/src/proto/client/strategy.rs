@@ -137,7 +137,7 @@ impl Strategy {
         matches!(self, Self::Multipath | Self::Symmetric)
     }
 
-    /// Whether it looks for a server that is silent without a word at the addresses of its pool.
+    /// Whether it looks at the addresses of its pool for a server that is silent without a word, or overdue.
     pub fn heeds_pool(self) -> bool {
         matches!(self, Self::Multipath | Self::Pool)
     }
