@@ -101,9 +101,11 @@ impl ClientMachine {
             true => &mut self.knocks_left,
             false => &mut self.mv.search.attempts_left,
         };
-        let fewer = left.checked_sub(1);
-        *left = fewer.unwrap_or(0);
-        fewer.is_some()
+        let Some(fewer) = left.checked_sub(1) else {
+            return false;
+        };
+        *left = fewer;
+        true
     }
 
     /// The server says that it is where nobody said it would be: it is asked there first.

@@ -8,6 +8,7 @@ use super::machine::ClientMachine;
 use super::probe_budget::{Reserve, Round};
 use super::search::jitter;
 use super::state::Phase;
+use crate::proto::frame::MAX_ADDRESSES;
 
 /// How often who answers where an overdue server is looked for may be gone to in one move. Each time may cost path
 /// ids that a frozen server cannot grant again.
@@ -62,6 +63,7 @@ impl ClientMachine {
         }
         let mut places = self.announcements.elsewhere(self.remote);
         places.retain(|place| !self.mv.targets.contains(place));
+        places.truncate(MAX_ADDRESSES.saturating_sub(self.mv.targets.len()));
         self.mv.wider = Some((places, MOST_WIDER));
     }
 
