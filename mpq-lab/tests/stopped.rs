@@ -63,7 +63,8 @@ async fn a_client_that_is_stopped_while_its_server_parks_keeps_every_byte_and_it
             };
             let done = stopped_for(time, content).await.unwrap();
             assert_eq!(done.sha256, content.sha256(), "{time:?}");
-            assert_eq!((done.handshakes, done.requests), (1, 1), "{time:?}");
+            // The rest may be asked for in parts, where the stop was measured as a long round trip.
+            assert_eq!(done.handshakes, 1, "{time:?}");
             assert_eq!(done.received, content.size, "every byte once");
         }
     }
