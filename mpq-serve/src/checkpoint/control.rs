@@ -160,9 +160,10 @@ impl Control {
 
     /// A note, if it is there, which is gone then.
     pub fn take<N: Note>(&self) -> Option<N> {
-        let note = self.read();
+        // A server that is frozen between the two finds what was written meanwhile, and must not remove it unread.
+        let note = self.read()?;
         self.clear::<N>();
-        note
+        Some(note)
     }
 
     /// A note, if it is there.
