@@ -1,9 +1,8 @@
 //! Another implementation's client, quinn with h3-quinn, downloads from the real program.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -13,38 +12,7 @@ use http::Request;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts the program and reads from its log where it listens; gives the lines after that.
-fn start(arguments: &[&str]) -> (Server, SocketAddr, mpsc::Receiver<String>) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
-        .args(["--listen", "127.0.0.1:0"])
-        .args(arguments)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let listen = log.by_ref().map(Result::unwrap).find_map(|line| {
-        line.split_once("listening on ")
-            .map(|(_, address)| address.to_owned())
-    });
-    // The rest of the log must be read, or the server stops at a full pipe.
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        log.map_while(Result::ok)
-            .for_each(|line| drop(sender.send(line)));
-    });
-    let listen = listen.expect("it listens").parse().unwrap();
-    (Server(child), listen, lines)
-}
+use support::start;
 
 fn trusting(certificate: CertificateDer<'static>) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
@@ -82,7 +50,7 @@ async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
         "--congestion",
         "olia",
     ];
-    let (_server, address, mut log) = start(&options);
+    let (server, address) = start(&options);
 
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(trusting(made.cert.der().clone()));
@@ -120,7 +88,7 @@ async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
     // The whole connection, and its only path.
     let client = endpoint.local_addr().unwrap().to_string();
     for path in [None, Some("0")] {
-        let figures = figures(&mut log);
+        let figures = figures(&server.log);
         assert_eq!(figures["connection"], client, "{figures:?}");
         assert_eq!(figures.get("path").map(String::as_str), path);
         let number = |name: &str| figures[name].parse::<f64>().unwrap();
@@ -145,7 +113,7 @@ async fn quinn_gets_random_byte_exact_and_the_log_has_the_figures() {
 }
 
 /// The next line of figures in the log, by name.
-fn figures(log: &mut mpsc::Receiver<String>) -> BTreeMap<String, String> {
+fn figures(log: &mpsc::Receiver<String>) -> BTreeMap<String, String> {
     // Only ends a test that hangs.
     let patience = Duration::from_secs(60);
     loop {

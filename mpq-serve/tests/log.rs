@@ -1,24 +1,18 @@
 //! A log that cannot be written stops nothing.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mpq_core::client::{Client, ClientConfig};
 use mpq_core::tls::Trust;
+use support::Running;
 
 const SIZE: usize = 300_000;
 const LIMIT: Duration = Duration::from_secs(30);
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn command(address: SocketAddr) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mpq-serve"));
@@ -62,7 +56,7 @@ async fn download(server: SocketAddr) {
 #[tokio::test]
 async fn a_log_whose_reader_is_gone() {
     let address = free_address();
-    let mut server = Server(command(address).stderr(Stdio::piped()).spawn().unwrap());
+    let mut server = Running(command(address).stderr(Stdio::piped()).spawn().unwrap());
     let mut first = String::new();
     let mut log = BufReader::new(server.0.stderr.take().unwrap());
     log.read_line(&mut first).unwrap();
@@ -79,7 +73,7 @@ async fn a_log_that_nobody_reads() {
     let mut command = command(address);
     // More than a pipe holds.
     command.env("RUST_LOG", "trace").stderr(Stdio::piped());
-    let mut server = Server(command.spawn().unwrap());
+    let mut server = Running(command.spawn().unwrap());
     for _ in 0..3 {
         download(address).await;
     }
@@ -93,7 +87,7 @@ async fn a_log_on_a_full_disk() {
     let address = free_address();
     let mut command = command(address);
     command.args(["--log-file", "/dev/full"]);
-    let mut server = Server(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut server = Running(command.stderr(Stdio::piped()).spawn().unwrap());
     drop(server.0.stderr.take());
     for _ in 0..3 {
         download(address).await;

@@ -4,8 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use quinn::{ConnectionError, ReadError, VarInt};
 use support::{Answer, Client, Server, connect, link, start};
 use tokio::time::timeout;
@@ -28,20 +27,10 @@ async fn begin() -> (Server, std::net::SocketAddr, Client, Answer) {
     (server, address, client, answer)
 }
 
-fn terminate(server: &Server) {
-    let pid = Pid::from_raw(server.process.id() as i32);
-    kill(pid, Signal::SIGTERM).unwrap();
-}
-
 /// The line of the log about the request.
 fn logged(server: &Server) -> String {
     let mut lines = server.log.iter();
     lines.find(|line| line.contains(" GET ")).unwrap()
-}
-
-/// Waits until the log says this.
-fn wait_for(server: &Server, text: &str) {
-    assert!(server.log.iter().any(|line| line.contains(text)), "{text}");
 }
 
 async fn in_time<T>(test: impl Future<Output = T>) -> T {
@@ -52,8 +41,8 @@ async fn in_time<T>(test: impl Future<Output = T>) -> T {
 async fn what_is_running_is_finished_within_the_grace() {
     in_time(async {
         let (mut server, address, mut client, answer) = begin().await;
-        terminate(&server);
-        wait_for(&server, "leaving");
+        server.tell(Signal::SIGTERM);
+        server.wait_for("leaving");
         let refused = connect(address).await.unwrap_err();
         let ConnectionError::ConnectionClosed(refused) = refused else {
             panic!("{refused}");
@@ -72,7 +61,7 @@ async fn what_is_running_is_finished_within_the_grace() {
         let received = answer.received.clone();
         answer.end.await.unwrap().unwrap();
         assert!(received.load(std::sync::atomic::Ordering::Relaxed) > LONG);
-        assert!(server.process.wait().unwrap().success());
+        assert!(server.process.0.wait().unwrap().success());
         let line = logged(&server);
         assert!(line.ends_with(&format!("200 {LONG} bytes")), "{line}");
     })
@@ -83,10 +72,10 @@ async fn what_is_running_is_finished_within_the_grace() {
 async fn a_second_signal_leaves_at_once_and_the_log_says_what_was_cut() {
     in_time(async {
         let (mut server, _, _client, answer) = begin().await;
-        terminate(&server);
-        wait_for(&server, "leaving");
-        terminate(&server);
-        assert!(server.process.wait().unwrap().success());
+        server.tell(Signal::SIGTERM);
+        server.wait_for("leaving");
+        server.tell(Signal::SIGTERM);
+        assert!(server.process.0.wait().unwrap().success());
         assert!(answer.received() < LONG, "it was not cut");
         let line = logged(&server);
         assert!(line.contains("bytes cut off: "), "{line}");

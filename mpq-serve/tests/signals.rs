@@ -5,19 +5,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use quinn::rustls::pki_types::CertificateDer;
-use support::{Server, connect, start};
-
-fn tell(server: &Server, signal: Signal) {
-    kill(Pid::from_raw(server.process.id() as i32), signal).unwrap();
-}
-
-/// Waits until the log says this.
-fn wait_for(server: &Server, text: &str) {
-    assert!(server.log.iter().any(|line| line.contains(text)), "{text}");
-}
+use support::{connect, start};
 
 /// Makes a certificate, and writes it and its key.
 fn issue(cert: &Path, key: &Path) -> CertificateDer<'static> {
@@ -46,14 +36,14 @@ async fn a_certificate_is_read_again_and_a_bad_one_is_not_taken() {
     assert_eq!(shown(address).await, first);
 
     let second = issue(&cert, &key);
-    tell(&server, Signal::SIGHUP);
-    wait_for(&server, "read again");
+    server.tell(Signal::SIGHUP);
+    server.wait_for("read again");
     assert_eq!(shown(address).await, second);
 
     for (file, bad) in [(&cert, "nonsense"), (&key, "")] {
         fs::write(file, bad).unwrap();
-        tell(&server, Signal::SIGHUP);
-        wait_for(&server, "stays as it was");
+        server.tell(Signal::SIGHUP);
+        server.wait_for("stays as it was");
         assert_eq!(shown(address).await, second);
     }
     assert!(before.close_reason().is_none());
@@ -62,11 +52,11 @@ async fn a_certificate_is_read_again_and_a_bad_one_is_not_taken() {
 #[tokio::test]
 async fn signals_without_a_meaning_do_not_end_it() {
     let (mut server, address) = start(&[]);
-    tell(&server, Signal::SIGUSR2);
-    wait_for(&server, "SIGUSR2");
-    tell(&server, Signal::SIGHUP);
-    wait_for(&server, "no --cert");
+    server.tell(Signal::SIGUSR2);
+    server.wait_for("SIGUSR2");
+    server.tell(Signal::SIGHUP);
+    server.wait_for("no --cert");
     let shown_before = shown(address).await;
     assert_eq!(shown(address).await, shown_before);
-    assert!(server.process.try_wait().unwrap().is_none());
+    assert!(server.process.0.try_wait().unwrap().is_none());
 }

@@ -30,7 +30,7 @@ use crate::limits::{SEND_WINDOW, STREAM_WINDOW};
 const MIN_WAITING: u64 = 64 << 10;
 /// For an answer that is not the first, in times of what may be in flight: the paths stay full where the first leaves
 /// them idle, also as their windows grow by what goes unnoticed.
-const HALF: f64 = 1.25;
+const PART: f64 = 1.25;
 /// What one of several paths may hold of the only body, bytes: the others have a sixteenth of a window at
 /// least, and as much as was read since the last announcement.
 const MAX_IN_FLIGHT_OF_ONE_BODY: u64 = STREAM_WINDOW as u64 / 16 * 13;
@@ -111,7 +111,7 @@ impl Body {
         match room {
             Room::AtOnce(_) => self.window.widen(),
             Room::Whole => self.window.adapt(2.0),
-            Room::Half => self.window.adapt(HALF),
+            Room::Part => self.window.adapt(PART),
         }
         Poll::Ready(())
     }

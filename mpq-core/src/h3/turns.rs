@@ -4,7 +4,7 @@
 //! and with them the first of the others; the rest of those waits, in the order of the requests.
 //!
 //! noq sends first what is more urgent of that which is written, and what is written for others fills its window
-//! all the same. So they may fill a half of it only, which is enough where the first leaves the rest.
+//! all the same. So they may fill a part of it only, which is enough where the first leaves the rest.
 //!
 //! A client that says nothing of an answer gets its first bytes at once, ahead of what is as urgent: a small
 //! file must not wait for a large one. Who has asked for an order gets that order.
@@ -48,6 +48,14 @@ struct Asked {
     value: i32,
 }
 
+impl Asked {
+    /// How many bytes more go at once, if so many are written.
+    fn at_once(&self, written: u64) -> Option<u64> {
+        let left = AT_ONCE.checked_sub(written).filter(|left| *left > 0);
+        left.filter(|_| self.priority.is_none())
+    }
+}
+
 /// How an answer may be written to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leave {
@@ -63,7 +71,7 @@ pub(super) enum Room {
     AtOnce(u64),
     Whole,
     /// Another one goes first.
-    Half,
+    Part,
 }
 
 impl Turns {
@@ -118,7 +126,7 @@ impl State {
             let theirs = asked.priority.unwrap_or_default();
             (theirs.urgency == priority.urgency && !theirs.incremental).then_some(*other)
         };
-        let place = if asked.priority.is_none() && written < AT_ONCE {
+        let place = if asked.at_once(written).is_some() {
             0
         } else if priority.incremental
             || self
@@ -149,17 +157,17 @@ impl Turn {
     pub(super) fn leave(&self, written: u64) -> Leave {
         let mut state = self.turns.0.lock().unwrap();
         let value = state.value(self.stream, written);
-        let mut is_silent = false;
-        if let Some(asked) = state.answers.get_mut(&self.stream) {
+        let asked = state.answers.get_mut(&self.stream);
+        let at_once = asked.and_then(|asked| {
             asked.value = value;
-            is_silent = asked.priority.is_none();
-        }
-        let room = if is_silent && written < AT_ONCE {
-            Room::AtOnce(AT_ONCE - written)
+            asked.at_once(written)
+        });
+        let room = if let Some(bytes) = at_once {
+            Room::AtOnce(bytes)
         } else if state.answers.values().all(|other| other.value <= value) {
             Room::Whole
         } else {
-            Room::Half
+            Room::Part
         };
         Leave { value, room }
     }
@@ -210,7 +218,7 @@ mod tests {
             [vec![1, 2], vec![0]]
         );
         let rooms = [(&a, AT_ONCE), (&b, 0)].map(|(turn, written)| turn.leave(written).room);
-        assert_eq!(rooms, [Room::Half, Room::AtOnce(AT_ONCE)]);
+        assert_eq!(rooms, [Room::Part, Room::AtOnce(AT_ONCE)]);
         let all = [AT_ONCE, 1 << 40, AT_ONCE];
         let [x, y, z] = all;
         assert_eq!(order(&[(&c, x), (&b, y), (&a, z)]), [[0], [1], [2]]);
@@ -240,7 +248,7 @@ mod tests {
         let all: Vec<_> = asked.iter().map(|turn| (turn, 0)).collect();
         assert_eq!(order(&all), [vec![4], vec![0, 1, 3], vec![2], vec![5]]);
         let rooms: Vec<_> = asked.iter().map(|turn| turn.leave(0).room).collect();
-        let mut expected = [Room::Half; 6];
+        let mut expected = [Room::Part; 6];
         expected[4] = Room::Whole;
         assert_eq!(rooms, expected, "who has asked for an order gets it");
     }

@@ -54,12 +54,7 @@ fn no_path_is_closed_for_its_silence_while_all_others_are_closed_already() {
 fn in_a_move_no_path_is_given_up() {
     let mut rig = Rig::new();
     rig.run(SECOND, &[20, 20]);
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: 60 * SECOND,
-    }));
+    rig.announce(1, &[2], 60 * SECOND);
     let outputs = rig.run(10 * SECOND, &[0, 20]);
     let gives_up = |o: &Output| matches!(o, Output::Close { .. } | Output::Evacuate { .. });
     assert!(!outputs.iter().any(gives_up), "{outputs:?}");
@@ -211,12 +206,7 @@ fn a_knock_tells_that_the_way_is_open_as_the_answer_of_a_probe_does() {
 
 #[test]
 fn redirected_probes_go_to_where_the_server_is() {
-    let mut rig = Rig::with(Config {
-        strategy: Strategy::Reactive,
-        capabilities: Frame::REDIRECT,
-        ..Config::default()
-    });
-    rig.run(LOOK, &[1, 1]);
+    let mut rig = Rig::redirecting();
     // That the server parks is nothing to it: it notices the silence.
     rig.park();
     rig.run(SECOND, &[]);
@@ -248,25 +238,14 @@ fn a_server_that_is_silent_in_a_download_is_given_up_and_in_a_move_it_is_not() {
     assert!(!rig.run(3 * idle_timeout, &[0, 0]).contains(&idle));
 
     let mut rig = Rig::with(config);
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
+    rig.announce(1, &[2], SECOND);
     assert!(!rig.run(3 * idle_timeout, &[0, 0]).contains(&idle));
 }
 
 #[test]
 fn a_move_is_settled_once_all_paths_are_there() {
     let mut rig = Rig::new();
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
-    rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
+    rig.park();
     rig.answer(0, 2);
     let settled = Output::Event(Event::Settled { remote: server(2) });
     assert!(!rig.open(2, 0, 2).contains(&settled), "path 3 is missing");
@@ -298,12 +277,7 @@ fn a_path_that_was_evacuated_before_an_announcement_is_closed_after_it() {
             break;
         }
     }
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
+    rig.announce(1, &[2], SECOND);
     let close = Output::Close { path: 0 };
     assert!(
         !rig.run(SECOND, &[20, 20]).contains(&close),
@@ -364,12 +338,7 @@ fn a_knock_from_where_the_server_is_opens_the_way_if_knocks_are_heeded() {
 #[test]
 fn a_knock_from_another_target_counts_more_than_an_answer() {
     let mut rig = Rig::new();
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 1,
-        targets: vec![server(2), server(3)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
+    rig.announce(1, &[2, 3], SECOND);
     rig.input(Input::Frame(Frame::Parked { sequence: 1 }));
     assert!(rig.answer(0, 2).contains(&open(0, 2)));
     let outputs = rig.input(Input::Answer {
@@ -456,12 +425,7 @@ fn a_path_that_was_closed_since_the_server_moved_leaves_nothing_to_give_up() {
     rig.open(3, 1, 2);
     rig.gone(0);
     rig.gone(1);
-    rig.input(Input::Frame(Frame::Migration {
-        sequence: 2,
-        targets: vec![server(3)],
-        outage: SECOND,
-        lead: SECOND,
-    }));
+    rig.announce(2, &[3], SECOND);
     rig.input(Input::Frame(Frame::Parked { sequence: 2 }));
     assert!(rig.answer(0, 3).contains(&open(0, 3)));
     let outputs = rig.open(4, 0, 3);
@@ -471,12 +435,7 @@ fn a_path_that_was_closed_since_the_server_moved_leaves_nothing_to_give_up() {
 
 #[test]
 fn who_redirects_has_the_paths_that_wait_try_the_new_address() {
-    let mut rig = Rig::with(Config {
-        strategy: Strategy::Reactive,
-        capabilities: Frame::REDIRECT,
-        ..Config::default()
-    });
-    rig.run(LOOK, &[1, 1]);
+    let mut rig = Rig::redirecting();
     assert!(rig.locals([0, 1, 2]).contains(&probe(2, 1)));
     rig.park();
     rig.run(SECOND, &[]);

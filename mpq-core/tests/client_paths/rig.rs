@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mpq_core::proto::client::{ClientMachine, Config, Input, Output, Refusal};
-use mpq_core::proto::{Frame, PathFigures};
+use mpq_core::proto::{Frame, PathFigures, Strategy};
 
 use crate::hint::{confirmed, hint};
 
@@ -42,6 +42,17 @@ impl Rig {
     pub(crate) fn untested(config: Config) -> Self {
         let mut rig = Self::early(config);
         rig.input(confirmed());
+        rig
+    }
+
+    /// One that redirects, in whose download as much comes on both paths.
+    pub(crate) fn redirecting() -> Self {
+        let mut rig = Self::with(Config {
+            strategy: Strategy::Reactive,
+            capabilities: Frame::REDIRECT,
+            ..Config::default()
+        });
+        rig.run(LOOK, &[1, 1]);
         rig
     }
 
@@ -101,14 +112,19 @@ impl Rig {
         self.input(Input::Locals(hosts.into_iter().map(local).collect()))
     }
 
+    /// Has the server announce a move to these servers.
+    pub(crate) fn announce(&mut self, sequence: u64, targets: &[u8], lead: Duration) {
+        self.input(Input::Frame(Frame::Migration {
+            sequence,
+            targets: targets.iter().copied().map(server).collect(),
+            outage: SECOND,
+            lead,
+        }));
+    }
+
     /// Has the server announce a move to server 2, and park.
     pub(crate) fn park(&mut self) {
-        self.input(Input::Frame(Frame::Migration {
-            sequence: 1,
-            targets: vec![server(2)],
-            outage: SECOND,
-            lead: SECOND,
-        }));
+        self.announce(1, &[2], SECOND);
         self.input(Input::Frame(Frame::Parked { sequence: 1 }));
     }
 

@@ -10,19 +10,36 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 pub(crate) use link::link;
 pub(crate) use raw_client::{Answer, Client, connect};
 
+/// A process that ends with the test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running server, and the lines of its log after that which says where it listens.
 pub(crate) struct Server {
-    pub(crate) process: Child,
+    pub(crate) process: Running,
     pub(crate) log: mpsc::Receiver<String>,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl Server {
+    pub(crate) fn tell(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.0.id() as i32), signal).unwrap();
+    }
+
+    /// Waits until the log says this.
+    pub(crate) fn wait_for(&self, text: &str) {
+        assert!(self.log.iter().any(|line| line.contains(text)), "{text}");
     }
 }
 
@@ -44,5 +61,6 @@ pub(crate) fn start(options: &[&str]) -> (Server, SocketAddr) {
         let lines = lines.map_while(Result::ok);
         lines.for_each(|line| drop(sender.send(line)));
     });
-    (Server { process, log }, listen.unwrap())
+    let process = Running(process);
+    (Server { process, log }, listen.expect("it listens"))
 }

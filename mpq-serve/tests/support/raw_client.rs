@@ -45,25 +45,7 @@ impl Client {
     pub(crate) async fn ask(&mut self, fields: &[(&str, &str)]) -> Answer {
         let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
         self.asked += 1;
-        // GET and https from QPACK's static table (RFC 9204 §A); :authority and :path by their names there.
-        let mut block = vec![0x00, 0x00, 0xd1, 0xd7];
-        for (name, value) in [(0x50, "localhost"), (0x51, "/random")] {
-            block.extend([name, value.len() as u8]);
-            block.extend(value.bytes());
-        }
-        for (name, value) in fields {
-            // A literal name, whose length has three bits (RFC 9204 §4.5.6).
-            match name.len() {
-                length @ ..7 => block.push(0x20 | length as u8),
-                length => block.extend([0x27, length as u8 - 7]),
-            }
-            block.extend(name.bytes());
-            block.push(value.len() as u8);
-            block.extend(value.bytes());
-        }
-        let mut request = vec![0x01, 0x40, block.len() as u8];
-        request.extend(block);
-        send.write_all(&request).await.unwrap();
+        send.write_all(&request(fields)).await.unwrap();
         send.finish().unwrap();
         let received = Arc::new(AtomicU64::new(0));
         let counted = received.clone();
@@ -89,6 +71,30 @@ impl Client {
         frame.extend(priority.bytes());
         self.control.write_all(&frame).await.unwrap();
     }
+}
+
+/// HEADERS that ask for `/random` with these fields.
+fn request(fields: &[(&str, &str)]) -> Vec<u8> {
+    // GET and https from QPACK's static table (RFC 9204 §A); :authority and :path by their names there.
+    let mut block = vec![0x00, 0x00, 0xd1, 0xd7];
+    for (name, value) in [(0x50, "localhost"), (0x51, "/random")] {
+        block.extend([name, value.len() as u8]);
+        block.extend(value.bytes());
+    }
+    for (name, value) in fields {
+        // A literal name, whose length has three bits (RFC 9204 §4.5.6).
+        match name.len() {
+            length @ ..7 => block.push(0x20 | length as u8),
+            length => block.extend([0x27, length as u8 - 7]),
+        }
+        block.extend(name.bytes());
+        block.push(value.len() as u8);
+        block.extend(value.bytes());
+    }
+    let mut frame = vec![0x01];
+    frame.extend((block.len() as u32 | 0x80 << 24).to_be_bytes());
+    frame.extend(block);
+    frame
 }
 
 /// A connection, whoever the server is.
