@@ -4,7 +4,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -382,46 +381,6 @@ async fn a_server_writes_no_further_ahead_than_its_paths_can_use() {
         "{before}, {received}"
     );
     drop(requests);
-}
-
-/// See `transport::update_keys`. All in one thread, so that what noq tells is told here.
-#[tokio::test]
-async fn keys_are_updated_while_there_is_one_path_only() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("noq_proto::connection::packet_crypto=trace")
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let updates = || {
-        let log = log.0.lock().unwrap();
-        String::from_utf8_lossy(&log)
-            .matches("executing key update")
-            .count()
-    };
-    let server = serve();
-    let client = connect(server.local_addr(), &[FIRST, SECOND]).await;
-    path_is(&mut client.events(), SECOND, PathState::Validated).await;
-    assert_eq!(updates(), 2, "one at each end");
-    // Many more packets than noq would update after.
-    download(&client, async || {}).await;
-    assert_eq!(updates(), 2);
-    client.close().await;
-}
-
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ use crate::h3::send_window::SendWindow;
 use crate::net::Sockets;
 use crate::net::address::canonical;
 use crate::proto::probe::KnockKey;
+use crate::proto::server::flight::{self, Standing};
 use crate::proto::server::peer::{self as proto, Input, Output, PeerMachine};
 use crate::proto::{Frame, PathFigures};
 use crate::stats::{figures, heard, path_number};
@@ -252,9 +253,12 @@ impl Peer {
 
     /// Whether nothing is to be waited for any more before the server is frozen.
     pub(super) fn is_drained(&self, now: Instant) -> bool {
-        !self.is_leaving()
-            && !self.has_to_be_told()
-            && (!self.connection.is_alive() || self.is_closed() || self.send_control.drain(now))
+        let standing = Standing {
+            is_leaving: self.is_leaving(),
+            is_unsaid: self.has_to_be_told(),
+            is_gone: !self.connection.is_alive() || self.is_closed(),
+        };
+        flight::is_drained(standing, || self.send_control.drain(now))
     }
 
     fn is_closed(&self) -> bool {

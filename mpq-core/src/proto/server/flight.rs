@@ -13,6 +13,23 @@ const LAST_WORDS: Duration = Duration::from_millis(10);
 /// An acknowledgement may be delayed by so much (RFC 9000 §18.2).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
+/// How one connection of a parking server stands, beside what it has in flight.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    /// Its client is told to leave, and has not been told all of it.
+    pub is_leaving: bool,
+    /// Frames for its client are not written yet.
+    pub is_unsaid: bool,
+    /// It is closed or lost.
+    pub is_gone: bool,
+}
+
+/// Whether a server need not wait for this connection before it is frozen. Whether what it has sent has `landed` is
+/// asked only where that counts: to be asked is what makes a connection hold back what is new.
+pub fn is_drained(standing: Standing, landed: impl FnOnce() -> bool) -> bool {
+    !standing.is_leaving && !standing.is_unsaid && (standing.is_gone || landed())
+}
+
 /// What is in flight on one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flight {
@@ -97,6 +114,29 @@ mod tests {
             progress,
             lost: false,
             rtt: RTT,
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_said_is_waited_for_and_what_is_gone_is_not() {
+        let open = Standing::default();
+        assert!(is_drained(open, || true) && !is_drained(open, || false));
+        let gone = Standing {
+            is_gone: true,
+            ..open
+        };
+        assert!(is_drained(gone, || unreachable!()));
+        for to_be_told in [
+            Standing {
+                is_leaving: true,
+                ..gone
+            },
+            Standing {
+                is_unsaid: true,
+                ..gone
+            },
+        ] {
+            assert!(!is_drained(to_be_told, || unreachable!()));
         }
     }
 

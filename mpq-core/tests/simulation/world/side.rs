@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mpq_core::proto::server;
 use mpq_core::proto::server::Stage;
-use mpq_core::proto::server::flight::Landing;
+use mpq_core::proto::server::flight::{self, Landing, Standing};
 use mpq_core::proto::server::peer::{Input, OldPath, Output};
 
 use super::World;
@@ -270,7 +270,11 @@ impl World {
                 is_over || now < *began + LONGEST,
                 "it was waited for too long"
             );
-            landed &= is_over && !side.machine.is_leaving();
+            let standing = Standing {
+                is_leaving: side.machine.is_leaving(),
+                ..Standing::default()
+            };
+            landed &= flight::is_drained(standing, || is_over);
         }
         landed
     }
