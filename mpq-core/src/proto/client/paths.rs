@@ -439,15 +439,16 @@ impl Paths {
         now: Instant,
         destination: Destination<'_>,
     ) -> Vec<(IpAddr, SocketAddr)> {
-        let from = |&local: &IpAddr| destination.of(local).map(move |remote| (local, remote));
-        let wanted: Vec<_> = self.locals.iter().flat_map(from).collect();
         let mut opened = Vec::new();
-        for (local, remote) in wanted {
-            let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
-            let open = |p: &Path| here(p.local, p.remote) && !p.closing;
-            let there =
-                self.open.iter().any(open) || self.openings.iter().any(|o| here(o.local, o.remote));
-            if !there {
+        for index in 0..self.locals.len() {
+            let local = self.locals[index];
+            for remote in destination.of(local) {
+                let here = |l: IpAddr, r: SocketAddr| (l, r) == (local, remote);
+                let open = |p: &Path| here(p.local, p.remote) && !p.closing;
+                let wanted = |o: &Opening| here(o.local, o.remote);
+                if self.open.iter().any(open) || self.openings.iter().any(wanted) {
+                    continue;
+                }
                 self.openings.push(Opening {
                     local,
                     remote,
