@@ -12,7 +12,9 @@ use mpq_core::proto::frame::{MAX_ADDRESSES, MAX_NAME};
 use mpq_core::proto::policy::acceptable;
 use mpq_core::{Congestion, Resume};
 
+use crate::access::Format;
 use crate::checkpoint::notes::RequestId;
+use crate::config;
 use crate::units::{duration, rate, size};
 
 const LOG: &str = "\
@@ -62,6 +64,11 @@ pub struct Args {
 /// The options of the server itself.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Serve {
+    /// Read options from this TOML file: its keys are the long names of options, without the dashes. What the
+    /// command line says counts for more
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Address and UDP port to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433")]
     pub listen: SocketAddr,
@@ -141,6 +148,28 @@ pub struct Serve {
     /// Append the log to this file instead of writing it to the standard error stream
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+
+    /// Log responses to this file, one line each, instead of among the rest; `-` is the standard output stream
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+
+    /// How these lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "combined",
+        requires = "access_log"
+    )]
+    pub access_format: Format,
+
+    /// Serve the same over TCP as well, by HTTP/1.1 and HTTP/2, at the same address; answers say that there is
+    /// HTTP/3. A move cuts what is sent over TCP
+    #[arg(long)]
+    pub tcp: bool,
+
+    /// Serve /metrics, for Prometheus, and /health there, by plain HTTP over TCP
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
 
     /// Move without CRIU: on SIGUSR1 park, be silent for this long, and go on at --migrate-to in
     /// the same process; in s, or with ms, s, m or h
@@ -230,6 +259,9 @@ impl Args {
     fn read_from<T: Into<OsString> + Clone>(
         line: impl IntoIterator<Item = T>,
     ) -> Result<Self, clap::Error> {
+        let line = line.into_iter().map(Into::into).collect();
+        let line = config::complete(&Self::command(), line)
+            .map_err(|why| Self::command().error(ErrorKind::InvalidValue, why))?;
         let args = Self::try_parse_from(line)?;
         let of_a_checkpoint = match &args.command {
             Some(Command::Checkpoint { migrate_to, .. }) => migrate_to.as_slice(),

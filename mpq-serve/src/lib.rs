@@ -4,15 +4,22 @@
 //! its move, parks, and has itself frozen (`relocate`). A helper outside of its process tree runs CRIU
 //! on it, and another command brings it back; all that is in [`checkpoint`].
 
+pub mod access;
 pub mod args;
 pub mod checkpoint;
+mod config;
 pub mod error;
+mod lines;
 mod log;
+mod metrics;
 mod relocate;
 pub mod serve;
+mod service;
 mod signals;
 pub mod site;
 pub mod stats;
+mod supervisor;
+mod tcp;
 pub mod units;
 
 use std::io::{self, Write};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mpq_core::proto::server::Announcement;
@@ -19,6 +19,8 @@ use crate::checkpoint::notes::{
 };
 use crate::checkpoint::{heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
+use crate::metrics::Metrics;
+use crate::tcp::Doors;
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
 const PARKED_AT_MOST: Duration = Duration::from_secs(60);
@@ -31,15 +33,25 @@ pub(crate) struct Mover {
     server: Server,
     control: Control,
     options: Serve,
+    doors: Arc<tokio::sync::Mutex<Doors>>,
+    metrics: Arc<Metrics>,
     under_way: Option<JoinHandle<()>>,
 }
 
 impl Mover {
-    pub(crate) fn new(server: Server, control: Control, options: Serve) -> Self {
+    pub(crate) fn new(
+        server: Server,
+        control: Control,
+        options: Serve,
+        doors: Arc<tokio::sync::Mutex<Doors>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             server,
             control,
             options,
+            doors,
+            metrics,
             under_way: None,
         }
     }
@@ -74,11 +86,15 @@ impl Mover {
             server: self.server.clone(),
             control: self.control.clone(),
             options: self.options.clone(),
+            doors: self.doors.clone(),
             id: request.id.clone(),
             undumped: Mutex::default(),
         };
+        let metrics = self.metrics.clone();
         self.under_way = Some(tokio::spawn(async move {
-            let Err(error) = one.run(request).await else {
+            let moved = one.run(request).await;
+            metrics.moved(moved.is_ok());
+            let Err(error) = moved else {
                 return;
             };
             tracing::error!("{error}");
@@ -112,6 +128,7 @@ struct Move {
     server: Server,
     control: Control,
     options: Serve,
+    doors: Arc<tokio::sync::Mutex<Doors>>,
     id: RequestId,
     /// Why it was not dumped once it was parked.
     undumped: Mutex<Option<Failure>>,
@@ -158,6 +175,7 @@ impl Move {
         let announced = now();
         let (starts_helper, helper) = oneshot::channel::<Result<i32, Error>>();
         let freeze = async {
+            self.doors.lock().await.close().await;
             match self.options.move_in_process {
                 Some(silence) => {
                     tokio::time::sleep(silence).await;
@@ -184,6 +202,8 @@ impl Move {
         };
         let on_reopened = |listen| {
             let _ = self.control.write(&Serving { listen });
+            let doors = self.doors.clone();
+            tokio::spawn(async move { doors.lock().await.reopen(listen) });
         };
         let moved = tokio::select! {
             // First of all, since a move that cannot begin needs no helper.

@@ -2,29 +2,37 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use mpq_core::h3::Priority;
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::{Identity, TlsError};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::access::{AccessLog, Entry};
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::heap;
 use crate::checkpoint::process;
 use crate::error::{At, Error};
 use crate::log;
+use crate::metrics::Metrics;
 use crate::relocate::Mover;
+use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
 use crate::site::files::Root;
 use crate::site::random::Random;
 use crate::site::{Site, respond};
 use crate::stats;
+use crate::supervisor;
+use crate::tcp::Doors;
+use crate::tcp::door::Door;
+use crate::tcp::operator::Operator;
+use crate::tcp::site::Tls;
 
 /// For what is logged of connections that end with the server.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -55,10 +63,14 @@ async fn serve(options: Serve) -> Result<(), Error> {
         .as_deref()
         .map(|dir| Root::new(dir).at(dir))
         .transpose()?;
-    let site = Arc::new(Site {
-        random: Random::new(options.random, options.seed),
-        root,
-        limit_rate: options.limit_rate,
+    let service = Arc::new(Service {
+        site: Site {
+            random: Random::new(options.random, options.seed),
+            root,
+            limit_rate: options.limit_rate,
+        },
+        access: AccessLog::start(options.access_log.as_deref(), options.access_format)?,
+        metrics: Arc::new(Metrics::new()),
     });
     let config = ServerConfig {
         congestion: options.congestion,
@@ -73,6 +85,9 @@ async fn serve(options: Serve) -> Result<(), Error> {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
+    let doors = Arc::new(Mutex::new(doors(&service, &identity, &options)?));
+    let opened = doors.lock().await.open(server.local_addr());
+    opened.map_err(|(address, error)| Error::Listen(address, error))?;
     // Before anybody can find this process and send it one.
     let mut signals = Signals::new()?;
     let control = Control::of(std::process::id() as i32);
@@ -82,26 +97,40 @@ async fn serve(options: Serve) -> Result<(), Error> {
         tracing::warn!("`checkpoint` will not find this server: {error}");
     }
     if let Some(file) = &options.pid_file {
-        fs::write(file, std::process::id().to_string()).at(file)?;
+        fs::write(file, format!("{}\n", std::process::id())).at(file)?;
     }
     tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
+    if let Some((_, operator)) = &doors.lock().await.operator {
+        tracing::info!("metrics at http://{}/metrics", operator.address());
+    }
 
-    let mut mover = Mover::new(server.clone(), control.clone(), options.clone());
-    let running = Arc::new(AtomicUsize::new(0));
+    let mut mover = Mover::new(
+        server.clone(),
+        control.clone(),
+        options.clone(),
+        doors.clone(),
+        service.metrics.clone(),
+    );
     let mut sessions = JoinSet::new();
+    supervisor::ready();
     loop {
         tokio::select! {
             handshake = server.accept() => {
                 let Some(handshake) = handshake else { break };
-                let (site, running) = (site.clone(), running.clone());
+                let service = service.clone();
                 sessions.spawn(async move {
                     let remote = handshake.remote();
                     match handshake.await {
-                        Ok(session) => answer(session, site, running).await,
-                        // Also what anybody may send who only looks for open ports.
-                        Err(error @ AcceptError::Timeout(_)) => tracing::debug!("{remote}: {error}"),
-                        Err(error) => tracing::info!("{remote}: {error}"),
+                        Ok(session) => answer(session, service).await,
+                        Err(error) => {
+                            service.metrics.failed_handshakes.inc();
+                            match error {
+                                // Also what anybody may send who only looks for open ports.
+                                AcceptError::Timeout(_) => tracing::debug!("{remote}: {error}"),
+                                _ => tracing::info!("{remote}: {error}"),
+                            }
+                        }
                     }
                 });
             }
@@ -109,18 +138,24 @@ async fn serve(options: Serve) -> Result<(), Error> {
             wish = signals.next() => match wish {
                 Wish::Leave => break,
                 Wish::Move => mover.begin(),
-                Wish::Reload => reload(&server, &options),
+                Wish::Reload => {
+                    supervisor::reloading();
+                    reload(&server, &*doors.lock().await, &options);
+                    supervisor::ready();
+                }
                 Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
             },
         }
     }
     tracing::info!(
         "leaving; {} responses are running",
-        running.load(Ordering::Relaxed)
+        service.metrics.running.get()
     );
+    supervisor::leaving();
     server.go_away();
+    doors.lock().await.leave();
     let finished = async {
-        while running.load(Ordering::Relaxed) > 0 {
+        while service.metrics.running.get() > 0 {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
@@ -132,13 +167,17 @@ async fn serve(options: Serve) -> Result<(), Error> {
         () = signals.leave() => {}
     }
     server.close().await;
+    doors.lock().await.close().await;
     // They have their figures to log, unless a response clings to its connection.
     let _ = timeout(LAST_WORDS, async {
         while sessions.join_next().await.is_some() {}
     })
     .await;
+    service.access.flush();
     control.remove();
-    if let Some(file) = &options.pid_file {
+    if let Some(file) = &options.pid_file
+        && fs::read_to_string(file).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
+    {
         let _ = fs::remove_file(file);
     }
     Ok(())
@@ -151,18 +190,40 @@ fn certificate(options: &Serve) -> Option<Result<Identity, TlsError>> {
 }
 
 /// Reads the certificate and its key again, for connections that are made from now on.
-fn reload(server: &Server, options: &Serve) {
+fn reload(server: &Server, doors: &Doors, options: &Serve) {
     let Some(identity) = certificate(options) else {
         return tracing::info!("there is no --cert to be read again");
     };
     let set = identity.and_then(|identity| {
         server.set_identity(&identity)?;
+        if let Some((_, tls)) = &doors.site {
+            tls.set_identity(&identity)?;
+        }
         Ok(identity.fingerprint())
     });
     match set {
         Ok(fingerprint) => tracing::info!("certificate sha256 {fingerprint}, read again"),
         Err(error) => tracing::error!("the certificate stays as it was: {error}"),
     }
+}
+
+/// What listens over TCP, closed yet.
+fn doors(service: &Arc<Service>, identity: &Identity, options: &Serve) -> Result<Doors, Error> {
+    let mut doors = Doors::default();
+    if options.tcp {
+        let tls = Tls::new(service.clone(), identity);
+        let tls = Arc::new(tls.map_err(|error| Error::Start(error.to_string()))?);
+        let serve = tls.clone();
+        let door = Door::new(move |guest| serve.clone().serve(guest));
+        doors.site = Some((door, tls));
+    }
+    if let Some(address) = options.metrics {
+        let operator = Arc::new(Operator::new(service.metrics.clone(), address));
+        let serve = operator.clone();
+        let door = Door::new(move |guest| serve.clone().serve(guest.stream));
+        doors.operator = Some((door, operator));
+    }
+    Ok(doors)
 }
 
 /// Says which process this is.
@@ -172,7 +233,7 @@ fn announce(control: &Control) -> Result<(), Error> {
 }
 
 /// Answers the requests of one connection.
-async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
+async fn answer(session: Session, service: Arc<Service>) {
     let Session {
         mut h3,
         remote,
@@ -180,29 +241,24 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
         traffic,
     } = session;
     tracing::info!("{remote} connected");
+    service.metrics.connections.inc();
+    service.metrics.open_connections.inc();
     let mut requests = JoinSet::new();
     while let Ok(Some(request)) = h3.accept().await {
-        let (site, turns, running) = (site.clone(), turns.clone(), Running::new(&running));
+        let (service, turns) = (service.clone(), turns.clone());
         requests.spawn(async move {
-            let _running = running;
-            let Ok((request, mut stream)) = request.resolve_request().await else {
+            let Ok((mut request, mut stream)) = request.resolve_request().await else {
                 return;
             };
+            let _running = Running::new(&service.metrics);
             if let Some(priority) = priority(request.headers()) {
                 turns.asked(stream.id(), priority);
             }
-            let served = respond(&site, &request, &mut stream).await;
-            tracing::info!(
-                "{remote} {} {} {} {} bytes{}",
-                request.method(),
-                request.uri().path(),
-                served.status.as_u16(),
-                served.bytes,
-                served.cut.map_or(String::new(), |why| format!(
-                    " cut off: {}",
-                    why.escape_debug()
-                ))
-            );
+            *request.version_mut() = Version::HTTP_3;
+            let mut entry = Entry::new(remote, &request);
+            let served = respond(&service.site, &request, &mut stream).await;
+            (entry.status, entry.bytes, entry.cut) = (served.status, served.bytes, served.cut);
+            service.responded(&entry);
         });
         while requests.try_join_next().is_some() {}
     }
@@ -211,6 +267,7 @@ async fn answer(session: Session, site: Arc<Site>, running: Arc<AtomicUsize>) {
     // Closes the connection, if it is not closed yet.
     drop(h3);
     tracing::info!("{remote} disconnected");
+    service.metrics.open_connections.dec();
     if let Ok(traffic) = traffic.await {
         stats::log(remote, &traffic);
     }
@@ -222,20 +279,4 @@ fn priority(header: &HeaderMap) -> Option<Priority> {
     let lines: Result<Vec<_>, _> = lines.map(HeaderValue::to_str).collect();
     let field = lines.ok().filter(|lines| !lines.is_empty())?.join(",");
     field.parse().ok()
-}
-
-/// A response that is running, for as long as it lives.
-struct Running(Arc<AtomicUsize>);
-
-impl Running {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

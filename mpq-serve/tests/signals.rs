@@ -3,11 +3,13 @@
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use quinn::rustls::pki_types::CertificateDer;
-use support::{connect, start};
+use support::{connect, start, start_in};
 
 /// Makes a certificate, and writes it and its key.
 fn issue(cert: &Path, key: &Path) -> CertificateDer<'static> {
@@ -59,4 +61,27 @@ async fn signals_without_a_meaning_do_not_end_it() {
     let shown_before = shown(address).await;
     assert_eq!(shown(address).await, shown_before);
     assert!(server.process.0.try_wait().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_the_server_is_ready_reloads_and_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let told = || {
+        let mut buffer = [0; 256];
+        let length = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let (mut server, _) = start_in(&[], &[("NOTIFY_SOCKET", path.as_os_str())]);
+    assert_eq!(told(), "READY=1\n");
+    server.tell(Signal::SIGHUP);
+    assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(told(), "READY=1\n");
+    server.tell(Signal::SIGTERM);
+    assert_eq!(told(), "STOPPING=1\n");
+    assert!(server.process.0.wait().unwrap().success());
 }

@@ -12,7 +12,7 @@ use super::files::StoredFile;
 use super::random::Random;
 
 /// Part of some content.
-pub(super) struct Excerpt {
+pub(crate) struct Excerpt {
     pub(super) content: Content,
     pub(super) range: Range<u64>,
 }
@@ -28,7 +28,7 @@ impl Excerpt {
 }
 
 /// Where bytes come from.
-pub(super) enum Content {
+pub(crate) enum Content {
     Random(Random),
     File(Arc<StoredFile>),
     Text(Bytes),

@@ -2,7 +2,8 @@
 //! answered.
 //!
 //! [`files`] and [`random`] have the bytes; [`conditional`] reads from a request's header which of them
-//! it wants; `content` is what a body is made of, and `send` sends it as fast as `pace` allows.
+//! it wants; `content` is what a body is made of, `chunks` are its pieces, as fast as
+//! `pace` allows, and `send` sends them.
 //!
 //! [`respond`] decides on the whole head first and then writes the body in chunks. It reads a
 //! chunk, waits for the rate limit, and sends. Sending waits while the server is parked: the chunk
@@ -13,6 +14,7 @@
 //! which would make a truncated body look complete; a guard sees to it, also where the task is
 //! cancelled.
 
+mod chunks;
 pub mod conditional;
 mod content;
 pub mod files;
@@ -35,8 +37,10 @@ use http::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::task::spawn_blocking;
 
+pub(crate) use self::chunks::Chunks;
 use self::conditional::{Selection, Validators, select};
-use self::content::{Content, Excerpt};
+use self::content::Content;
+pub(crate) use self::content::Excerpt;
 use self::files::{FindError, Root};
 use self::random::Random;
 use self::send::Sending;
@@ -86,7 +90,7 @@ where
 
 impl Site {
     /// Decides on the head of the response, and what its body is, if it has one.
-    async fn answer(&self, request: &Request<()>) -> (Response<()>, Option<Excerpt>) {
+    pub(crate) async fn answer(&self, request: &Request<()>) -> (Response<()>, Option<Excerpt>) {
         let method = request.method();
         let mut header = HeaderMap::new();
         // Without it, nobody could tell how strong a Last-Modified is (RFC 9110 §6.6.1, §8.8.2.2).

@@ -8,10 +8,9 @@ use h3::error::{Code, StreamError};
 use h3::quic::SendStream;
 use h3::server::RequestStream;
 use http::Response;
-use tokio::time::{Instant, sleep_until};
 
+use super::chunks::Chunks;
 use super::content::Excerpt;
-use super::pace::Pace;
 
 /// A response under way.
 pub(super) struct Sending<'a, S: SendStream<Bytes>> {
@@ -52,16 +51,12 @@ impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
         rate: Option<NonZeroU64>,
     ) -> Result<(), SendError> {
         self.stream.send_response(head).await?;
-        if let Some(Excerpt { content, mut range }) = body {
-            let mut pace = Pace::new(rate, Instant::now());
-            while !range.is_empty() {
-                let len = pace.chunk().min(range.end - range.start);
-                let chunk = content.read(range.start, len as usize).await?;
-                if let Some(at) = pace.reserve(len, Instant::now()) {
-                    sleep_until(at).await;
-                }
+        if let Some(excerpt) = body {
+            let mut chunks = Chunks::new(excerpt, rate);
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk?;
+                let len = chunk.len() as u64;
                 self.stream.send_data(chunk).await?;
-                range.start += len;
                 self.bytes += len;
             }
         }

@@ -4,7 +4,9 @@
 
 mod link;
 mod raw_client;
+pub(crate) mod web;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -45,9 +47,15 @@ impl Server {
 
 /// Starts the program on loopback. Returns where it listens, too.
 pub(crate) fn start(options: &[&str]) -> (Server, SocketAddr) {
+    start_in(options, &[])
+}
+
+/// As [`start`], with these variables in its environment.
+pub(crate) fn start_in(options: &[&str], variables: &[(&str, &OsStr)]) -> (Server, SocketAddr) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
         .args(["--listen", "127.0.0.1:0"])
         .args(options)
+        .envs(variables.iter().copied())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

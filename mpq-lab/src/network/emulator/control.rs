@@ -92,7 +92,14 @@ pub(super) fn ask(id: &str, request: &ControlRequest) -> Result<ControlReply> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.send_to(&serde_json::to_vec(request)?, path(id))?;
         let mut buffer = [0; LONGEST];
-        let length = socket.recv(&mut buffer)?;
+        // Where there is a limit of time, the system does not go on by itself after a signal (signal(7)), such as
+        // that of a child that has ended.
+        let length = loop {
+            match socket.recv(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => break received?,
+            }
+        };
         anyhow::Ok(serde_json::from_slice(&buffer[..length])?)
     };
     match ask().with_context(|| format!("the emulator of {id} does not answer"))? {

@@ -1,0 +1,41 @@
+//! What all connections share: the site, and where it is written down what became of each response.
+
+use std::sync::Arc;
+
+use crate::access::{AccessLog, Entry};
+use crate::metrics::Metrics;
+use crate::site::Site;
+
+/// The site, its access log and its figures.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) site: Site,
+    pub(crate) access: AccessLog,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// A response is over.
+    pub(crate) fn responded(&self, entry: &Entry) {
+        let cut = entry.cut.is_some();
+        self.metrics.responded(entry.status, entry.bytes, cut);
+        self.access.log(entry);
+    }
+}
+
+/// A response that is running, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Metrics>);
+
+impl Running {
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.running.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.dec();
+    }
+}
