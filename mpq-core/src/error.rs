@@ -334,6 +334,9 @@ pub enum MoveError {
     /// The freeze failed: what [`Thaw::Failed`](crate::server::Thaw::Failed) said.
     #[error("{0}")]
     NotFrozen(#[source] Cause),
+    /// The new address cannot be listened on.
+    #[error("it cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
     /// The server woke where it had been, though it was to go elsewhere.
     #[error("it woke at its old address, {0}")]
     Stayed(SocketAddr),

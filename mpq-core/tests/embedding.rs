@@ -18,7 +18,7 @@ use http::{Request, Response};
 use mpq_core::client::{
     Client, ClientConfig, ClientError, ClientEvent, MigrationEvent, RequestError,
 };
-use mpq_core::server::{AcceptError, Server, ServerConfig, Session, Thaw};
+use mpq_core::server::{AcceptError, MoveError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::{Identity, Trust, rustls_client};
 use quinn::crypto::rustls::QuicClientConfig;
 use support::relay::{Deed, Relay};
@@ -136,6 +136,40 @@ async fn a_move_that_is_dropped_while_its_new_address_is_missing_is_cancelled() 
         goes_on(&bench, &client, &mut events, true).await;
     })
     .await;
+}
+
+/// It is seen to be dropped as soon as it fails, or right after: both have happened in ten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_dropped_as_soon_as_it_has_failed_is_cancelled() {
+    for seed in 0..10 {
+        let (bench, client, mut events) = bench(seed).await;
+        let (failed, has_failed) = oneshot::channel();
+        let freeze = async {
+            failed.send(()).unwrap();
+            Thaw::Failed("no room".into())
+        };
+        let announcement = announcement(&[bench.network.at(2)], Duration::ZERO);
+        tokio::select! {
+            biased;
+            moved = bench.server.relocate(announcement, freeze, |_| ()) => drop(moved.unwrap_err()),
+            failed = has_failed => failed.unwrap(),
+        }
+        in_time(goes_on(&bench, &client, &mut events, true)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_to_an_address_that_is_taken_comes_to_nothing() {
+    let (bench, client, mut events) = bench(1).await;
+    let taken = std::net::UdpSocket::bind(bench.network.at(2)).unwrap();
+    let moved = in_time(bench.server.move_to(bench.network.at(2))).await;
+    let Err(MoveError::Listen(address, error)) = moved else {
+        panic!("{moved:?}");
+    };
+    assert_eq!(address, bench.network.at(2));
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    in_time(goes_on(&bench, &client, &mut events, true)).await;
+    drop(taken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

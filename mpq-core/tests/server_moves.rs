@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -14,6 +15,7 @@ use mpq_core::proto::probe::Echo;
 use mpq_core::proto::server::{Announcement, Input, Output, ServerMachine};
 use mpq_core::proto::{Frame, Strategy, frame};
 use mpq_core::server::Thaw;
+use mpq_core::tls::{self, Trust};
 use noq::{ConnectionError, FourTuple, PathStatus};
 use support::tap::{Seen, Tap, mapped};
 use support::{Bench, Events, MILLISECOND, announcement, both_paths, happened};
@@ -109,8 +111,10 @@ async fn sent_unanswered(echo: Option<Echoed>) -> Seen {
     start_move(&bench, place).await.unwrap();
     let knock = soon(|| client.tap.knock()).await;
     let datagram = Echo::of(&knock).unwrap().datagram(0);
-    if echo == Some(Echoed::Before) {
-        client.tap.send(place, &datagram);
+    match echo {
+        Some(Echoed::Before) => client.tap.send(place, &datagram),
+        Some(Echoed::Empty) => client.tap.send(place, &[]),
+        Some(Echoed::After) | None => {}
     }
     let tuple = FourTuple::new(mapped(place), Some(client.local));
     let _opening = client.connection.open_path(tuple, PathStatus::Available);
@@ -125,17 +129,19 @@ async fn sent_unanswered(echo: Option<Echoed>) -> Seen {
     soon(challenged).await
 }
 
-/// When a knock is returned: before the first packet on the path, or after it was answered.
+/// When a knock is returned: before the first packet on the path, or after it was answered. Or a datagram without any
+/// packet is sent before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Echoed {
     Before,
     After,
+    Empty,
 }
 
 /// RFC 9000 §8.1, draft-ietf-quic-multipath-21 §3.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_does_not_answer_gets_no_more_than_three_times_what_came_from_it() {
-    for echo in [None, Some(Echoed::After)] {
+    for echo in [None, Some(Echoed::After), Some(Echoed::Empty)] {
         let seen = sent_unanswered(echo).await;
         assert!(seen.from > 0, "{seen:?}");
         // With something left, a whole datagram may go.
@@ -147,6 +153,34 @@ async fn an_address_that_does_not_answer_gets_no_more_than_three_times_what_came
 async fn who_returns_a_knock_before_it_opens_a_path_is_sent_data_at_once() {
     let seen = sent_unanswered(Some(Echoed::Before)).await;
     assert!(seen.from > 3 * seen.to + 1_500, "{seen:?}");
+}
+
+/// Without a limit of its own, it would be waited for as long as for all together: 5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_no_room_for_an_announcement_does_not_hold_up_the_others() {
+    let bench = Bench::new(1);
+    let endpoint = noq::Endpoint::client((bench.network.ip(101), 0).into()).unwrap();
+    let crypto = tls::client_config(&Trust::Insecure).unwrap();
+    let mut config = noq::ClientConfig::new(Arc::new(crypto));
+    let mut transport = noq::TransportConfig::default();
+    transport.stream_receive_window(20_u32.into());
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
+    let connecting = endpoint.connect(bench.server.local_addr(), "localhost");
+    let connection = connecting.unwrap().await.unwrap();
+    let mut stream = open_migration_stream(&connection).await.unwrap();
+    stream.write_all(&hello(Frame::MULTIPATH)).await.unwrap();
+    // Once its control stream is there, the server is done with it.
+    connection.accept_uni().await.unwrap();
+    let other = bench.connect(bench.server.local_addr()).await;
+    both_paths(&mut other.events()).await;
+
+    let announced = announcement(&[bench.network.at(2)], Duration::ZERO);
+    let began = Instant::now();
+    let frozen = async { Thaw::Failed(format!("{:?}", began.elapsed()).into()) };
+    let moved = bench.server.relocate(announced, frozen, |_| ()).await;
+    assert!(began.elapsed() < 2 * SECOND, "{moved:?}");
+    drop(stream);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

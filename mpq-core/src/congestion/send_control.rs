@@ -121,13 +121,14 @@ impl SendControl {
     }
 
     /// Whether nothing is in flight any more, or can no more be expected to be acknowledged ([`Landing`], which begins
-    /// when this is first asked). The last words may be lost, and so each loss is followed by another packet.
-    pub(crate) fn drain(&self, now: Instant) -> bool {
+    /// when this is first asked), and frames that are `unsaid` are no more waited for. The last words may be lost, and
+    /// so each loss is followed by another packet.
+    pub(crate) fn drain(&self, now: Instant, unsaid: bool) -> bool {
         let paths: Vec<_> = self.tracks().map(Track::flight).collect();
         let held = self.held.load(Ordering::Relaxed);
         let mut drain = self.drain.lock().unwrap();
         let landing = drain.get_or_insert_with(|| Landing::new(now, held, &paths));
-        let is_over = landing.look(now, &paths);
+        let is_over = landing.look(now, &paths, unsaid);
         if landing.holds() {
             self.held.store(true, Ordering::Relaxed);
         }

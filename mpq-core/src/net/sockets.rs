@@ -206,9 +206,11 @@ impl Sockets {
     }
 
     /// Tells noq from now on to which local address a datagram came, so that paths to different ones are
-    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2), unless an echo has.
-    pub(crate) fn show_local(&self) {
-        self.0.shows_local.store(true, Ordering::Relaxed);
+    /// different paths, and each validates the peer's address anew (RFC 9000 §8.2), unless an echo has. That is so
+    /// before `open` lets the first one in; if that fails, it stays as it was.
+    pub(crate) fn showing_local(&self, open: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let showed = self.0.shows_local.swap(true, Ordering::Relaxed);
+        open().inspect_err(|_| self.0.shows_local.store(showed, Ordering::Relaxed))
     }
 
     /// Which of our addresses is hidden from noq on paths to there.
@@ -353,7 +355,7 @@ mod tests {
         let (from, to) = (a.locals()[0], b.locals()[0]);
         let knock = KnockKey::new(&[1; 32]).knock(&random());
         let echo = Echo::of(&knock).unwrap().datagram(0);
-        b.show_local();
+        b.showing_local(|| Ok(())).unwrap();
         let mut shown = async |datagrams: &[&[u8]]| {
             datagrams.iter().for_each(|d| a.send(None, to, d));
             let (contents, meta) = receive(&mut socket).await;

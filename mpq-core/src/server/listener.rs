@@ -1,17 +1,14 @@
 //! Where connections come in: an endpoint and its sockets.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::error::BindError;
 use crate::net::{Bind, Sockets};
 use crate::runtime::EndpointThread;
 use crate::transport;
-
-/// How often the new address is tried, if it is not there yet.
-const REOPEN_RETRY: Duration = Duration::from_millis(50);
 
 /// An endpoint that accepts connections, with a thread of its own.
 #[derive(Debug)]
@@ -93,16 +90,18 @@ impl Listener {
         self.endpoint.handle_network_change(None);
     }
 
-    /// Opens the sockets at `address`, as soon as this host has it. At another one than before, noq has to
-    /// validate the clients' addresses anew.
-    pub(super) async fn reopen(&self, address: SocketAddr) {
-        if address != self.address() {
-            self.sockets.show_local();
-        }
-        while let Err(error) = self.sockets.add(&[Bind::from(address)]) {
-            tracing::warn!("cannot listen on {address}: {error}; trying again");
-            tokio::time::sleep(REOPEN_RETRY).await;
+    /// Opens the sockets at `address`. At another one than before, noq has to validate the clients' addresses anew.
+    ///
+    /// # Errors
+    /// The address is taken, or not one of this host.
+    pub(super) fn reopen(&self, address: SocketAddr) -> io::Result<()> {
+        let is_new = address != self.address();
+        let open = || self.sockets.add(&[Bind::from(address)]);
+        match is_new {
+            true => self.sockets.showing_local(open)?,
+            false => open()?,
         }
         *self.address.lock().unwrap() = self.sockets.locals()[0];
+        Ok(())
     }
 }

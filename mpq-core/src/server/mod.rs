@@ -299,7 +299,8 @@ impl Server {
 
     /// Moves: announces it, parks after the lead time, awaits `freeze` with nothing in flight and
     /// no socket open, and goes on where it says, with the same connections. Returns the new
-    /// address once all clients are there, or after 30 s.
+    /// address once all clients are there, or 30 s after it was opened. An address that this host does not have is
+    /// tried for 10 s.
     ///
     /// If the future is dropped, the move is undone: the server serves at its old address, and its clients
     /// know. Once it listens at the new one, there is nothing to undo, and the move is completed. Another

@@ -247,7 +247,7 @@ impl Peer {
     }
 
     /// Whether there is something that its task is yet to write.
-    pub(super) fn has_to_be_told(&self) -> bool {
+    fn has_to_be_told(&self) -> bool {
         self.unsaid.load(Ordering::Relaxed) > 0 && !self.frames.is_closed()
     }
 
@@ -255,10 +255,10 @@ impl Peer {
     pub(super) fn is_drained(&self, now: Instant) -> bool {
         let standing = Standing {
             is_leaving: self.is_leaving(),
-            is_unsaid: self.has_to_be_told(),
             is_gone: !self.connection.is_alive() || self.is_closed(),
         };
-        flight::is_drained(standing, || self.send_control.drain(now))
+        let unsaid = self.has_to_be_told();
+        flight::is_drained(standing, || self.send_control.drain(now, unsaid))
     }
 
     fn is_closed(&self) -> bool {
@@ -367,7 +367,7 @@ impl Peer {
         let closes =
             |connection: &noq::Connection| connection.stats().frame_tx.connection_close > 0;
         Input::Told {
-            has_arrived: self.send_control.drain(Instant::now()),
+            has_arrived: self.send_control.drain(Instant::now(), false),
             is_closed: closing.as_ref().is_none_or(closes),
         }
     }

@@ -96,20 +96,22 @@ impl Relocation {
                     };
                     self.hub.input(input);
                 }
+                Output::Wake => {
+                    self.listener.begin_arrival();
+                    self.each_peer(|peer| peer.begin_paths(self.resume));
+                }
                 Output::Reopen(listen) => {
-                    let moved = listen.is_some();
-                    if moved {
-                        self.listener.begin_arrival();
-                        self.each_peer(|peer| peer.begin_paths(self.resume));
-                    }
-                    let listen = listen.unwrap_or_else(|| self.listener.address());
-                    let reopened = self.unless_abandoned(self.listener.reopen(listen));
-                    if reopened.await.is_none() {
-                        self.abandon();
+                    let address = listen.unwrap_or_else(|| self.listener.address());
+                    if let Err(error) = self.listener.reopen(address) {
+                        tracing::warn!("cannot listen on {address}: {error}");
+                        if listen.is_some() {
+                            failure = MoveError::Listen(address, error);
+                        }
+                        self.hub.input(Input::NotReopened);
                         continue;
                     }
                     self.hub.input(Input::Reopened);
-                    if moved {
+                    if listen.is_some() {
                         let peers = self.hub.peers();
                         if peers.iter().any(|(_, peer)| peer.redirects()) {
                             self.listener.forget_addresses();

@@ -300,18 +300,18 @@ async fn a_drain_waits_for_all_that_was_sent_and_for_probes() {
     let mut rig = Rig::new(Congestion::NewReno, None, RTT).await;
     let window = rig.path.window();
     rig.path.on_packet_sent(rig.now, MTU, 1);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     assert_eq!(rig.path.window(), window, "the last word is not out yet");
     rig.path.on_packet_sent(rig.now, MTU, 2);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     assert_eq!(rig.path.window(), 1);
     assert_eq!(rig.path.metrics().pacing_rate, Some(UNPACED));
     rig.path.on_packet_sent(rig.now, MTU, 3);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     rig.path.on_end_acks(rig.now, MTU.into(), false, Some(2));
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     rig.path.on_end_acks(rig.now, 0, false, Some(3));
-    assert!(rig.careful.drain(rig.now));
+    assert!(rig.careful.drain(rig.now, false));
 }
 
 #[tokio::test]
@@ -319,15 +319,15 @@ async fn what_is_lost_in_a_drain_is_sent_again() {
     let mut rig = Rig::new(Congestion::NewReno, None, RTT).await;
     let window = rig.path.window();
     rig.path.on_packet_sent(rig.now, MTU, 1);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     rig.path.on_packet_sent(rig.now, MTU, 2);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     assert_eq!(rig.path.window(), 1);
 
     rig.path.on_end_acks(rig.now, MTU.into(), false, Some(2));
     rig.path.on_packet_lost(MTU, 1, rig.now);
     assert!(
-        !rig.careful.drain(rig.now),
+        !rig.careful.drain(rig.now, false),
         "its words are still to be said"
     );
     assert_eq!(rig.path.window(), window);
@@ -345,10 +345,10 @@ async fn a_drain_does_not_wait_for_who_is_gone() {
     rig.send(1);
     rig.ack(1);
     rig.send(1);
-    assert!(!rig.careful.drain(rig.now));
+    assert!(!rig.careful.drain(rig.now, false));
     let rtt = rig.estimate.get();
-    assert!(!rig.careful.drain(rig.now + 6 * rtt));
-    assert!(rig.careful.drain(rig.now + 8 * rtt));
+    assert!(!rig.careful.drain(rig.now + 6 * rtt, false));
+    assert!(rig.careful.drain(rig.now + 8 * rtt, false));
 }
 
 #[tokio::test]

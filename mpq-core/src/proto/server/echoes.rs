@@ -24,19 +24,22 @@ impl Echoes {
         expected.extend(Echo::of(knock));
     }
 
-    /// Whether what came from `remote` is nothing but echoes of knocks that went there.
+    /// Whether what came from `remote` is nothing but echoes of knocks that went there, and one at least: anybody
+    /// can send an empty datagram.
     pub(crate) fn are<'a>(
         &self,
         remote: SocketAddr,
-        mut packets: impl Iterator<Item = &'a [u8]>,
+        packets: impl Iterator<Item = &'a [u8]>,
     ) -> bool {
         let Some(expected) = self.expected.get(&remote) else {
             return false;
         };
-        packets.all(|packet| {
-            has_long_header(packet)
-                && Echo::read(packet).is_some_and(|echo| expected.contains(&echo))
-        })
+        let mut packets = packets.peekable();
+        packets.peek().is_some()
+            && packets.all(|packet| {
+                has_long_header(packet)
+                    && Echo::read(packet).is_some_and(|echo| expected.contains(&echo))
+            })
     }
 
     /// An echo came from `remote` to `local`.
@@ -79,6 +82,11 @@ mod tests {
         assert!(!are(&echoes, here, &knock), "reflected");
         assert!(!are(&echoes, there, &echo(&knock)));
         assert!(are(&echoes, here, &echo(&knock)));
+        assert!(!are(&echoes, here, &[]), "an empty packet");
+        assert!(
+            !echoes.are(here, std::iter::empty()),
+            "an empty datagram has no packet"
+        );
         echoes.end();
         assert!(!are(&echoes, here, &echo(&knock)));
     }

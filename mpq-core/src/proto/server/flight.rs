@@ -18,8 +18,6 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 pub struct Standing {
     /// Its client is told to leave, and has not been told all of it.
     pub is_leaving: bool,
-    /// Frames for its client are not written yet.
-    pub is_unsaid: bool,
     /// It is closed or lost.
     pub is_gone: bool,
 }
@@ -27,7 +25,7 @@ pub struct Standing {
 /// Whether a server need not wait for this connection before it is frozen. Whether what it has sent has `landed` is
 /// asked only where that counts: to be asked is what makes a connection hold back what is new.
 pub fn is_drained(standing: Standing, landed: impl FnOnce() -> bool) -> bool {
-    !standing.is_leaving && !standing.is_unsaid && (standing.is_gone || landed())
+    !standing.is_leaving && (standing.is_gone || landed())
 }
 
 /// What is in flight on one path.
@@ -51,18 +49,25 @@ impl Flight {
         self.bytes == 0 && !self.lost
     }
 
-    /// Whether nothing moved since then in the time in which QUIC sends two probes and may have an answer.
-    /// Those probes count: they carry what was lost.
-    fn is_hopeless(self, now: Instant, since: Instant) -> bool {
+    /// In this time QUIC sends two probes and may have an answer. Those probes count: they carry what was lost.
+    fn patience(self) -> Duration {
         // A probe timeout (RFC 9002 §6.2.1) of a path whose round trips vary by a half.
         let timeout = 3 * self.rtt + ACK_DELAY;
-        now >= self.progress.max(since) + 2 * timeout + self.rtt
+        2 * timeout + self.rtt
+    }
+
+    /// Whether nothing moved since then in this time.
+    fn is_hopeless(self, now: Instant, since: Instant) -> bool {
+        now >= self.progress.max(since) + self.patience()
     }
 }
 
 /// The wait for what was sent on one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Landing {
+    /// When it began.
+    began: Instant,
+    /// Since when all is written that is to be said.
     since: Instant,
     /// Packets until then.
     sent: u64,
@@ -73,14 +78,20 @@ impl Landing {
     /// One that begins, over these paths. If the connection `holds` already, nothing new is to be sent.
     pub fn new(now: Instant, holds: bool, paths: &[Flight]) -> Self {
         Self {
+            began: now,
             since: now,
             sent: packets(paths),
             holds,
         }
     }
 
-    /// So it stands now; whether nothing is to be waited for any more.
-    pub fn look(&mut self, now: Instant, paths: &[Flight]) -> bool {
+    /// So it stands now; whether nothing is to be waited for any more. A client that lets frames for it be written
+    /// late holds up the move of all others. Those that are `unsaid` still are given up after some time.
+    pub fn look(&mut self, now: Instant, paths: &[Flight], unsaid: bool) -> bool {
+        if unsaid && paths.iter().any(|path| now < self.began + path.patience()) {
+            (self.since, self.sent) = (now, packets(paths));
+            return false;
+        }
         let in_flight: u64 = paths.iter().map(|path| path.bytes).sum();
         let is_idle = in_flight == 0 && now >= self.since + LAST_WORDS;
         self.holds |= packets(paths) != self.sent || is_idle;
@@ -118,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_said_is_waited_for_and_what_is_gone_is_not() {
+    fn who_is_told_to_leave_is_waited_for_and_who_is_gone_is_not() {
         let open = Standing::default();
         assert!(is_drained(open, || true) && !is_drained(open, || false));
         let gone = Standing {
@@ -126,18 +137,32 @@ mod tests {
             ..open
         };
         assert!(is_drained(gone, || unreachable!()));
-        for to_be_told in [
-            Standing {
-                is_leaving: true,
-                ..gone
-            },
-            Standing {
-                is_unsaid: true,
-                ..gone
-            },
-        ] {
-            assert!(!is_drained(to_be_told, || unreachable!()));
-        }
+        let leaving = Standing {
+            is_leaving: true,
+            ..gone
+        };
+        assert!(!is_drained(leaving, || unreachable!()));
+    }
+
+    #[test]
+    fn words_that_the_client_has_no_room_for_are_waited_for_no_longer_than_a_lost_packet() {
+        let start = Instant::now();
+        let patience = 2 * (3 * RTT + ACK_DELAY) + RTT;
+        let mut path = flight(start, 1, 0);
+        let mut landing = Landing::new(start, false, &[path]);
+        path.sent = 2;
+        assert!(!landing.look(start + LAST_WORDS, &[path], true) && !landing.holds());
+        // Written now, and not sent yet.
+        let written = start + LAST_WORDS + JUST;
+        let mut other = landing;
+        assert!(!landing.look(written, &[path], false) && !landing.holds());
+        path.sent = 3;
+        assert!(landing.look(written, &[path], false) && landing.holds());
+        // Or never.
+        let last = start + patience;
+        assert!(!other.look(last - JUST, &[path], true) && !other.holds());
+        assert!(!other.look(last, &[path], true));
+        assert!(other.look(last + LAST_WORDS, &[path], true));
     }
 
     #[test]
@@ -145,9 +170,9 @@ mod tests {
         let start = Instant::now();
         let before = flight(start, 1, 1_200);
         let mut landing = Landing::new(start, false, &[before]);
-        assert!(!landing.look(start + LAST_WORDS, &[before]) && !landing.holds());
-        assert!(!landing.look(start, &[flight(start, 2, 2_400)]) && landing.holds());
-        assert!(landing.look(start, &[flight(start, 2, 0)]));
+        assert!(!landing.look(start + LAST_WORDS, &[before], false) && !landing.holds());
+        assert!(!landing.look(start, &[flight(start, 2, 2_400)], false) && landing.holds());
+        assert!(landing.look(start, &[flight(start, 2, 0)], false));
     }
 
     #[test]
@@ -155,13 +180,16 @@ mod tests {
         let start = Instant::now();
         let idle = [flight(start, 1, 0)];
         let mut landing = Landing::new(start, false, &idle);
-        assert!(!landing.look(start + LAST_WORDS - JUST, &idle) && !landing.holds());
-        assert!(landing.look(start + LAST_WORDS, &idle) && landing.holds());
+        assert!(!landing.look(start + LAST_WORDS - JUST, &idle, false) && !landing.holds());
+        assert!(landing.look(start + LAST_WORDS, &idle, false) && landing.holds());
         assert!(
-            Landing::new(start, true, &idle).look(start, &idle),
+            Landing::new(start, true, &idle).look(start, &idle, false),
             "it holds"
         );
-        assert!(Landing::new(start, false, &[]).look(start, &[]), "no path");
+        assert!(
+            Landing::new(start, false, &[]).look(start, &[], false),
+            "no path"
+        );
     }
 
     #[test]
@@ -170,11 +198,11 @@ mod tests {
         let mut path = flight(start, 1, 0);
         let mut landing = Landing::new(start, true, &[path]);
         path.lost = true;
-        assert!(!landing.look(start, &[path]));
+        assert!(!landing.look(start, &[path], false));
         (path.lost, path.sent, path.bytes) = (false, 2, 1_200);
-        assert!(!landing.look(start, &[path]));
+        assert!(!landing.look(start, &[path], false));
         path.bytes = 0;
-        assert!(landing.look(start, &[path]));
+        assert!(landing.look(start, &[path], false));
     }
 
     #[test]
@@ -184,13 +212,13 @@ mod tests {
         let later = start + RTT;
         let [stuck, moving] = [flight(start, 1, 1_200), flight(later, 1, 1_200)];
         let mut landing = Landing::new(start, true, &[stuck]);
-        assert!(!landing.look(start + hopeless - JUST, &[stuck]));
-        assert!(landing.look(start + hopeless, &[stuck]));
-        assert!(!landing.look(start + hopeless, &[stuck, moving]));
-        assert!(landing.look(later + hopeless, &[stuck, moving]));
+        assert!(!landing.look(start + hopeless - JUST, &[stuck], false));
+        assert!(landing.look(start + hopeless, &[stuck], false));
+        assert!(!landing.look(start + hopeless, &[stuck, moving], false));
+        assert!(landing.look(later + hopeless, &[stuck, moving], false));
         // What moved before it began counts from the beginning.
         let mut landing = Landing::new(later, true, &[stuck]);
-        assert!(!landing.look(later + hopeless - JUST, &[stuck]));
-        assert!(landing.look(later + hopeless, &[stuck]));
+        assert!(!landing.look(later + hopeless - JUST, &[stuck], false));
+        assert!(landing.look(later + hopeless, &[stuck], false));
     }
 }

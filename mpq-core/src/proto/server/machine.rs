@@ -14,6 +14,10 @@ use crate::proto::frame::Frame;
 const HELLO_CHANCE: Duration = Duration::from_millis(100);
 /// How long clients may take to arrive before the server stops waiting for them.
 const ARRIVAL: Duration = Duration::from_secs(30);
+/// The new address may come to this host a little later than the server. What is not there then is not there.
+const OPENING: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const OPENING_RETRY: Duration = Duration::from_millis(50);
 
 /// The machine of one server.
 #[derive(Debug, Default)]
@@ -46,8 +50,15 @@ enum Phase {
     },
     /// The sockets are closed.
     Parked,
-    /// The sockets are being opened, at another address or where they were.
-    Resuming { moved: bool },
+    /// The sockets are being opened.
+    Resuming {
+        /// At this other address, or where they were.
+        listen: Option<SocketAddr>,
+        /// How long that is tried at another one.
+        until: Instant,
+        /// When it is tried again.
+        retry_at: Option<Instant>,
+    },
     /// At the new address, waiting for its clients.
     Arriving { knocks: Knocks, until: Instant },
 }
@@ -94,24 +105,37 @@ impl ServerMachine {
             // At its new address it is too late: clients may be there.
             Input::Failed | Input::Abandoned => match self.phase {
                 Phase::Announced { .. } | Phase::Parking { .. } => self.cancel(),
-                Phase::Resuming { moved: true } if input == Input::Failed => {}
-                Phase::Parked | Phase::Resuming { moved: true } => self.go_back(),
+                Phase::Parked => self.go_back(now),
+                Phase::Resuming {
+                    listen: Some(_), ..
+                } if input == Input::Abandoned => self.go_back(now),
                 _ => {}
             },
             Input::Thawed { listen, before } => {
                 if let Phase::Parked = self.phase {
                     match self.has_moved(listen, before) {
                         true => {
-                            self.enter(Phase::Resuming { moved: true });
-                            self.outputs.push_back(Output::Reopen(Some(listen)));
+                            self.outputs.push_back(Output::Wake);
+                            self.resume(now, Some(listen));
                         }
-                        false => self.go_back(),
+                        false => self.go_back(now),
                     }
                 }
             }
+            Input::NotReopened => match &mut self.phase {
+                Phase::Resuming {
+                    listen: Some(_),
+                    until,
+                    ..
+                } if *until <= now => self.go_back(now),
+                Phase::Resuming { retry_at, .. } => *retry_at = Some(now + OPENING_RETRY),
+                _ => {}
+            },
             Input::Reopened => match self.phase {
-                Phase::Resuming { moved: false } => self.cancel(),
-                Phase::Resuming { moved: true } => {
+                Phase::Resuming { listen: None, .. } => self.cancel(),
+                Phase::Resuming {
+                    listen: Some(_), ..
+                } => {
                     self.clients.leave();
                     self.enter(Phase::Arriving {
                         knocks: Knocks::new(now),
@@ -147,6 +171,12 @@ impl ServerMachine {
                 }
                 self.arrived_if_all(now);
             }
+            Phase::Resuming {
+                listen, retry_at, ..
+            } if retry_at.is_some_and(|at| at <= now) => {
+                *retry_at = None;
+                self.outputs.push_back(Output::Reopen(*listen));
+            }
             _ => {}
         }
     }
@@ -160,7 +190,8 @@ impl ServerMachine {
                 Drain::Over => Some(*chance),
             },
             Phase::Arriving { knocks, until } => Some(knocks.next_timeout().min(*until)),
-            Phase::Serving | Phase::Parked | Phase::Resuming { .. } => None,
+            Phase::Resuming { retry_at, .. } => *retry_at,
+            Phase::Serving | Phase::Parked => None,
         }
     }
 
@@ -202,8 +233,10 @@ impl ServerMachine {
             Phase::Announced { .. } => "Announced",
             Phase::Parking { .. } => "Parking",
             Phase::Parked => "Parked",
-            Phase::Resuming { moved: false } => "Resuming (old address)",
-            Phase::Resuming { moved: true } => "Resuming (new address)",
+            Phase::Resuming { listen: None, .. } => "Resuming (old address)",
+            Phase::Resuming {
+                listen: Some(_), ..
+            } => "Resuming (new address)",
             Phase::Arriving { .. } => "Arriving",
         }
     }
@@ -334,9 +367,17 @@ impl ServerMachine {
     }
 
     /// The sockets are opened where they were.
-    fn go_back(&mut self) {
-        self.enter(Phase::Resuming { moved: false });
-        self.outputs.push_back(Output::Reopen(None));
+    fn go_back(&mut self, now: Instant) {
+        self.resume(now, None);
+    }
+
+    fn resume(&mut self, now: Instant, listen: Option<SocketAddr>) {
+        self.enter(Phase::Resuming {
+            listen,
+            until: now + OPENING,
+            retry_at: None,
+        });
+        self.outputs.push_back(Output::Reopen(listen));
     }
 
     /// Goes on at the old address.

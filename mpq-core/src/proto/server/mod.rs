@@ -58,6 +58,8 @@ pub enum Input {
     },
     /// The sockets are open again.
     Reopened,
+    /// They cannot be opened now.
+    NotReopened,
     /// A client has a path to the new address.
     Established(u64),
     /// A client is heard where it was heard before: for it, the server is at the same address as then.
@@ -154,7 +156,10 @@ pub enum Output {
     CloseSockets,
     /// Freeze the process.
     Dump,
-    /// Open the sockets at this address, or at the old one, then say [`Input::Reopened`].
+    /// The server is elsewhere: look out for who comes, leave the paths of before, and begin new ones as they are to
+    /// begin after a move.
+    Wake,
+    /// Open the sockets at this address, or at the old one, then say [`Input::Reopened`] or [`Input::NotReopened`].
     Reopen(Option<SocketAddr>),
     /// Knock at every address that these clients were known at: [`peer::Input::Knock`].
     Knock(Vec<u64>),

@@ -68,8 +68,6 @@ pub(super) enum Arrival {
     Server(server::Input),
     /// What the server has sent is acknowledged.
     Drained,
-    /// The server's sockets are open at this address.
-    Reopened(SocketAddr),
     /// A client that cannot follow is told to connect anew.
     Dismissed(u64),
     /// A client's interfaces are others.
@@ -117,7 +115,6 @@ impl World {
         match arrival {
             Arrival::Server(input) => self.server(input),
             Arrival::Drained => self.drained(),
-            Arrival::Reopened(listen) => self.reopened(listen),
             Arrival::Tick => self.tick(),
             Arrival::Datagram(datagram) => self.datagram(datagram),
             Arrival::Ping {

@@ -67,6 +67,7 @@ pub(crate) struct World {
     fate: (Duration, Input, bool),
     /// How long the new address takes to be there.
     reopening: Duration,
+    opens_at: Instant,
     peers: BTreeMap<u64, Peer>,
     sides: BTreeMap<u64, Side>,
     next_peer: u64,
@@ -174,6 +175,7 @@ impl World {
             ghost: None,
             fate: (Duration::ZERO, Input::Failed, false),
             reopening: Duration::ZERO,
+            opens_at: now,
             peers: BTreeMap::new(),
             sides: BTreeMap::new(),
             next_peer: 0,

@@ -157,7 +157,7 @@ impl World {
         if ["Announced", "Parking", "Parked", "Resuming (new address)"].contains(&state) {
             self.abandoned.insert(state);
             self.arrivals
-                .retain(|_, arrival| !matches!(arrival, Arrival::Server(_) | Arrival::Reopened(_)));
+                .retain(|_, arrival| !matches!(arrival, Arrival::Server(_)));
             // It was not copied.
             self.ghost = None;
         }

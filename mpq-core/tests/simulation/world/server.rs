@@ -79,13 +79,12 @@ impl World {
                 let (outage, fate, _) = self.fate.clone();
                 self.later(outage, Arrival::Server(fate));
             }
-            Output::Reopen(Some(listen)) => {
+            Output::Wake => {
                 self.each_side(&peer::Input::Woken);
-                match self.reopening.is_zero() {
-                    true => self.reopened(listen),
-                    false => self.later(self.reopening, Arrival::Reopened(listen)),
-                }
+                self.opens_at = self.now + self.reopening;
             }
+            Output::Reopen(Some(_)) if self.now < self.opens_at => self.server(Input::NotReopened),
+            Output::Reopen(Some(listen)) => self.reopened(listen),
             Output::Reopen(None) => self.reopened(self.home),
             Output::Knock(ids) => {
                 for id in ids {

@@ -254,7 +254,7 @@ impl World {
             let Some((began, acknowledged, landing)) = &mut side.landing else {
                 continue;
             };
-            let is_over = landing.look(now, &flights);
+            let is_over = landing.look(now, &flights, false);
             let is_answered = acknowledged.is_some_and(|at| now >= at);
             if is_over && !flights.is_empty() && !side.machine.is_leaving() {
                 assert!(
@@ -272,7 +272,7 @@ impl World {
             );
             let standing = Standing {
                 is_leaving: side.machine.is_leaving(),
-                ..Standing::default()
+                is_gone: false,
             };
             landed &= flight::is_drained(standing, || is_over);
         }
