@@ -30,8 +30,8 @@
 //! [`MIGRATION_STREAM_TYPE`]: crate::proto::frame::MIGRATION_STREAM_TYPE
 
 mod connection;
-mod data_frames;
 mod error;
+mod frame_filter;
 mod frame_header;
 pub(crate) mod gate;
 pub(crate) mod go_away;

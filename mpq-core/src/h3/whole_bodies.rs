@@ -1,5 +1,5 @@
 //! Request streams whose bodies h3 reads to their end, whichever QUIC carries them. See
-//! [`data_frames`](super::data_frames).
+//! [`frame_filter`](super::frame_filter).
 
 use std::task::{Context, Poll, ready};
 
@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 
-use super::data_frames::DataFrames;
+use super::frame_filter::FrameFilter;
 
 /// A connection, or what opens streams of one, for h3 0.0.8, which takes an empty DATA frame for the end of a
 /// body. [`Connection`](super::Connection) needs no such wrapping.
@@ -92,7 +92,7 @@ impl<S, R> RequestStream<S, R> {
     pub(super) fn new(send: S, recv: R) -> Self {
         let recv = WholeBody {
             stream: recv,
-            frames: Some(DataFrames::default()),
+            frames: Some(FrameFilter::default()),
             ended: false,
         };
         Self { send, recv }
@@ -168,7 +168,7 @@ impl<S, R: quic::RecvStream> quic::RecvStream for RequestStream<S, R> {
 pub struct WholeBody<R> {
     stream: R,
     /// None where there are no bodies.
-    frames: Option<DataFrames>,
+    frames: Option<FrameFilter>,
     ended: bool,
 }
 

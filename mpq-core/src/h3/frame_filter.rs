@@ -22,7 +22,7 @@ const HEADERS: u64 = 1;
 
 /// Passes on the bytes of a request stream without its empty DATA frames.
 #[derive(Debug, Default)]
-pub(super) struct DataFrames {
+pub(super) struct FrameFilter {
     /// What was put in and not handed out yet.
     chunk: Bytes,
     /// Part of a header, whose rest has not come.
@@ -40,7 +40,7 @@ pub(super) struct DataFrames {
 #[error("the stream ended within a DATA frame, {0} bytes before its end")]
 pub(super) struct Truncated(u64);
 
-impl DataFrames {
+impl FrameFilter {
     /// Takes the next bytes of the stream, in chunks as they come. What came before is to be [popped](Self::pop).
     pub(super) fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty());
@@ -144,7 +144,7 @@ mod tests {
 
     /// What comes of these chunks.
     fn filtered(chunks: impl IntoIterator<Item = Bytes>) -> (Vec<u8>, Option<Truncated>) {
-        let mut frames = DataFrames::default();
+        let mut frames = FrameFilter::default();
         let mut out = Vec::new();
         for chunk in chunks {
             frames.push(chunk);
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn payload_is_not_copied() {
-        let mut frames = DataFrames::default();
+        let mut frames = FrameFilter::default();
         let stream =
             Bytes::from([frame(HEADERS, b"", [1, 1]), frame(DATA, &[7; 100], [1, 2])].concat());
         let (first, second) = (stream.slice(..50), stream.slice(50..));
