@@ -15,6 +15,7 @@ use mpq_core::h3::{
     BidiStream, Connection, MigrationStream, RecvStream, WholeBodies, WholeBody,
     open_migration_stream,
 };
+use mpq_core::limits::FIELD_SECTION;
 use mpq_core::tls::{self, Identity, Trust};
 use noq::VarInt;
 
@@ -70,7 +71,14 @@ fn body(len: usize) -> Bytes {
 /// Answers `GET /N` with N bytes and a POST with its own body. `GET /cut` drops the stream after a
 /// whole frame, `GET /interrupted` in the middle of one.
 async fn serve<C: quic::Connection<Bytes>>(conn: C) {
+    // None that HTTP/3 could express.
+    serve_within(conn, VarInt::MAX.into()).await;
+}
+
+/// As [`serve`], where h3 takes headers of so many bytes at the most.
+async fn serve_within<C: quic::Connection<Bytes>>(conn: C, limit: u64) {
     let mut conn = h3::server::builder()
+        .max_field_section_size(limit)
         .send_grease(false)
         .build(conn)
         .await
@@ -247,7 +255,8 @@ async fn a_reset_stream_never_looks_complete() {
     in_time(async {
         let (mut recv, mut send) = raw_stream(&pair).await;
         send.write_all(b"\x00\x08half").await.unwrap();
-        assert_eq!(next(&mut recv).await.unwrap().unwrap(), "\x00\x08half");
+        assert_eq!(next(&mut recv).await.unwrap().unwrap(), "\x00\x08");
+        assert_eq!(next(&mut recv).await.unwrap().unwrap(), "half");
         send.reset(7_u32.into()).unwrap();
         for _ in 0..3 {
             let error = next(&mut recv).await.unwrap_err();
@@ -542,6 +551,59 @@ async fn a_body_is_over_when_its_stream_is_over() {
         "{error:?}"
     );
     assert!(error.to_string().contains("within a DATA frame"), "{error}");
+}
+
+#[tokio::test]
+async fn who_sends_too_large_a_header_is_told_so() {
+    // 431, a status that is not in QPACK's static table, in Huffman's code.
+    const REFUSAL: [u8; 10] = [0x01, 0x08, 0, 0, 0x5f, 0x09, 0x83, 0x69, 0x90, 0xff];
+    /// Of the letter a, eight times, in Huffman's code.
+    const LETTERS: [u8; 5] = [0x18, 0xc6, 0x31, 0x8c, 0x63];
+    let none = VarInt::MAX.into();
+    let bytes = vec![b'b'; 70_000];
+    let letters = LETTERS.repeat(8_250);
+    for (limit, more) in [
+        // Before all of it is there.
+        (none, [&b"\x21a\x7f\xf1\xa1\x04"[..], &bytes].concat()),
+        // Fields that take a byte each.
+        (none, vec![0xdd; 2_100]),
+        // What only h3 knows, which has decoded it.
+        (
+            FIELD_SECTION,
+            [&b"\x21a\xff\xa3\xc1\x02"[..], &letters].concat(),
+        ),
+    ] {
+        let pair = pair().await;
+        let (server, _migration) = Connection::new(pair.server.clone());
+        let client = async {
+            let (mut send, mut recv) = pair.client.open_bi().await.unwrap();
+            let line = [b"\0\0\xd1\xd7\xc1\x50\x09localhost", &more[..]].concat();
+            let length = 0x8000_0000 | line.len() as u32;
+            let head = [&[1][..], &length.to_be_bytes(), &line].concat();
+            // It may be told before it has sent all.
+            let _ = send.write_all(&head).await;
+            recv.read_to_end(1000).await.unwrap()
+        };
+        let answer = in_time(async {
+            tokio::select! {
+                answer = client => answer,
+                () = serve_within(server, limit) => panic!("the server ended"),
+            }
+        })
+        .await;
+        assert_eq!(answer, REFUSAL, "{:x?}", &more[..10]);
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_held_of_an_answer_than_may_be_whoever_carries_it() {
+    // Frames that nobody knows, and trailers that are too large.
+    let unknown = [&b"\x21\x80\x01\0\0"[..], &[7; 0x1_0000], WHOLE_FRAME].concat();
+    let body = answered(WholeBodies::new, &unknown, b"").await;
+    assert_eq!(body.unwrap(), HALF);
+    let error = answered(WholeBodies::new, WHOLE_FRAME, b"\x01\x80\x01\0\x01").await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("of type 0x1 has 65537 bytes"), "{error}");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use self::paths::PathTable;
 pub use self::paths::{PathInfo, PathState};
 pub use crate::error::{Cause, ClientError, ConnectError, RequestError, TooFewStreams};
 use crate::h3::{Connection, NO_ERROR, OpenStreams};
+use crate::limits::FIELD_SECTION;
 use crate::net::address::canonical;
 use crate::net::{interfaces, monitor};
 pub use crate::proto::client::Event as MigrationEvent;
@@ -83,7 +84,10 @@ impl Client {
         quic.open_critical_streams()?;
         let supervision = quic.supervision();
         let mut http = h3::client::builder();
-        let http = http.send_grease(false).build(quic);
+        let http = http
+            .max_field_section_size(FIELD_SECTION)
+            .send_grease(false)
+            .build(quic);
         // The server may allow streams, and nothing to be written on them.
         let (mut http, requests) = tokio::time::timeout(config.connect_timeout, http)
             .await

@@ -35,7 +35,10 @@ use crate::proto::varint::read_varint;
 const MAX_UNTYPED: usize = 16;
 
 /// RFC 9114 §6.2.1.
-const CONTROL_STREAM_TYPE: u64 = 0x00;
+pub(super) const CONTROL_STREAM_TYPE: u64 = 0x00;
+
+/// Those of RFC 9114 §6.2 and RFC 9204 §4.2 end with QPACK's decoder streams.
+const LAST_STREAM_TYPE: u64 = 0x03;
 
 /// For control and QPACK (RFC 9114 §6.2).
 const CRITICAL_STREAMS: usize = 3;
@@ -161,8 +164,9 @@ impl Connection {
 }
 
 /// Accepts unidirectional streams until the connection is lost: the first migration stream is for its
-/// receiver, further ones are refused, and all others are h3's. How many wait to be taken by h3 is bounded by
-/// the peer's stream limit.
+/// receiver, those of HTTP/3 are h3's, and all others are refused (RFC 9114 §6.2). How many wait to be taken by h3
+/// is bounded by the peer's stream limit; and what comes on QPACK's, which h3 does not read since there is no
+/// dynamic table, by flow control.
 async fn sort(
     conn: noq::Connection,
     supervision: Arc<Supervision>,
@@ -176,9 +180,13 @@ async fn sort(
     let mut typed = pin!(typed.map(read_type).buffer_unordered(MAX_UNTYPED));
     let mut migration = Some(migration);
     while let Some(stream) = typed.next().await {
-        let Some((stream_type, chunks)) = stream else {
+        let Some((stream_type, mut chunks)) = stream else {
             continue;
         };
+        if stream_type > LAST_STREAM_TYPE && stream_type != MIGRATION_STREAM_TYPE {
+            chunks.stop(varint(Code::H3_STREAM_CREATION_ERROR.value()));
+            continue;
+        }
         let supervised = Supervised::other(supervision.clone());
         let stream = match stream_type {
             CONTROL_STREAM_TYPE => RecvStream::control(chunks, supervised, turns.clone()),
@@ -232,7 +240,12 @@ impl<B: Buf> quic::Connection<B> for Connection {
         cx: &mut Context<'_>,
     ) -> Poll<Result<WholeBody<RecvStream>, ConnectionErrorIncoming>> {
         match ready!(self.incoming_uni.poll_recv(cx)) {
-            Some(stream) => Poll::Ready(Ok(WholeBody::without_bodies(stream))),
+            Some(stream) => {
+                let (conn, supervision) =
+                    (self.streams.conn.clone(), self.streams.supervision.clone());
+                let close = move |code, reason: &[u8]| supervision.close(&conn, code, reason);
+                Poll::Ready(Ok(WholeBody::unidirectional(stream, Box::new(close))))
+            }
             None => {
                 let reason = self.streams.conn.close_reason();
                 let reason = reason.unwrap_or(ConnectionError::LocallyClosed);
@@ -354,7 +367,7 @@ impl<B: Buf> quic::OpenStreams<B> for OpenStreams {
         let supervised = || Supervised::request(self.supervision.clone());
         let send = SendStream::new(send, supervised(), None, None);
         let recv = RecvStream::new(chunks, supervised());
-        Poll::Ready(Ok(RequestStream::new(send, recv)))
+        Poll::Ready(Ok(RequestStream::new(send, recv, None)))
     }
 
     fn poll_open_send(
@@ -394,5 +407,5 @@ fn accepted<B: Buf>(
     let body = answers.map(|(window, gate)| Body::new(window, gate));
     let send = SendStream::new(send, supervised(), Some(turn), body);
     let recv = RecvStream::new(Chunks::ordered(recv, Bytes::new()), supervised());
-    RequestStream::new(send, recv)
+    RequestStream::new(send, recv, Some(SendStream::poll_refuse))
 }

@@ -24,13 +24,17 @@
 //! therefore reset, with H3_INTERNAL_ERROR. Likewise noq reports the end of a stream to those who
 //! read on after its failure; a [`RecvStream`] repeats the failure.
 //!
-//! **Empty frames.** h3 takes an empty DATA frame for the end of a body. A [`BidiStream`] hides those from it;
-//! [`WholeBodies`] does so for other implementations of QUIC.
+//! **Frames.** h3 takes an empty DATA frame for the end of a body, and holds other frames until all of them is there,
+//! however large. All streams hide the former from it, and what nobody knows. A frame that is too large ends its
+//! stream, or the connection, with H3_EXCESSIVE_LOAD; if it is the header of a request, that is answered with 431
+//! (`frame_filter`, [`limits::FIELD_SECTION`](crate::limits::FIELD_SECTION)). [`WholeBodies`] does the same for other
+//! implementations of QUIC.
 //!
 //! [`MIGRATION_STREAM_TYPE`]: crate::proto::frame::MIGRATION_STREAM_TYPE
 
 mod connection;
 mod error;
+mod field_section;
 mod frame_filter;
 mod frame_header;
 pub(crate) mod gate;

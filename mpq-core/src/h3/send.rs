@@ -14,8 +14,13 @@ use super::send_window::Body;
 use super::supervision::Supervised;
 use super::turns::{Room, Turn};
 
-/// The sending half of a stream. Dropped before it is finished, it is reset. One that answers a request is finished
-/// once the client has acknowledged all of it.
+/// The answer to a request whose header is too large (431, RFC 6585 §5), as h3 writes it: HEADERS with a status that
+/// is not in QPACK's static table, in Huffman's code.
+const REFUSAL: [u8; 10] = [0x01, 0x08, 0, 0, 0x5f, 0x09, 0x83, 0x69, 0x90, 0xff];
+
+/// The sending half of a stream. Dropped before it is finished, it is reset, unless it has refused a request: h3
+/// drops it then (`ResolvedRequest::resolve`), and other QUICs finish it. One that answers a request is finished once
+/// the client has acknowledged all of it.
 pub struct SendStream<B: Buf> {
     stream: Stream,
     supervised: Supervised,
@@ -24,6 +29,8 @@ pub struct SendStream<B: Buf> {
     /// When it is sent, if it is an answer, and noq's priority for that.
     turn: Option<(Turn, i32)>,
     written: u64,
+    /// All that was written is the beginning of a refusal.
+    refuses: bool,
     /// When and how much it may take, if that is bounded.
     body: Option<Body>,
     /// Finished, reset, or stopped by the peer: noq may drop it as it likes.
@@ -45,6 +52,7 @@ impl<B: Buf> SendStream<B> {
             writing: None,
             turn: turn.map(|turn| (turn, 0)),
             written: 0,
+            refuses: true,
             body,
             closed: false,
             acknowledged: None,
@@ -72,35 +80,82 @@ impl<B: Buf> SendStream<B> {
 
     /// Hands to noq what is being written.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            let mut room = Room::Whole;
-            if let Some((turn, priority)) = &mut self.turn {
-                let leave = turn.leave(self.written);
-                room = leave.room;
-                if *priority != leave.value {
-                    *priority = leave.value;
-                    self.stream.set_priority(leave.value);
-                }
+        while let Some(mut data) = self.writing.take_if(|data| data.has_remaining()) {
+            let written = self.poll_write(data.chunk(), cx);
+            if let Poll::Ready(Ok(written)) = written {
+                data.advance(written);
             }
-            if let Some(body) = &self.body {
-                ready!(body.poll_room(self.stream.id(), room, cx));
-            }
-            let mut chunk = data.chunk();
-            if let Room::AtOnce(most) = room {
-                chunk = &chunk[..chunk.len().min(most as usize)];
-            }
-            let written = ready!(self.stream.poll_write(cx, chunk))?;
-            data.advance(written);
-            self.written += written as u64;
+            self.writing = Some(data);
+            ready!(written)?;
         }
         self.writing = None;
         Poll::Ready(Ok(()))
+    }
+
+    /// Hands to noq as much of these bytes as there is room for, when it is their turn.
+    fn poll_write(
+        &mut self,
+        mut chunk: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, WriteError>> {
+        let mut room = Room::Whole;
+        if let Some((turn, priority)) = &mut self.turn {
+            let leave = turn.leave(self.written);
+            room = leave.room;
+            if *priority != leave.value {
+                *priority = leave.value;
+                self.stream.set_priority(leave.value);
+            }
+        }
+        if let Some(body) = &self.body {
+            ready!(body.poll_room(self.stream.id(), room, cx));
+        }
+        if let Room::AtOnce(most) = room {
+            chunk = &chunk[..chunk.len().min(most as usize)];
+        }
+        let written = ready!(self.stream.poll_write(cx, chunk))?;
+        self.refuses = self.refuses && self.rest_of_refusal().starts_with(&chunk[..written]);
+        self.written += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    /// Answers that the header of the request is too large, if nothing was answered yet.
+    pub(super) fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.refuses && self.writing.is_none() && !self.closed {
+            match self.rest_of_refusal() {
+                [] => self.finish(),
+                // What fails here fails for whoever reads the request, too.
+                rest => self.closed = ready!(self.poll_write(rest, cx)).is_err(),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn rest_of_refusal(&self) -> &'static [u8] {
+        let written = usize::try_from(self.written).ok();
+        written
+            .and_then(|written| REFUSAL.get(written..))
+            .unwrap_or_default()
+    }
+
+    /// Nothing more is written.
+    fn finish(&mut self) {
+        let _ = self.stream.finish();
+        self.closed = true;
+        // It is the turn of others now.
+        self.body = None;
+        self.turn = None;
     }
 }
 
 impl<B: Buf> Drop for SendStream<B> {
     fn drop(&mut self) {
-        if !self.closed {
+        if self.closed {
+            return;
+        }
+        if self.turn.is_some() && self.refuses && self.rest_of_refusal().is_empty() {
+            self.finish();
+        } else {
             quic::SendStream::reset(self, Code::H3_INTERNAL_ERROR.value());
         }
     }

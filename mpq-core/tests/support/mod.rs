@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod impostor;
+pub(crate) mod initial;
+pub(crate) mod mutate;
 pub(crate) mod relay;
 pub(crate) mod tap;
 

@@ -18,7 +18,7 @@ use mpq_core::client::{
     ClientConfig, ClientError, ClientEvent, ConnectError, PathEvent, PathInfo, PathState,
 };
 use mpq_core::h3::WholeBodies;
-use mpq_core::limits::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW};
+use mpq_core::limits::{CONNECTION_WINDOW, FIELD_SECTION, SEND_WINDOW, STREAM_WINDOW};
 use mpq_core::net::{Bind, Local, refused, source, usable};
 use mpq_core::tls;
 use mpq_core::{Congestion, PathId};
@@ -113,7 +113,10 @@ impl Connection for PlainQuic {
 
         let h3 = WholeBodies::new(h3_quinn::Connection::new(connection.clone()));
         let mut http = h3::client::builder();
-        let http = http.send_grease(false).build(h3);
+        let http = http
+            .max_field_section_size(FIELD_SECTION)
+            .send_grease(false)
+            .build(h3);
         let (mut http, requests) = match timeout(config.connect_timeout, http).await {
             Ok(built) => built.map_err(ConnectError::Http3)?,
             // It waits for nothing else, and does not say how many streams it has got.

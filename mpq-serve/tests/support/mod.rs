@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub(crate) use link::link;
-pub(crate) use raw_client::{Answer, Client, connect};
+pub(crate) use raw_client::{Answer, Client, connect, request};
 
 /// A process that ends with the test.
 pub(crate) struct Running(pub(crate) Child);
@@ -37,6 +37,14 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn tell(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.0.id() as i32), signal).unwrap();
+    }
+
+    /// The most memory that it has had so far, kB.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id()));
+        let status = status.unwrap();
+        let (_, peak) = status.split_once("VmHWM:").unwrap();
+        peak.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Waits until the log says this.

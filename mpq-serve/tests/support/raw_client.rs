@@ -1,11 +1,11 @@
 //! A client made of quinn and bytes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, ReadError, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt};
 use tokio::task::JoinHandle;
 
 /// A client, and what its answers have brought.
@@ -18,13 +18,44 @@ pub(crate) struct Client {
 /// How many bytes of an answer have come, and the task that ends with it.
 pub(crate) struct Answer {
     pub(crate) received: Arc<AtomicU64>,
+    /// The first bytes.
+    pub(crate) head: Arc<Mutex<Vec<u8>>>,
     /// Ends as the answer does.
     pub(crate) end: JoinHandle<Result<(), ReadError>>,
 }
 
 impl Answer {
+    /// Reads what comes.
+    pub(crate) fn read(mut stream: RecvStream) -> Self {
+        let (received, head) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::<Mutex<Vec<u8>>>::default(),
+        );
+        let (counted, first) = (received.clone(), head.clone());
+        let end = tokio::spawn(async move {
+            while let Some(chunk) = stream.read_chunk(usize::MAX, true).await? {
+                if counted.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed) == 0 {
+                    *first.lock().unwrap() = chunk.bytes.to_vec();
+                }
+            }
+            Ok(())
+        });
+        Self {
+            received,
+            head,
+            end,
+        }
+    }
+
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the answer is that the header of the request is too large (431), and nothing else.
+    pub(crate) fn refuses(&self) -> bool {
+        // A status that is not in QPACK's static table, in Huffman's code.
+        const REFUSAL: [u8; 10] = [0x01, 0x08, 0, 0, 0x5f, 0x09, 0x83, 0x69, 0x90, 0xff];
+        self.received() == REFUSAL.len() as u64 && *self.head.lock().unwrap() == REFUSAL
     }
 }
 
@@ -43,19 +74,11 @@ impl Client {
 
     /// Asks for `/random` with these fields.
     pub(crate) async fn ask(&mut self, fields: &[(&str, &str)]) -> Answer {
-        let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
+        let (mut send, receive) = self.connection.open_bi().await.unwrap();
         self.asked += 1;
         send.write_all(&request(fields)).await.unwrap();
         send.finish().unwrap();
-        let received = Arc::new(AtomicU64::new(0));
-        let counted = received.clone();
-        let end = tokio::spawn(async move {
-            while let Some(chunk) = receive.read_chunk(usize::MAX, true).await? {
-                counted.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        Answer { received, end }
+        Answer::read(receive)
     }
 
     /// A PRIORITY_UPDATE for the request of this number.
@@ -74,7 +97,7 @@ impl Client {
 }
 
 /// HEADERS that ask for `/random` with these fields.
-fn request(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn request(fields: &[(&str, &str)]) -> Vec<u8> {
     // GET and https from QPACK's static table (RFC 9204 §A); :authority and :path by their names there.
     let mut block = vec![0x00, 0x00, 0xd1, 0xd7];
     for (name, value) in [(0x50, "localhost"), (0x51, "/random")] {
