@@ -18,7 +18,10 @@ use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
 use crate::h3::Order;
-use crate::limits::{CONNECTION_WINDOW, PATHS, SEND_WINDOW, STREAM_WINDOW};
+use crate::limits::{
+    CONNECTION_WINDOW, INCOMING, INCOMING_BUFFER, INCOMING_BUFFERS, PATHS, REQUESTS_WINDOW,
+    SEND_WINDOW, STREAM_WINDOW,
+};
 
 /// What a round trip is taken for until one was measured: a path's first packets are sent again after three
 /// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
@@ -34,6 +37,9 @@ const ETHERNET: u16 = 1472;
 /// 25 ms (RFC 9000 §18.2): a server that is about to be frozen is silent until its last one is
 /// acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(5);
+/// How long a client may take to come back with the token of a Retry: longer than most moves, since a server that has
+/// moved gets it at the new address, or at the same one later.
+const RETRY_LIFETIME: Duration = Duration::from_secs(120);
 /// How often a client shows that it is there: NAT bindings last at least 30 s (RFC 4787 wants
 /// 2 minutes, few give it).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -90,6 +96,24 @@ pub(crate) fn order(largest: u16) -> Order {
     }
 }
 
+/// For a server, with nothing yet of its connections.
+///
+/// noq sends up to a datagram more than three times what it has received from an address that is not validated
+/// (RFC 9000 §8.1): it sends a whole one wherever a single byte may be sent (`path_congestion_check` of noq-proto's
+/// `connection/mod.rs`, as quinn does since <https://github.com/quinn-rs/quinn/issues/1082>). Three times a first
+/// datagram are three whole ones; only where the server's messages do not fill theirs, there may be a fourth one, when
+/// they are repeated. To keep to the limit, noq would have to make that one smaller, or to wait. `tests/noq.rs` tells
+/// when it does.
+pub(crate) fn server(crypto: Arc<dyn noq::crypto::ServerConfig>) -> noq::ServerConfig {
+    let mut config = noq::ServerConfig::with_crypto(crypto);
+    config
+        .max_incoming(INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFERS)
+        .retry_token_lifetime(RETRY_LIFETIME);
+    config
+}
+
 /// For one connection, whose datagrams may have so many bytes at most.
 pub(crate) fn server_transport(congestion: Arc<Factory>, largest: u16) -> Arc<TransportConfig> {
     let mut acks = AckFrequencyConfig::default();
@@ -97,7 +121,9 @@ pub(crate) fn server_transport(congestion: Arc<Factory>, largest: u16) -> Arc<Tr
     acks.max_ack_delay(Some(ACK_DELAY))
         .reordering_threshold(VarInt::from_u32(1));
     let mut config = common(congestion, largest);
-    config.ack_frequency_config(Some(acks));
+    config
+        .receive_window(VarInt::from_u32(REQUESTS_WINDOW))
+        .ack_frequency_config(Some(acks));
     Arc::new(config)
 }
 

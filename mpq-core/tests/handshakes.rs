@@ -12,6 +12,7 @@ use h3::error::{Code, ConnectionError};
 use h3::quic::ConnectionErrorIncoming;
 use http::{Request, Response};
 use mpq_core::client::{Client, ClientConfig, ClientError, ConnectError, TooFewStreams};
+use mpq_core::limits::UNVALIDATED_HANDSHAKES;
 use mpq_core::proto::{Frame, frame};
 use mpq_core::server::{AcceptError, Server, ServerConfig, Session};
 use mpq_core::tls::{Identity, Trust, rustls_client, rustls_server};
@@ -34,8 +35,12 @@ async fn in_time<T>(test: impl Future<Output = T>) -> T {
 
 /// Our server on host 1.
 fn serve(network: Network) -> Server {
+    serve_with(network, ServerConfig::default())
+}
+
+fn serve_with(network: Network, config: ServerConfig) -> Server {
     let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
-    Server::bind(network.at(1), &identity, ServerConfig::default()).unwrap()
+    Server::bind(network.at(1), &identity, config).unwrap()
 }
 
 async fn accept(server: &Server) -> Result<Session, AcceptError> {
@@ -91,8 +96,19 @@ fn closed(error: quinn::ConnectionError) -> (Code, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_is_told_at_once_why_its_handshake_fails() {
+    // Also if it had to prove its address.
+    for unvalidated_handshakes in [UNVALIDATED_HANDSHAKES, 0] {
+        is_told_why(ServerConfig {
+            unvalidated_handshakes,
+            ..ServerConfig::default()
+        })
+        .await;
+    }
+}
+
+async fn is_told_why(config: ServerConfig) {
     let network = Network::new();
-    let server = serve(network);
+    let server = serve_with(network, config);
     let names: Vec<String> = (0..MANY_PROTOCOLS)
         .map(|number| format!("a protocol that nobody has, {number}"))
         .collect();
@@ -183,13 +199,12 @@ async fn a_client_that_allows_three_streams_is_served_and_cannot_follow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_ends_its_handshake_is_given_up() {
     let network = Network::new();
-    let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
     let config = ServerConfig {
         handshake_timeout: SECOND / 4,
         ..ServerConfig::default()
     };
     let limit = config.handshake_timeout;
-    let server = Server::bind(network.at(1), &identity, config).unwrap();
+    let server = serve_with(network, config);
     // The first datagram of one comes by way of somebody who loses all others.
     let middle = UdpSocket::bind(network.at(11)).await.unwrap();
     let mut other = Other::new(network, &[b"h3"], quinn::TransportConfig::default());
@@ -307,6 +322,25 @@ async fn a_server_that_breaks_the_rules_of_http3_is_told_and_told_of() {
     // SETTINGS, and DATA, which has no business there.
     let error = lost_by(&[0, 4, 0, 0, 1, 0]).await;
     assert!(is(&error, Code::H3_FRAME_UNEXPECTED), "{error}");
+    // SETTINGS, and GOAWAY that would have to be held until all of it is there.
+    let error = lost_by(&[0, 4, 0, 7, 0x80, 0x01, 0, 0x01]).await;
+    assert!(is(&error, Code::H3_EXCESSIVE_LOAD), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_with_too_large_a_header_is_not_waited_for() {
+    let transport = quinn::TransportConfig::default();
+    let (client, server) = at_other(Network::new(), transport).await;
+    let client = client.unwrap();
+    let answered = async {
+        let (mut send, _receive) = server.accept_bi().await.unwrap();
+        send.write_all(&[1, 0x80, 0x01, 0, 0x01]).await.unwrap();
+        send.stopped().await.unwrap()
+    };
+    let (asked, stopped) = in_time(async { tokio::join!(client.get("/"), answered) }).await;
+    let error = asked.err().expect("there is no answer").to_string();
+    assert!(error.contains("of type 0x1 has 65537 bytes"), "{error}");
+    assert_eq!(stopped, Some(0x107_u32.into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

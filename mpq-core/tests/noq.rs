@@ -32,6 +32,10 @@ fn address(link: usize) -> SocketAddr {
     SocketAddr::new([10, 0, link as u8, 1].into(), 4000)
 }
 
+fn identity() -> Identity {
+    Identity::self_signed(&["localhost".to_owned()]).unwrap()
+}
+
 struct Host {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
@@ -77,9 +81,12 @@ impl World {
 
     /// Before the first packet.
     fn connecting() -> Self {
-        let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
-        let mut server =
-            ServerConfig::with_crypto(Arc::new(tls::server_config(&identity).unwrap()));
+        Self::connecting_to(&identity())
+    }
+
+    /// To a server that is this one.
+    fn connecting_to(identity: &Identity) -> Self {
+        let mut server = ServerConfig::with_crypto(Arc::new(tls::server_config(identity).unwrap()));
         server.transport_config(transport());
         let mut client = ClientConfig::new(Arc::new(tls::client_config(&Trust::Insecure).unwrap()));
         client.transport_config(transport());
@@ -246,6 +253,29 @@ impl World {
             }
         }
     }
+}
+
+/// `transport::server`.
+#[test]
+fn more_than_three_times_what_has_come_is_sent_to_an_address_that_is_not_validated() {
+    let mut identity = identity();
+    // What the server has to say fills a datagram, and another one in part.
+    let certificate = identity.chain[0].clone();
+    identity.chain.extend([certificate.clone(), certificate]);
+    let mut world = World::connecting_to(&identity);
+    while world.hosts[SERVER].connection.is_none() {
+        world.run(MILLISECOND);
+    }
+    let received = world.connection(CLIENT).stats().udp_tx.bytes;
+    world.cut = Some(0);
+    world.run(20 * LONG);
+    let sent = world.connection(SERVER).stats().udp_tx.bytes;
+    println!("{sent} bytes for {received}");
+    assert!(sent < 4 * received, "{sent}, {received}");
+    assert!(
+        sent > 3 * received,
+        "noq keeps to three times: the comment can go"
+    );
 }
 
 /// `transport::update_keys`.

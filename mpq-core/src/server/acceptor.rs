@@ -12,8 +12,9 @@ use crate::net::address::canonical;
 /// Accepts the connections of a [`Server`] for axum-h3's `H3Router`, tonic-h3's or whatever else takes an
 /// [`H3Acceptor`]. Clients whose handshake fails are logged and left.
 ///
-/// Answers go in the order of PRIORITY_UPDATE frames (RFC 9218), but nobody tells of `Priority` fields here; and the
-/// limit of a request's header is that of axum-h3, which has none.
+/// Answers go in the order of PRIORITY_UPDATE frames (RFC 9218), but nobody tells of `Priority` fields here. Requests
+/// whose header is larger than [`FIELD_SECTION`](crate::limits::FIELD_SECTION) are refused, but axum-h3 does not tell
+/// clients of that limit beforehand.
 pub struct Acceptor {
     server: Server,
     handshakes: JoinSet<Result<Connection, AcceptError>>,
@@ -39,12 +40,12 @@ impl H3Acceptor for Acceptor {
         loop {
             tokio::select! {
                 incoming = self.server.listener.accept() => {
-                    let Some(incoming) = incoming else {
+                    let Some((incoming, ticket)) = incoming else {
                         return Ok(None);
                     };
                     let remote = canonical(incoming.remote_address());
                     let limit = self.server.config.handshake_timeout;
-                    let connected = in_time(limit, self.server.connected(incoming, remote));
+                    let connected = in_time(limit, self.server.connected(incoming, ticket, remote));
                     self.handshakes
                         .spawn(async { connected.await.map(|(connection, _)| connection) });
                 }

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::task::coop::consume_budget;
+
 use crate::error::BindError;
 use crate::net::{Bind, Sockets};
+use crate::proto::server::admission::{Admission, Limits, Verdict};
 use crate::runtime::EndpointThread;
 use crate::transport;
 
@@ -18,6 +21,20 @@ pub(super) struct Listener {
     address: Mutex<SocketAddr>,
     /// No new connection is wanted.
     refuses: AtomicBool,
+    admission: Arc<Mutex<Admission>>,
+}
+
+/// A client whose handshake may begin. It counts as one of those under way until the ticket is dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    admission: Arc<Mutex<Admission>>,
+    is_validated: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admission.lock().unwrap().over(self.is_validated);
+    }
 }
 
 impl Listener {
@@ -25,7 +42,11 @@ impl Listener {
     ///
     /// # Errors
     /// See [`BindError`].
-    pub(super) fn bind(address: SocketAddr, crypto: noq::ServerConfig) -> Result<Self, BindError> {
+    pub(super) fn bind(
+        address: SocketAddr,
+        crypto: noq::ServerConfig,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
         let (sockets, _) = Sockets::open(&[Bind::from(address)])
             .map_err(|error| BindError::Listen(address, error))?;
         let address = Mutex::new(sockets.locals()[0]);
@@ -41,6 +62,7 @@ impl Listener {
             sockets,
             address,
             refuses: AtomicBool::new(false),
+            admission: Arc::new(Mutex::new(Admission::new(limits))),
         })
     }
 
@@ -49,14 +71,31 @@ impl Listener {
         *self.address.lock().unwrap()
     }
 
-    /// The next connection; none once the endpoint is closed. Refuses those that are not wanted any more.
-    pub(super) async fn accept(&self) -> Option<noq::Incoming> {
+    /// The next connection whose handshake may begin; none once the endpoint is closed. Refuses those that are not
+    /// wanted any more, and asks those beyond some to prove their addresses.
+    pub(super) async fn accept(&self) -> Option<(noq::Incoming, Ticket)> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            if !self.refuses() {
-                return Some(incoming);
+            let is_validated = incoming.remote_address_validated();
+            if self.refuses() {
+                incoming.refuse();
+            } else {
+                let verdict = self.admission.lock().unwrap().ask(is_validated);
+                match verdict {
+                    Verdict::Begin => {
+                        let ticket = Ticket {
+                            admission: self.admission.clone(),
+                            is_validated,
+                        };
+                        return Some((incoming, ticket));
+                    }
+                    // Whose address is not validated, may be asked to.
+                    Verdict::Retry => drop(incoming.retry()),
+                    Verdict::Ignore => incoming.ignore(),
+                }
             }
-            incoming.refuse();
+            // There may be no end of them, and whoever accepts has other things to do.
+            consume_budget().await;
         }
     }
 

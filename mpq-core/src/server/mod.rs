@@ -29,7 +29,7 @@ pub use self::acceptor::Acceptor;
 use self::caller::Moves;
 pub use self::caller::Thaw;
 use self::hub::Hub;
-use self::listener::Listener;
+use self::listener::{Listener, Ticket};
 use self::peer::Peer;
 use self::relocate::Relocation;
 use crate::congestion::send_control::SendControl;
@@ -37,9 +37,10 @@ use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR, Turns};
-use crate::limits::FIELD_SECTION;
+use crate::limits::{FIELD_SECTION, HANDSHAKES, UNVALIDATED_HANDSHAKES};
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
+use crate::proto::server::admission::Limits;
 use crate::proto::server::{AlternativeAddresses, Announcement};
 use crate::stats::Traffic;
 use crate::tls::{self, Identity, TlsError};
@@ -57,6 +58,11 @@ pub struct ServerConfig {
     /// How long a handshake may take, with the beginning of HTTP/3. noq has no limit of its own without an idle
     /// timeout, and whoever sends only the first datagram of one would be remembered for ever.
     pub handshake_timeout: Duration,
+    /// How many handshakes there may be at a time with clients whose address is not validated. Who comes beyond has to
+    /// prove it first (Retry, RFC 9000 §8.1.2), which takes a round trip more. With 0, everybody has to.
+    pub unvalidated_handshakes: usize,
+    /// How many handshakes there may be at a time with all clients. Who comes beyond gets no answer, and tries again.
+    pub handshakes: usize,
 }
 
 impl Default for ServerConfig {
@@ -66,6 +72,8 @@ impl Default for ServerConfig {
             elsewhere: AlternativeAddresses::default(),
             resume: Resume::default(),
             handshake_timeout: Duration::from_secs(10),
+            unvalidated_handshakes: UNVALIDATED_HANDSHAKES,
+            handshakes: HANDSHAKES,
         }
     }
 }
@@ -134,8 +142,12 @@ impl Server {
         config: ServerConfig,
     ) -> Result<Self, BindError> {
         config.elsewhere.check()?;
-        let crypto = noq::ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
-        let listener = Arc::new(Listener::bind(listen, crypto.clone())?);
+        let crypto = transport::server(Arc::new(tls::server_config(identity)?));
+        let limits = Limits {
+            unvalidated: config.unvalidated_handshakes,
+            all: config.handshakes,
+        };
+        let listener = Arc::new(Listener::bind(listen, crypto.clone(), limits)?);
         let (outputs, moving) = mpsc::unbounded_channel();
         Ok(Self {
             listener,
@@ -184,9 +196,9 @@ impl Server {
     /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
     /// and fails as [`AcceptError`] says.
     pub async fn accept(&self) -> Option<Handshake> {
-        let incoming = self.listener.accept().await?;
+        let (incoming, ticket) = self.listener.accept().await?;
         let remote = canonical(incoming.remote_address());
-        let connected = self.connected(incoming, remote);
+        let connected = self.connected(incoming, ticket, remote);
         let session = in_time(self.config.handshake_timeout, async move {
             let (quic, traffic) = connected.await?;
             let turns = quic.turns();
@@ -212,6 +224,7 @@ impl Server {
     fn connected(
         &self,
         incoming: noq::Incoming,
+        ticket: Ticket,
         remote: SocketAddr,
     ) -> impl Future<Output = Result<(Connection, oneshot::Receiver<Traffic>), AcceptError>> + Send + use<>
     {
@@ -237,6 +250,7 @@ impl Server {
                     return Err(error.into());
                 }
             };
+            drop(ticket);
             transport::update_keys(&connection);
             let gate = Gate::default();
             let (mut quic, stream) = Connection::new(connection.clone());

@@ -32,6 +32,7 @@ const MAX_ID: usize = 20;
 const PACKET_NUMBER: u32 = 1 << 16;
 /// Transport parameters (RFC 9000 §18.2).
 const ORIGINAL_DESTINATION: u64 = 0x00;
+const RETRY_SOURCE: u64 = 0x10;
 const INITIAL_SOURCE: u64 = 0x0f;
 
 /// The keys and names of one handshake, as far as they are known.
@@ -67,7 +68,9 @@ impl Refusal {
             return None;
         };
         let flight = self.flight.lock().unwrap();
-        let original = parameter(&flight.ours, ORIGINAL_DESTINATION)?;
+        // What the client's first packet was sent to; or the one after a Retry (RFC 9001 §5.2).
+        let destination = parameter(&flight.ours, RETRY_SOURCE)
+            .or_else(|| parameter(&flight.ours, ORIGINAL_DESTINATION))?;
         let source = parameter(&flight.ours, INITIAL_SOURCE)?;
         let client = parameter(transport_parameters(&flight.hello)?, INITIAL_SOURCE)?;
         // Nobody has looked at this one yet.
@@ -76,7 +79,7 @@ impl Refusal {
         }
         let keys = self
             .crypto
-            .initial_keys(flight.version, ConnectionId::new(original));
+            .initial_keys(flight.version, ConnectionId::new(destination));
         let payload = connection_close(error);
         Some(initial(
             &keys.ok()?,

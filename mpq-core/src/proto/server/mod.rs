@@ -5,11 +5,14 @@
 //! stand with it, how long it waits for what is in flight, and when it knocks at whom. What of that is to be waited
 //! for on each connection is told by a [`Landing`](flight::Landing).
 //!
+//! Before that, [`Admission`](admission::Admission) tells whose handshake may begin.
+//!
 //! [`PeerMachine`](peer::PeerMachine) is that of one connection. It hears the client, watches its paths and gives up
 //! those that are silent, and after a move finds out that the client has come along. What it has to tell the
 //! server's machine is among its outputs, and it is told the [`Stage`] of that one: they share nothing, and
 //! may run in different threads.
 
+pub mod admission;
 mod arrival;
 mod clients;
 mod drain;
