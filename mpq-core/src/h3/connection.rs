@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::error::{lost, stream_id, varint};
+use super::frame_filter::CONTROL_STREAM_TYPE;
 use super::gate::Gate;
 use super::go_away::GoAway;
 use super::migration_stream::MigrationStream;
@@ -33,9 +34,6 @@ use crate::proto::varint::read_varint;
 /// How many incoming unidirectional streams may at once not have told their type yet. Later ones
 /// stay in noq, where the peer's stream limit bounds them.
 const MAX_UNTYPED: usize = 16;
-
-/// RFC 9114 §6.2.1.
-pub(super) const CONTROL_STREAM_TYPE: u64 = 0x00;
 
 /// Those of RFC 9114 §6.2 and RFC 9204 §4.2 end with QPACK's decoder streams.
 const LAST_STREAM_TYPE: u64 = 0x03;

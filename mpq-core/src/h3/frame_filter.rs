@@ -19,11 +19,13 @@
 
 use bytes::{Buf, Bytes};
 
-use super::connection::CONTROL_STREAM_TYPE;
 use super::field_section;
 use super::frame_header::Header;
 use crate::limits::FIELD_SECTION;
 use crate::proto::varint::read_varint;
+
+/// Of the one unidirectional stream whose frames h3 reads (RFC 9114 §6.2.1).
+pub(super) const CONTROL_STREAM_TYPE: u64 = 0x00;
 
 /// Frame types (RFC 9114 §7.2).
 const DATA: u64 = 0x00;
