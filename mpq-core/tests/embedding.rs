@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
+#[cfg(feature = "axum")]
+use h3::error::Code;
 use h3::error::{ConnectionError, StreamError};
 use h3::quic::ConnectionErrorIncoming;
 use http::{Request, Response};
@@ -555,4 +557,37 @@ async fn a_server_says_why_a_client_is_not_served() {
     let error = refusal("h3", &Trust::System).await;
     assert!(matches!(error, AcceptError::Handshake(_)), "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_dropped_before_http3_has_it_is_closed() {
+    use mpq_core::crates::h3_util::server::H3Acceptor;
+
+    in_time(async {
+        let network = Network::new();
+        let (server, _) = serve(network);
+        let mut acceptor = server.acceptor();
+        let config = ClientConfig {
+            trust: Trust::Insecure,
+            interfaces: vec![network.ip(101).to_string()],
+            ..ClientConfig::default()
+        };
+        let connected = Client::connect(config, network.at(1), "localhost");
+        let (accepted, client) = tokio::join!(acceptor.accept(), connected);
+        let client = client.unwrap();
+        drop(accepted);
+        let error = client.closed().await;
+        assert!(
+            matches!(
+                error,
+                ClientError::ClosedByServer {
+                    code: Code::H3_NO_ERROR,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    })
+    .await;
 }

@@ -224,6 +224,27 @@ async fn a_client_that_never_ends_its_handshake_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_which_http3_does_not_begin_is_told_to_go() {
+    let network = Network::new();
+    let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    let config = ServerConfig {
+        handshake_timeout: SECOND / 4,
+        ..ServerConfig::default()
+    };
+    let server = Server::bind(network.at(1), &identity, config).unwrap();
+    let mut transport = quinn::TransportConfig::default();
+    // SETTINGS cannot be written.
+    transport.receive_window(0u32.into());
+    let other = Other::new(network, &[b"h3"], transport);
+    let (accepted, connected) =
+        in_time(async { tokio::join!(accept(&server), other.connect()) }).await;
+    let error = accepted.err().expect("HTTP/3 cannot begin");
+    assert!(matches!(error, AcceptError::Timeout(_)), "{error}");
+    let (code, _) = closed(in_time(connected.unwrap().closed()).await);
+    assert_eq!(code, Code::H3_NO_ERROR);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_before_http3_has_begun_is_told_of() {
     let network = Network::new();
     let server = serve(network);

@@ -14,6 +14,7 @@ use noq::ConnectionError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::NO_ERROR;
 use super::error::{lost, stream_id, varint};
 use super::frame_filter::CONTROL_STREAM_TYPE;
 use super::gate::Gate;
@@ -61,7 +62,8 @@ fn poll_pending<T>(
     Poll::Ready(ready!(pending.poll_next_unpin(cx)).expect("it repeats forever"))
 }
 
-/// A connection that h3 can serve or request over.
+/// A connection that h3 can serve or request over. It is closed when this is dropped: whoever watches over its streams
+/// keeps noq's alive.
 pub struct Connection {
     streams: OpenStreams,
     incoming_bi: Pending<(noq::SendStream, noq::RecvStream)>,
@@ -158,6 +160,16 @@ impl Connection {
         let send_window = Arc::new(SendWindow::new(&self.streams.conn, paths));
         self.answers = Some((send_window.clone(), gate));
         send_window
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let conn = &self.streams.conn;
+        // h3's connections do it themselves, but whoever drops a handshake has none.
+        if conn.close_reason().is_none() {
+            conn.close(NO_ERROR, b"the connection is not wanted");
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! several streams are awaited at once, so that none has to wait for a slow one.
 //!
 //! A task of the [`Connection`] does all of this, whether h3 polls the connection or not. It ends with the
-//! [`Connection`].
+//! [`Connection`], which closes noq's when it is dropped.
 //!
 //! **Waiting.** Whoever drives the connection learns from its streams whether somebody waits for the peer,
 //! and they learn from it why it gave the connection up (`supervision`). Nothing waits for a connection
