@@ -1,10 +1,33 @@
 //! MIGRATION frames on their streams.
 
-use tokio::sync::mpsc;
+use std::pin::pin;
+
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::h3::{MigrationStream, try_open_migration_stream};
 use crate::proto::Frame;
 use crate::proto::frame::{self, Decoder, FrameError};
+
+/// How many frames of a client wait to be written. It says HELLO once, and what it says beside that is an answer to
+/// the newest announcement: if it waits, those before are of no use.
+const UNWRITTEN: usize = 4;
+
+/// What a client wants to be written, and where that comes out: the newest if there is too much. A server that reads
+/// nothing can announce without end.
+pub(crate) fn newest() -> (broadcast::Sender<Frame>, impl Stream<Item = Frame>) {
+    let (sender, receiver) = broadcast::channel(UNWRITTEN);
+    let frames = stream::unfold(receiver, async |mut receiver| {
+        loop {
+            match receiver.recv().await {
+                Ok(frame) => return Some((frame, receiver)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    (sender, frames)
+}
 
 /// Reads the peer's frames.
 pub(crate) struct FrameReader {
@@ -66,11 +89,12 @@ impl FrameWriter {
     /// Writes frames until the connection is over; calls `before` before each, and `after`.
     pub(crate) async fn write(
         mut self,
-        mut frames: mpsc::UnboundedReceiver<Frame>,
+        frames: impl Stream<Item = Frame>,
         before: impl Fn(),
         after: impl Fn(),
     ) {
-        while let Some(frame) = frames.recv().await {
+        let mut frames = pin!(frames);
+        while let Some(frame) = frames.next().await {
             if let Err(error) = frame.encode(&mut self.bytes) {
                 tracing::error!("the peer is not told {frame:?}: {error}");
             }
@@ -82,5 +106,28 @@ impl FrameWriter {
             after();
             self.bytes.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn of_many_frames_that_wait_the_newest_are_written() {
+        let (sender, frames) = newest();
+        let mut frames = pin!(frames);
+        let ready = |sequence| Frame::Ready { sequence };
+        let _ = sender.send(ready(0));
+        assert_eq!(frames.next().now_or_never(), Some(Some(ready(0))));
+        assert_eq!(frames.next().now_or_never(), None);
+        for sequence in 1..=1_000 {
+            let _ = sender.send(ready(sequence));
+        }
+        drop(sender);
+        let waiting: Vec<_> = frames.collect().now_or_never().unwrap();
+        assert_eq!(waiting, [997, 998, 999, 1_000].map(ready));
     }
 }

@@ -11,11 +11,15 @@ use bytes::{Buf, Bytes};
 use h3::error::{Code, ConnectionError};
 use h3::quic::ConnectionErrorIncoming;
 use http::{Request, Response};
-use mpq_core::client::{Client, ClientConfig, ClientError, ConnectError, TooFewStreams};
+use mpq_core::client::{
+    Client, ClientConfig, ClientError, ClientEvent, ConnectError, MigrationEvent, TooFewStreams,
+};
+use mpq_core::h3::open_migration_stream;
 use mpq_core::limits::UNVALIDATED_HANDSHAKES;
+use mpq_core::proto::frame::Decoder;
 use mpq_core::proto::{Frame, frame};
 use mpq_core::server::{AcceptError, Server, ServerConfig, Session};
-use mpq_core::tls::{Identity, Trust, rustls_client, rustls_server};
+use mpq_core::tls::{Identity, Trust, rustls_client, rustls_server, server_config};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use support::Network;
 use tokio::net::UdpSocket;
@@ -378,4 +382,77 @@ async fn a_server_that_closes_the_connection_says_why() {
         (*code, reason.as_str()),
         (Code::H3_EXCESSIVE_LOAD, "come back tomorrow")
     );
+}
+
+/// Announcements of a server that never stops.
+const MANY: u64 = 2_000;
+/// What a client may have to say to them at once.
+const FEW: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_reads_nothing_is_kept_no_answers_but_the_newest() {
+    let network = Network::new();
+    let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    let crypto = Arc::new(server_config(&identity).unwrap());
+    let mut config = noq::ServerConfig::with_crypto(crypto);
+    let mut transport = noq::TransportConfig::default();
+    transport
+        // For the first few.
+        .stream_receive_window(64u32.into())
+        .max_concurrent_multipath_paths(8);
+    config.transport_config(Arc::new(transport));
+    let endpoint = noq::Endpoint::server(config, network.at(1)).unwrap();
+    let accepted = async { endpoint.accept().await.unwrap().await.unwrap() };
+    let config = ClientConfig {
+        trust: Trust::Insecure,
+        interfaces: vec![network.ip(101).to_string()],
+        ..ClientConfig::default()
+    };
+    let connected = Client::connect(config, network.at(1), "localhost");
+    let (client, server) = in_time(async { tokio::join!(connected, accepted) }).await;
+    let client = client.unwrap();
+    let mut events = client.events();
+
+    let mut stream = open_migration_stream(&server).await.unwrap();
+    let mut bytes = frame::preamble();
+    for sequence in 1..=MANY {
+        let frame = Frame::Migration {
+            sequence,
+            targets: vec![network.at(2)],
+            outage: Duration::ZERO,
+            lead: Duration::ZERO,
+        };
+        frame.encode(&mut bytes).unwrap();
+    }
+    let patience = 15 * AT_ONCE;
+    tokio::time::timeout(patience, async {
+        stream.write_all(&bytes).await.unwrap();
+        loop {
+            // Events may be missed, but not the last ones.
+            if let Ok((
+                _,
+                ClientEvent::Migration(MigrationEvent::Announced { sequence: MANY, .. }),
+            )) = events.recv().await
+            {
+                break;
+            }
+        }
+        // It reads at last.
+        let (_h3, stream) = mpq_core::h3::Connection::new(server);
+        let mut stream = stream.await.unwrap();
+        let mut decoder = Decoder::default();
+        let mut answers = Vec::new();
+        while answers.last() != Some(&MANY) {
+            decoder.push(&stream.read_chunk().await.unwrap().expect("it goes on"));
+            while let Some(frame) = decoder.frame().unwrap() {
+                if let Frame::Ready { sequence } = frame {
+                    answers.push(sequence);
+                }
+            }
+        }
+        assert!(answers.is_sorted(), "{answers:?}");
+        assert!(answers.len() < FEW, "{} answers", answers.len());
+    })
+    .await
+    .expect("the newest comes");
 }

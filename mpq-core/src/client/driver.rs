@@ -16,7 +16,7 @@ use super::event::{self, ClientEvent, InterfaceEvent};
 use super::opening;
 use super::paths::{PathInfo, PathState, PathTable};
 use crate::error::ClientError;
-use crate::frame_io::{FrameReader, FrameWriter};
+use crate::frame_io::{self, FrameReader, FrameWriter};
 use crate::h3::MigrationStream;
 use crate::h3::supervision::Supervision;
 use crate::limits::PATHS;
@@ -40,7 +40,7 @@ pub(super) struct Driver {
     machine: ClientMachine,
     table: PathTable,
     events: broadcast::Sender<(Instant, ClientEvent)>,
-    frames: mpsc::UnboundedSender<Frame>,
+    frames: broadcast::Sender<Frame>,
     /// Makes our probes.
     probes: ProbeKey,
     supervision: Arc<Supervision>,
@@ -91,7 +91,7 @@ impl Driver {
         let mut machine = ClientMachine::new(now, config, locals[0].ip, remote);
         machine.handle(now, Input::Broadcasts(interfaces::broadcasts()));
         machine.handle(now, Input::Locals(locals.iter().map(|l| l.ip).collect()));
-        let (frames, to_send) = mpsc::unbounded_channel();
+        let (frames, to_send) = frame_io::newest();
         if let Some(writer) = FrameWriter::open(connection) {
             tokio::spawn(writer.write(to_send, || (), || ()));
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
+use futures::stream;
 use noq::{FrameStats, PathId, WeakPathHandle};
 use tokio::sync::{Notify, mpsc};
 
@@ -238,6 +239,9 @@ impl Peer {
         let said = move || {
             unsaid.fetch_sub(1, Ordering::Relaxed);
         };
+        let frames = stream::unfold(frames, async |mut frames| {
+            Some((frames.recv().await?, frames))
+        });
         tokio::spawn(writer.write(frames, widen, said));
     }
 
