@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// All clients, by their numbers.
+/// All clients.
 #[derive(Debug, Default)]
-pub(super) struct Clients(BTreeMap<u64, Client>);
+pub(super) struct Clients {
+    /// By their numbers.
+    connected: BTreeMap<u64, Client>,
+    /// How many handshakes are under way.
+    handshakes: usize,
+}
 
 #[derive(Debug)]
 struct Client {
@@ -27,9 +32,19 @@ enum Standing {
 }
 
 impl Clients {
+    /// The handshake of one begins.
+    pub(super) fn begin_handshake(&mut self) {
+        self.handshakes += 1;
+    }
+
+    /// That of one is over.
+    pub(super) fn end_handshake(&mut self) {
+        self.handshakes -= 1;
+    }
+
     /// One connects.
     pub(super) fn connected(&mut self, now: Instant, client: u64) {
-        self.0.entry(client).or_insert(Client {
+        self.connected.entry(client).or_insert(Client {
             connected: now,
             standing: Standing::Stranger,
         });
@@ -44,27 +59,27 @@ impl Clients {
 
     /// One is gone.
     pub(super) fn gone(&mut self, client: u64) {
-        self.0.remove(&client);
+        self.connected.remove(&client);
     }
 
     /// Those that can follow.
     pub(super) fn followers(&self) -> impl Iterator<Item = u64> {
         let follows =
             |client: &Client| matches!(client.standing, Standing::Here | Standing::Missing);
-        let all = self.0.iter();
+        let all = self.connected.iter();
         all.filter(move |(_, client)| follows(client))
             .map(|(id, _)| *id)
     }
 
     /// Whether any may still say that it can follow.
-    pub(super) fn has_strangers(&self) -> bool {
-        self.standing(Standing::Stranger).next().is_some()
+    pub(super) fn may_follow_yet(&self) -> bool {
+        self.handshakes > 0 || self.standing(Standing::Stranger).next().is_some()
     }
 
     /// Dismisses the strangers that were connected until then; who they are.
     pub(super) fn dismiss(&mut self, until: Instant) -> Vec<u64> {
         let mut dismissed = Vec::new();
-        for (id, client) in &mut self.0 {
+        for (id, client) in &mut self.connected {
             if client.standing == Standing::Stranger && client.connected <= until {
                 client.standing = Standing::Dismissed;
                 dismissed.push(*id);
@@ -75,7 +90,7 @@ impl Clients {
 
     /// The server is at another address: all that follow are missing.
     pub(super) fn leave(&mut self) {
-        let clients = self.0.values_mut();
+        let clients = self.connected.values_mut();
         let here = clients.filter(|client| client.standing == Standing::Here);
         here.for_each(|client| client.standing = Standing::Missing);
     }
@@ -100,13 +115,13 @@ impl Clients {
     }
 
     fn standing(&self, standing: Standing) -> impl Iterator<Item = u64> {
-        let all = self.0.iter();
+        let all = self.connected.iter();
         all.filter(move |(_, client)| client.standing == standing)
             .map(|(id, _)| *id)
     }
 
     fn change(&mut self, client: u64, from: Standing, to: Standing) -> bool {
-        let known = self.0.get_mut(&client);
+        let known = self.connected.get_mut(&client);
         let Some(known) = known.filter(|client| client.standing == from) else {
             return false;
         };
@@ -127,11 +142,11 @@ mod tests {
         clients.connected(now, 1);
         assert!(clients.follow(now, 2) && clients.follow(now, 3));
         clients.leave();
-        assert!(clients.has_strangers());
+        assert!(clients.may_follow_yet());
         for client in [1, 2] {
             clients.gone(client);
         }
-        assert!(!clients.has_strangers() && !clients.arrive(2));
+        assert!(!clients.may_follow_yet() && !clients.arrive(2));
         assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
         assert_eq!(clients.missing().collect::<Vec<_>>(), [3]);
     }
