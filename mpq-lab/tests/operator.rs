@@ -2,219 +2,22 @@
 //! is dumped, or serves on and says so.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
+use std::process::Command;
 
 use common::{criu, privileged};
 use mpq_lab::system::host::built;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
+use operated::{
+    BUSY, IMAGES, NOT_DUMPED, NOT_PERMITTED, OTHER_USER, Operated, SlowCriu, assert_refused, chmod,
+    mode, printed,
+};
 
 mod common;
-
-/// Exit codes of `checkpoint` and `restore`.
-const IMAGES: i32 = 3;
-const NOT_PERMITTED: i32 = 5;
-const NOT_DUMPED: i32 = 8;
-const BUSY: i32 = 10;
-
-/// For whatever is waited for.
-const LIMIT: Duration = Duration::from_secs(30);
-/// Nobody, on all systems.
-const OTHER_USER: u32 = 65_534;
-
-/// A server on loopback, and the folder of its operator.
-struct Operated {
-    server: Child,
-    folder: TempDir,
-    criu: PathBuf,
-    /// Where it listens.
-    address: String,
-    /// The restored one.
-    restored: Option<i32>,
-}
-
-impl Operated {
-    fn start(criu: &Path, options: &[&str]) -> Self {
-        Self::start_as(&built("mpq-serve").unwrap(), criu, options)
-    }
-
-    fn start_as(program: &Path, criu: &Path, options: &[&str]) -> Self {
-        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        fs::create_dir(folder.path().join("images")).unwrap();
-        let server = Command::new(program)
-            .args(["--listen", "127.0.0.1:0", "--random", "1M"])
-            .args(options)
-            .arg("--log-file")
-            .arg(folder.path().join("log"))
-            .env("MPQ_CRIU", criu)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut operated = Self {
-            server,
-            folder,
-            criu: criu.to_owned(),
-            address: String::new(),
-            restored: None,
-        };
-        operated.wait_for_log("certificate");
-        let log = operated.log();
-        let (_, rest) = log.split_once("listening on ").unwrap();
-        operated.address = rest.lines().next().unwrap().to_owned();
-        operated
-    }
-
-    fn pid(&self) -> i32 {
-        self.server.id() as i32
-    }
-
-    /// An address to move to: with this host part, and the same port.
-    fn target(&self, host: &str) -> String {
-        let (_, port) = self.address.rsplit_once(':').unwrap();
-        format!("{host}:{port}")
-    }
-
-    fn images(&self) -> PathBuf {
-        self.folder.path().join("images")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    fn wait_for_log(&self, text: &str) {
-        wait_until(text, LIMIT, || self.log().contains(text));
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built("mpq-serve").unwrap());
-        command.args(arguments).env("MPQ_CRIU", &self.criu);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn checkpoint(&self, images: &Path) -> Command {
-        let (pid, target) = (self.pid().to_string(), self.target("127.0.0.2"));
-        let mut command = self.command(&["checkpoint", "--pid", &pid, "--migrate-to", &target]);
-        command.arg("--images").arg(images);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Restores the dumped server, whose process is collected first.
-    fn restore(&mut self, images: &Path) -> Output {
-        self.server.wait().unwrap();
-        let mut restore = self.command(&["restore", "--images"]);
-        // A file: the restored server may take over what it is shown.
-        let output = restore.arg(images).output().unwrap();
-        if output.status.success() {
-            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-            self.restored = report["pid"].as_i64().map(|pid| pid as i32);
-        }
-        output
-    }
-
-    /// It answers there.
-    fn assert_serves_at(&self, address: &str) {
-        let output = Command::new(built("mpq-get").unwrap())
-            .args(["--insecure", "--output"])
-            .arg(self.folder.path().join("download"))
-            .arg(format!("https://{address}/random"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{output:?}; its log:\n{}",
-            self.log()
-        );
-    }
-
-    /// It serves where it was, and no client has heard of a move.
-    fn assert_unmoved(&self) {
-        self.assert_serves_at(&self.address);
-        assert!(!self.log().contains("moving to"), "{}", self.log());
-    }
-}
-
-impl Drop for Operated {
-    fn drop(&mut self) {
-        if let Some(pid) = self.restored {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-fn wait_until(what: &str, limit: Duration, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + limit;
-    while !is() {
-        assert!(Instant::now() < end, "waited too long for {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
-/// The folder that a checkpoint has printed.
-fn printed(output: &Output) -> PathBuf {
-    assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8(output.stdout.clone()).unwrap();
-    let images = PathBuf::from(said.trim());
-    assert!(images.join("manifest.json").exists(), "{output:?}");
-    images
-}
-
-fn assert_refused(output: &Output, code: i32, reason: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    assert!(said.contains(reason), "{said}");
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// A CRIU that takes a while until it begins to dump.
-struct SlowCriu(TempDir);
-
-impl SlowCriu {
-    fn new(seconds: u32) -> Self {
-        let slow = Self(tempfile::tempdir().unwrap());
-        let script = format!(
-            "#!/bin/sh\n\
-             case \"$*\" in dump*) ;; *) exec '{criu}' \"$@\";; esac\n\
-             touch '{begun}'; sleep {seconds}; '{criu}' \"$@\"; code=$?; touch '{ended}'; exit $code\n",
-            criu = criu().display(),
-            begun = slow.file("begun").display(),
-            ended = slow.file("ended").display(),
-        );
-        fs::write(slow.program(), script).unwrap();
-        chmod(&slow.program(), 0o755);
-        slow
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn program(&self) -> PathBuf {
-        self.file("criu")
-    }
-
-    fn wait_until(&self, what: &str) {
-        wait_until(what, LIMIT, || self.file(what).exists());
-    }
-}
+#[path = "common/operated.rs"]
+mod operated;
 
 #[tokio::test]
 async fn what_is_in_the_folder_of_the_images_is_left_alone() {
