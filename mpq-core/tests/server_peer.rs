@@ -233,15 +233,40 @@ fn no_path_is_silent_while_the_server_parks() {
 fn a_client_that_is_silent_for_a_minute_is_given_up_but_not_for_a_move() {
     let mut connection = Connection::of_client(Frame::MULTIPATH);
     connection.pass(59 * SECOND);
-    connection.stage = Stage::Moving;
+    connection.stage = Stage::Parking;
     connection.pass(600 * SECOND);
     connection.stage = Stage::Serving;
+    connection.datagrams += 1;
     connection.pass(59 * SECOND);
     connection.datagrams += 1;
     connection.pass(59 * SECOND);
     assert!(!connection.take().contains(&Output::Idle));
     connection.pass(2 * SECOND);
     assert!(connection.take().contains(&Output::Idle));
+}
+
+#[test]
+fn a_server_that_moves_every_half_minute_gives_up_a_client_that_is_gone() {
+    let mut connection = Connection::of_client(Frame::MULTIPATH);
+    connection.datagrams += 1;
+    connection.pass(SECOND);
+    let mut moves = 0;
+    while !connection.outputs.contains(&Output::Idle) {
+        assert!(moves < 4, "it is kept for ever");
+        moves += 1;
+        connection.stage = Stage::Parking;
+        connection.pass(SECOND);
+        connection.input(Input::Closed);
+        connection.input(Input::Woken);
+        connection.stage = Stage::Moving;
+        connection.input(Input::Reopened(Vec::new()));
+        // Nobody comes in the time that the server waits for its clients.
+        connection.pass(30 * SECOND);
+        connection.stage = Stage::Serving;
+        connection.pass(SECOND);
+    }
+    // The first wait does not count: a client may have to look for the server.
+    assert_eq!(moves, 3);
 }
 
 #[test]

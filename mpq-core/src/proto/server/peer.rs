@@ -210,7 +210,10 @@ impl PeerMachine {
                 self.old = self.open.iter().map(|path| (*path, false)).collect();
                 self.followed = false;
             }
-            Input::Woken => self.arrival = Some(Arrival::new(self.newest)),
+            Input::Woken => {
+                self.arrival = Some(Arrival::new(self.newest));
+                self.idle.woken();
+            }
             Input::Reopened(at_home) => {
                 for (path, is_at_home) in &mut self.old {
                     *is_at_home = at_home.contains(path);
@@ -323,7 +326,7 @@ impl PeerMachine {
                 });
             }
         }
-        if self.idle.is_over(now, received, stage == Stage::Serving) {
+        if self.idle.is_over(now, received, stage) {
             self.outputs.push_back(Output::Idle);
         }
     }
