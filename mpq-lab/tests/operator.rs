@@ -11,8 +11,8 @@ use mpq_lab::system::host::built;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use operated::{
-    BUSY, IMAGES, NOT_DUMPED, NOT_PERMITTED, OTHER_USER, Operated, SlowCriu, assert_refused, chmod,
-    mode, printed,
+    BUSY, IMAGES, NOT_DUMPED, NOT_PERMITTED, OTHER_USER, Operated, ScriptedCriu, assert_refused,
+    chmod, mode, printed,
 };
 
 mod common;
@@ -55,7 +55,7 @@ async fn what_is_in_the_folder_of_the_images_is_left_alone() {
     chown(&images, Some(0), None).unwrap();
     let whole = fs::read(&pages).unwrap();
     fs::write(&pages, &whole[..whole.len() / 2]).unwrap();
-    assert_refused(&operated.restore(&images), IMAGES, "not copied whole");
+    assert_refused(&operated.restore(&images), IMAGES, "instead of");
     fs::write(&pages, whole).unwrap();
 
     // The folder that it is in says enough.
@@ -133,7 +133,7 @@ async fn a_second_request_is_refused_and_leaves_the_first_alone() {
     };
     // The second comes while clients are told, and while the server is parked.
     for (lead, when) in [("2s", "moving to"), ("0s", "begun")] {
-        let slow = SlowCriu::new(2);
+        let slow = ScriptedCriu::slow(2);
         let operated = Operated::start(&slow.program(), &["--lead", lead]);
         let first = operated.checkpoint(&operated.images()).spawn().unwrap();
         match when {
@@ -154,7 +154,7 @@ async fn a_request_during_a_move_by_signal_is_refused() {
         return;
     };
     for (lead, when) in [("2s", "moving to"), ("0s", "begun")] {
-        let slow = SlowCriu::new(2);
+        let slow = ScriptedCriu::slow(2);
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let images = folder.path().display().to_string();
         let options = [
@@ -217,7 +217,7 @@ async fn a_helper_that_is_killed_leaves_the_server_where_it_was() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let slow = SlowCriu::new(3);
+    let slow = ScriptedCriu::slow(3);
     let operated = Operated::start(&slow.program(), &[]);
     let checkpoint = operated.checkpoint(&operated.images()).spawn().unwrap();
     slow.wait_until("begun");
@@ -237,7 +237,7 @@ async fn a_criu_that_comes_too_late_leaves_the_server_where_it_was() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let slow = SlowCriu::new(63);
+    let slow = ScriptedCriu::slow(63);
     let operated = Operated::start(&slow.program(), &[]);
     let output = operated.checkpoint(&operated.images()).output().unwrap();
     assert_refused(&output, NOT_DUMPED, "the server goes on where it was");

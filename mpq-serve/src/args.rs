@@ -34,14 +34,15 @@ Exit codes:
   0  Success
   1  Failure without a code of its own
   2  Wrong use of the command line
-  3  The images are missing, cut, of several checkpoints, or of another program
+  3  The images are missing, damaged, of several checkpoints, or of another program
   4  No CRIU, or one that is too old
   5  Not permitted, or a folder that others could change
-  6  The server is not there, or the pid file is stale
+  6  The server is not there or leaves, or the pid file is stale
   7  The address is in use, or not one of this host
   8  The dump failed; the server goes on where it was
   9  The restore failed
-  10  The server is moving already; that move goes on";
+  10  The server is moving already, or its images are in use; that goes on
+  11  The images cannot wake here: they have woken, were released, or are a copy";
 
 /// What `mpq-serve` is asked to do.
 #[derive(Debug, Clone, Parser)]
@@ -227,6 +228,38 @@ pub enum Command {
         /// Write the process id of the restored server to this file
         #[arg(long, value_name = "FILE")]
         pid_file: Option<PathBuf>,
+
+        /// Append the log of the restored server to this file, instead of where it was written before
+        #[arg(long, value_name = "FILE")]
+        log_file: Option<PathBuf>,
+
+        /// End CRIU, and what it has restored, if it takes longer; in s, or with ms, s, m or h
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+        time_limit: Duration,
+
+        /// Wake the server from images that were released from here, once their copies can wake no more. Only if
+        /// none of them has: both servers would send with the same keys
+        #[arg(long)]
+        rollback: bool,
+
+        /// Wake the server from images that were released from here, or are a copy, at once. Only if it is certain
+        /// that no other copy has woken, nor will
+        #[arg(long, conflicts_with = "rollback")]
+        force: bool,
+    },
+
+    /// Let a copy of these images be restored, elsewhere, and not these any more. Before they are copied, or
+    /// their token.json is copied once more
+    #[command(after_help = EXIT_CODES)]
+    Release {
+        /// Directory that `checkpoint` has printed, or the one that this is in if there is no other
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+
+        /// How long a copy can be restored; in s, or with ms, s, m or h. Later these can be again, by
+        /// restore --rollback
+        #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+        valid: Duration,
     },
 
     /// Dump a parked server. Started by the server itself.
@@ -364,6 +397,11 @@ mod tests {
                 ..
             })
         ));
+        let line = "mpq-serve release --images d --for 2m";
+        let Some(Command::Release { valid, .. }) = parse(line).unwrap().command else {
+            panic!("no release");
+        };
+        assert_eq!(valid, Duration::from_secs(120));
         let line = "mpq-serve dump --pid 7 --images d --control c --request 1-2";
         assert!(matches!(
             parse(line).unwrap().command,
@@ -384,6 +422,11 @@ mod tests {
             ),
             ("checkpoint --pid 0", ErrorKind::ValueValidation),
             ("restore", ErrorKind::MissingRequiredArgument),
+            (
+                "restore --images d --rollback --force",
+                ErrorKind::ArgumentConflict,
+            ),
+            ("release", ErrorKind::MissingRequiredArgument),
             ("--migrate-to 0.0.0.0:4433", ErrorKind::ValueValidation),
             ("--migrate-to 192.0.2.1:0", ErrorKind::ValueValidation),
             ("--migrate-to 192.0.2.1:53", ErrorKind::ValueValidation),

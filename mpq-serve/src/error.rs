@@ -20,8 +20,12 @@ pub enum Error {
     ForeignImages(PathBuf, String),
     #[error("{0} holds the images of {1} checkpoints: name the folder of one of them")]
     ManyImages(PathBuf, usize),
-    #[error("{0} has {1} bytes instead of {2}: it was not copied whole")]
-    CutImage(PathBuf, u64, u64),
+    #[error("{0} is not as the checkpoint wrote it: {1}; copy it again, or restore another copy")]
+    Damaged(PathBuf, String),
+    #[error("the images in {0} cannot wake here: {1}")]
+    Fenced(PathBuf, String),
+    #[error("refused: the images in {0} are being restored or released already")]
+    ImagesBusy(PathBuf),
     #[error("{0} is not safe for keys: {1}")]
     Untrusted(PathBuf, String),
     #[error("no CRIU found: install CRIU 4.2 or newer, or name it in MPQ_CRIU")]
@@ -48,6 +52,12 @@ pub enum Error {
     Dump(String),
     #[error("the restore failed, the images are kept: {0}")]
     Restore(String),
+    #[error(
+        "the restore failed when the server may have run already, and its images cannot be used again: {0}"
+    )]
+    Spent(String),
+    #[error("the server was told to leave, and was not dumped")]
+    Leaving,
     #[error("{}", .0.message)]
     Told(Failure),
 }
@@ -77,14 +87,16 @@ impl Error {
         match self {
             Self::Io(..) | Self::Start(_) => 1,
             Self::NoImages(_) | Self::ForeignImages(..) => 3,
-            Self::ManyImages(..) | Self::CutImage(..) => 3,
+            Self::ManyImages(..) | Self::Damaged(..) => 3,
             Self::NoCriu | Self::OldCriu(_) => 4,
             Self::NotPermitted(_) | Self::Untrusted(..) => 5,
-            Self::NoServer(_) | Self::Stale(..) | Self::PidFile(..) | Self::Died => 6,
+            Self::NoServer(_) | Self::Stale(..) | Self::PidFile(..) => 6,
+            Self::Died | Self::Leaving => 6,
             Self::Listen(..) => 7,
             Self::Dump(_) => 8,
-            Self::Restore(_) => 9,
-            Self::Busy => 10,
+            Self::Restore(_) | Self::Spent(_) => 9,
+            Self::Busy | Self::ImagesBusy(_) => 10,
+            Self::Fenced(..) => 11,
             Self::Told(failure) => failure.code,
         }
     }

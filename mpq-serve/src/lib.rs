@@ -27,7 +27,9 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use checkpoint::hook::{Hook, Order};
-use checkpoint::{command, helper, restore};
+use checkpoint::restore::{self, Restore};
+use checkpoint::token::Claim;
+use checkpoint::{command, helper};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
@@ -50,7 +52,26 @@ pub fn main() -> ExitCode {
             images,
             listen,
             pid_file,
-        }) => restore::run(&images, listen, pid_file),
+            log_file,
+            time_limit,
+            rollback,
+            force,
+        }) => {
+            let claim = match (rollback, force) {
+                (_, true) => Claim::Forced,
+                (true, false) => Claim::Rollback,
+                (false, false) => Claim::Usual,
+            };
+            let options = Restore {
+                listen,
+                pid_file,
+                log_file,
+                time_limit,
+                claim,
+            };
+            restore::run(&images, options)
+        }
+        Some(Command::Release { images, valid }) => restore::release(&images, valid),
         Some(Command::Dump {
             pid,
             images,

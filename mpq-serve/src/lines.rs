@@ -8,9 +8,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ pub(crate) enum Destination {
 pub(crate) struct Lines {
     sender: SyncSender<Entry>,
     lost: Arc<AtomicU64>,
+    destination: Arc<Mutex<Destination>>,
 }
 
 /// What the thread is to do.
@@ -61,12 +62,23 @@ impl Lines {
         let (sender, receiver) = sync_channel(QUEUE);
         let lost = Arc::<AtomicU64>::default();
         let counted = lost.clone();
-        let write = move |line: &[u8]| write_line(&destination, line);
+        let destination = Arc::new(Mutex::new(destination));
+        let present = destination.clone();
+        let write = move |line: &[u8]| write_line(&lock(&present).clone(), line);
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || write_lines(&receiver, &counted, write, tell))
             .map_err(|error| Error::Start(error.to_string()))?;
-        Ok(Self { sender, lost })
+        Ok(Self {
+            sender,
+            lost,
+            destination,
+        })
+    }
+
+    /// Lines go into this file from now on.
+    pub(crate) fn go_on_in(&self, file: PathBuf) {
+        *lock(&self.destination) = Destination::File(file);
     }
 
     /// Waits until what was put here is written, but not for a reader that is stuck.
@@ -84,6 +96,10 @@ impl Lines {
         // It is dropped then.
         let _ = written.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
+}
+
+fn lock(destination: &Mutex<Destination>) -> MutexGuard<'_, Destination> {
+    destination.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Write for Lines {
@@ -162,7 +178,11 @@ fn write_to(stream: impl AsFd, mut line: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn append(file: &Path) -> io::Result<fs::File> {
+/// A file that lines are appended to, made if it is not there.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn append(file: &Path) -> io::Result<fs::File> {
     fs::OpenOptions::new().append(true).create(true).open(file)
 }
 

@@ -1,5 +1,6 @@
 //! The log: lines on the standard error stream, or in a file.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -33,6 +34,18 @@ pub(crate) fn start(file: Option<PathBuf>) -> Result<(), Error> {
         flush();
     }));
     Ok(())
+}
+
+/// Logs to this file from now on.
+pub(crate) fn go_on_in(file: PathBuf) {
+    if let Some(lines) = LOG.get() {
+        lines.go_on_in(file);
+    }
+}
+
+/// Says what the user of a command should know, where somebody reads it.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "mpq-serve: {line}");
 }
 
 /// Waits until what was logged is written, but not for a reader that is stuck.

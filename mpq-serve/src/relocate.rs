@@ -1,24 +1,27 @@
 //! A move of the server: announced, prepared, and gone through, by CRIU or within the process.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mpq_core::proto::server::Announcement;
 use mpq_core::server::{Server, Thaw};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
 use crate::checkpoint::notes::{
-    CheckpointRequest, Failed, Manifest, RequestId, Serving, Thawed, Undumped, now,
+    CheckpointRequest, Failed, Manifest, RequestId, Serving, Thawed, Undumped, Waiting, now,
 };
-use crate::checkpoint::{heap, helper, preflight, stdio};
+use crate::checkpoint::{OLD_SIGNALS, heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::tcp::Doors;
 
@@ -28,6 +31,15 @@ const PARKED_AT_MOST: Duration = Duration::from_secs(60);
 /// So long before a server parks it starts the helper, which is ready to dump it then.
 const HEAD_START: Duration = Duration::from_millis(500);
 
+/// How long a `checkpoint` may take to read that there is none.
+const READING_LIMIT: Duration = Duration::from_secs(1);
+
+/// What is logged of a signal that was in the images of a server.
+const OLD_SIGNAL: &str = "a signal from before the move is ignored";
+
+/// How long a server that is told to leave waits until its move is ended, or it knows that it has woken elsewhere.
+const ENDING_LIMIT: Duration = Duration::from_secs(5);
+
 /// Moves the server, once at a time.
 pub(crate) struct Mover {
     server: Server,
@@ -35,7 +47,44 @@ pub(crate) struct Mover {
     options: Serve,
     doors: Arc<tokio::sync::Mutex<Doors>>,
     metrics: Arc<Metrics>,
-    under_way: Option<JoinHandle<()>>,
+    under_way: Option<UnderWay>,
+    /// The next one, which waits for the clients of this one.
+    next: Option<Wanted>,
+}
+
+/// A move that was begun, and may be over.
+struct UnderWay {
+    task: JoinHandle<()>,
+    progress: Arc<Progress>,
+}
+
+/// A move that somebody wants; whoever waits for what becomes of it made the request.
+type Wanted = Option<CheckpointRequest>;
+
+/// How far a move is, and whether it is to be ended.
+struct Progress {
+    step: watch::Sender<Step>,
+    leave: watch::Sender<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The server serves, and its clients may know.
+    Announced,
+    /// It is about to be frozen, or is.
+    Parked,
+    /// It was not, and serves where it was.
+    Stayed,
+    /// It woke elsewhere, and waits for its clients from then on.
+    Woken(Instant),
+}
+
+impl Step {
+    /// Whether a signal that comes now may have been in the images: it came when CRIU had stopped the process, and is
+    /// delivered first of all.
+    fn hears_old_signals(self) -> bool {
+        matches!(self, Self::Woken(at) if at.elapsed() < OLD_SIGNALS)
+    }
 }
 
 impl Mover {
@@ -53,24 +102,99 @@ impl Mover {
             doors,
             metrics,
             under_way: None,
+            next: None,
         }
     }
 
-    /// Begins a move, as the command line and the `checkpoint` command want it, unless one is under way. A failure
-    /// is logged, and left as a note for whoever waits for the checkpoint.
+    /// Begins a move, as the command line and the `checkpoint` command want it, unless one is under way. If that
+    /// only waits for its clients, this one begins afterwards. A failure is logged, and left as a note for whoever waits
+    /// for the checkpoint.
     pub(crate) fn begin(&mut self) {
         let request = self.request();
-        let busy = self
-            .under_way
-            .as_ref()
-            .is_some_and(|task| !task.is_finished());
-        if busy {
-            tracing::warn!("a second move is refused: one is under way");
-            if let Some(request) = request {
-                fail(&self.control, &request.id, &Error::Busy);
+        match self.step() {
+            None => self.start(request),
+            Some(step) if request.is_none() && step.hears_old_signals() => {
+                tracing::warn!("{OLD_SIGNAL}");
             }
-            return;
+            Some(Step::Woken(_)) if self.next.is_none() => {
+                tracing::info!(
+                    "the next move begins once the clients of this one have come, or in 30 s"
+                );
+                if let Some(request) = &request {
+                    let _ = self.control.write_on(&request.id, &Waiting {});
+                }
+                self.next = Some(request);
+            }
+            Some(_) => {
+                tracing::warn!("a second move is refused: one is under way");
+                if let Some(request) = request {
+                    fail(&self.control, &request.id, &Error::Busy);
+                }
+            }
         }
+    }
+
+    /// Begins the move that waits for the end of another one, when that is over.
+    pub(crate) async fn begin_next(&mut self) {
+        match (&mut self.under_way, &self.next) {
+            (Some(last), Some(_)) if last.task.is_finished() => {}
+            (Some(last), Some(_)) => drop((&mut last.task).await),
+            _ => std::future::pending().await,
+        }
+        match self.next.take().flatten() {
+            Some(_) if !self.is_awaited() => {
+                tracing::info!("the next move is off: nobody waits for it any more");
+            }
+            request => self.start(request),
+        }
+    }
+
+    /// The server is told to leave. Ends a move as long as the server is here, and tells its clients so. Whether it is
+    /// to leave: not if it has woken elsewhere meanwhile, since it was told before.
+    pub(crate) async fn leave(&mut self) -> bool {
+        if let Some(Some(request)) = self.next.take() {
+            fail(&self.control, &request.id, &Error::Leaving);
+        }
+        let Some(UnderWay { task, progress }) = &mut self.under_way else {
+            return true;
+        };
+        let mut step = progress.step.subscribe();
+        progress.leave.send_replace(true);
+        let is_elsewhere = |step: &Step| matches!(step, Step::Woken(_));
+        if !task.is_finished() {
+            tokio::select! {
+                _ = task => {}
+                _ = step.wait_for(is_elsewhere) => {}
+                () = tokio::time::sleep(ENDING_LIMIT) => {}
+            }
+        }
+        let step = *progress.step.borrow();
+        let is_old = self.options.move_in_process.is_none() && step.hears_old_signals();
+        if is_old {
+            tracing::warn!("{OLD_SIGNAL}");
+            progress.leave.send_replace(false);
+        }
+        !is_old
+    }
+
+    /// How far the move is that is under way.
+    fn step(&self) -> Option<Step> {
+        let under_way = self.under_way.as_ref()?;
+        let step = *under_way.progress.step.borrow();
+        (!under_way.task.is_finished()).then_some(step)
+    }
+
+    /// Waits until who has asked for a move has read what became of it, as long as that should take.
+    pub(crate) async fn is_heard(&self) {
+        let heard = async {
+            while self.is_awaited() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        let _ = timeout(READING_LIMIT, heard).await;
+    }
+
+    fn start(&mut self, request: Wanted) {
         if let (Some(request), Some(_)) = (&request, self.options.move_in_process) {
             let reason =
                 "it was started with --move-in-process, which leaves no images: send it SIGUSR1";
@@ -81,6 +205,11 @@ impl Mover {
             id: RequestId::new(),
             images: None,
             migrate_to: Vec::new(),
+            criu: None,
+        });
+        let progress = Arc::new(Progress {
+            step: watch::Sender::new(Step::Announced),
+            leave: watch::Sender::new(false),
         });
         let one = Move {
             server: self.server.clone(),
@@ -88,10 +217,12 @@ impl Mover {
             options: self.options.clone(),
             doors: self.doors.clone(),
             id: request.id.clone(),
+            criu: request.criu.clone(),
+            progress: progress.clone(),
             undumped: Mutex::default(),
         };
         let metrics = self.metrics.clone();
-        self.under_way = Some(tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let moved = one.run(request).await;
             metrics.moved(moved.is_ok());
             let Err(error) = moved else {
@@ -102,17 +233,32 @@ impl Mover {
             if is_awaited {
                 fail(&one.control, &one.id, &error);
             }
-        }));
+        });
+        self.under_way = Some(UnderWay { task, progress });
     }
 
     /// What the `checkpoint` command that has sent the signal wants. Without one the signal came from elsewhere.
     fn request(&self) -> Option<CheckpointRequest> {
         let request = self.control.take::<CheckpointRequest>()?;
         // One that was ended before it could send the signal left its wish behind.
-        self.control
-            .try_lock(LockOf::Command)
-            .is_err()
-            .then_some(request)
+        self.is_awaited().then_some(request)
+    }
+
+    /// Whether there is a `checkpoint` command.
+    fn is_awaited(&self) -> bool {
+        let locked = self.control.try_lock(LockOf::Command);
+        locked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Has the process id written where the operator wants it.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
+    match &options.pid_file {
+        Some(file) => fs::write(file, format!("{}\n", std::process::id())).at(file),
+        None => Ok(()),
     }
 }
 
@@ -130,6 +276,9 @@ struct Move {
     options: Serve,
     doors: Arc<tokio::sync::Mutex<Doors>>,
     id: RequestId,
+    /// Which is to dump it.
+    criu: Option<PathBuf>,
+    progress: Arc<Progress>,
     /// Why it was not dumped once it was parked.
     undumped: Mutex<Option<Failure>>,
 }
@@ -149,7 +298,7 @@ impl Move {
         let parent = request.images.or_else(|| self.options.images.clone());
         let parent = std::path::absolute(parent.unwrap_or_else(Control::images)).at(".")?;
         // Before anybody is told of a move that cannot be.
-        let images = preflight::prepare(&parent, &self.id)?;
+        let images = preflight::prepare(&parent, &self.id, self.criu.as_deref())?;
         let moved = self.relocate(targets, &images).await;
         if moved.is_err() {
             // Unless there is something in it, which the helper may still write or remove.
@@ -175,17 +324,32 @@ impl Move {
         let announced = now();
         let (starts_helper, helper) = oneshot::channel::<Result<i32, Error>>();
         let freeze = async {
+            self.progress.step.send_replace(Step::Parked);
             self.doors.lock().await.close().await;
-            match self.options.move_in_process {
-                Some(silence) => {
-                    tokio::time::sleep(silence).await;
-                    Thaw::At(targets[0])
-                }
+            let thaw = match self.options.move_in_process {
+                Some(silence) => tokio::select! {
+                    () = tokio::time::sleep(silence) => Thaw::At(targets[0]),
+                    () = self.told_to_leave() => Thaw::Failed(Error::Leaving.into()),
+                },
                 None => match helper.await {
                     Ok(Ok(helper)) => self.freeze(targets.clone(), announced, helper).await,
                     Ok(Err(error)) => Thaw::Failed(error.into()),
                     Err(_) => Thaw::Failed("the helper was not started".into()),
                 },
+            };
+            self.progress.step.send_replace(match &thaw {
+                Thaw::Failed(_) => Step::Stayed,
+                Thaw::At(_) => Step::Woken(Instant::now()),
+            });
+            if let Err(error) = write_pid_file(&self.options) {
+                tracing::warn!("{error}");
+            }
+            thaw
+        };
+        let told_to_leave_before = async {
+            self.told_to_leave().await;
+            if *self.progress.step.borrow() != Step::Announced {
+                std::future::pending::<()>().await;
             }
         };
         let start_helper = async {
@@ -193,7 +357,8 @@ impl Move {
                 tokio::time::sleep(self.options.lead.saturating_sub(HEAD_START)).await;
                 let (control, id) = (self.control.clone(), self.id.clone());
                 let images = PathBuf::from(images);
-                let start = move || helper::start(&control, &images, &id);
+                let criu = self.criu.clone();
+                let start = move || helper::start(&control, &images, &id, criu.as_deref());
                 if let Ok(result) = tokio::task::spawn_blocking(start).await {
                     let _ = starts_helper.send(result);
                 }
@@ -209,6 +374,8 @@ impl Move {
             // First of all, since a move that cannot begin needs no helper.
             biased;
             moved = self.server.relocate(announcement, freeze, on_reopened) => moved,
+            // The move is undone, and the clients are told.
+            () = told_to_leave_before => return Err(Error::Leaving),
             never = start_helper => match never {},
         };
         let undumped = || self.undumped.lock().expect("nobody panics").take();
@@ -242,6 +409,8 @@ impl Move {
             parked: now(),
             dump_started: 0.0,
             dumped: 0.0,
+            pid_file: self.options.pid_file.clone(),
+            log_file: self.options.log_file.clone(),
             files: Default::default(),
         };
         if let Err(error) = self.control.write_on(&self.id, &parked) {
@@ -249,6 +418,7 @@ impl Move {
         }
         let since = tokio::time::Instant::now();
         let given_up = |reason: &str| Failure::of(&Error::Dump(reason.to_owned()));
+        let mut leave = self.progress.leave.subscribe();
         let failure = loop {
             if let Some(thaw) = self.thawed() {
                 return thaw;
@@ -265,6 +435,11 @@ impl Move {
             if since.elapsed() > PARKED_AT_MOST {
                 break given_up("nobody dumped it");
             }
+            if *leave.borrow_and_update() {
+                // It has those that the server had.
+                stdio::take_over(helper.unsigned_abs());
+                break Failure::of(&Error::Leaving);
+            }
             tokio::time::sleep(POLL_INTERVAL).await;
         };
         // From here on a dump does not count. One from before does: this may be the restored server, which finds
@@ -277,10 +452,19 @@ impl Move {
         })
     }
 
+    /// Resolves when the server is to leave.
+    async fn told_to_leave(&self) {
+        let mut leave = self.progress.leave.subscribe();
+        let _ = leave.wait_for(|leave| *leave).await;
+    }
+
     /// Where a restored server is to go on.
     fn thawed(&self) -> Option<Thaw> {
         let thawed = self.control.take::<Thawed>()?;
         stdio::take_over(thawed.streams_of);
+        if let Some(file) = thawed.log_file {
+            log::go_on_in(file);
+        }
         Some(Thaw::At(thawed.listen))
     }
 }

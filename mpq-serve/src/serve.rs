@@ -21,7 +21,7 @@ use crate::checkpoint::process;
 use crate::error::{At, Error};
 use crate::log;
 use crate::metrics::Metrics;
-use crate::relocate::Mover;
+use crate::relocate::{Mover, write_pid_file};
 use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
 use crate::site::files::Root;
@@ -41,8 +41,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// It cannot start.
-pub fn run(options: Serve) -> Result<(), Error> {
+pub fn run(mut options: Serve) -> Result<(), Error> {
     heap::keep();
+    // Also where the server wakes.
+    for file in [&mut options.pid_file, &mut options.log_file]
+        .into_iter()
+        .flatten()
+    {
+        *file = std::path::absolute(&file).at(&*file)?;
+    }
     log::start(options.log_file.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -96,9 +103,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     if let Err(error) = announce(&control) {
         tracing::warn!("`checkpoint` will not find this server: {error}");
     }
-    if let Some(file) = &options.pid_file {
-        fs::write(file, format!("{}\n", std::process::id())).at(file)?;
-    }
+    write_pid_file(&options)?;
     tracing::info!("listening on {}", server.local_addr());
     tracing::info!("certificate sha256 {}", identity.fingerprint());
     if let Some((_, operator)) = &doors.lock().await.operator {
@@ -135,8 +140,13 @@ async fn serve(options: Serve) -> Result<(), Error> {
                 });
             }
             Some(_) = sessions.join_next() => {}
+            () = mover.begin_next() => {}
             wish = signals.next() => match wish {
-                Wish::Leave => break,
+                Wish::Leave => {
+                    if mover.leave().await {
+                        break;
+                    }
+                }
                 Wish::Move => mover.begin(),
                 Wish::Reload => {
                     supervisor::reloading();
@@ -174,6 +184,7 @@ async fn serve(options: Serve) -> Result<(), Error> {
     })
     .await;
     service.access.flush();
+    mover.is_heard().await;
     control.remove();
     if let Some(file) = &options.pid_file
         && fs::read_to_string(file).is_ok_and(|pid| pid.trim() == std::process::id().to_string())

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use mpq_serve::checkpoint::notes::{Manifest, write_json};
+use mpq_serve::checkpoint::images::seal;
+use mpq_serve::checkpoint::notes::Manifest;
 
 /// Runs the program with this `MPQ_CRIU`; its exit code, and the one line that it says.
 fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
@@ -21,10 +22,14 @@ fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
 }
 
 fn images(folder: &Path, listen: &str) {
+    images_of(env!("CARGO_PKG_VERSION"), folder, listen);
+}
+
+fn images_of(version: &str, folder: &Path, listen: &str) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
     let manifest = Manifest {
         program: Manifest::PROGRAM.into(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: version.into(),
         // Beyond the highest that there can be (proc(5)).
         pid: 8_388_608,
         control: folder.join("control"),
@@ -35,9 +40,11 @@ fn images(folder: &Path, listen: &str) {
         parked: 0.0,
         dump_started: 0.0,
         dumped: 0.0,
+        pid_file: None,
+        log_file: Some(folder.join("log")),
         files: Default::default(),
     };
-    write_json(&folder.join(Manifest::FILE), &manifest).unwrap();
+    seal(folder, manifest).unwrap();
 }
 
 /// A program that says it is this version of CRIU, and fails at everything else.
@@ -64,10 +71,7 @@ fn a_server_that_is_not_there() {
 #[test]
 fn images_of_another_version_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    images(folder.path(), "127.0.0.1:4433");
-    let file = folder.path().join(Manifest::FILE);
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace(env!("CARGO_PKG_VERSION"), "0.0.0")).unwrap();
+    images_of("0.0.0", folder.path(), "127.0.0.1:4433");
     let restore = ["restore", "--images", folder.path().to_str().unwrap()];
     let (code, said) = run(&restore, Path::new("criu"));
     assert!(code == 3 && said.contains("0.0.0"), "{code} {said}");

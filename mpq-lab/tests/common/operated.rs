@@ -17,8 +17,11 @@ use tempfile::TempDir;
 /// Exit codes of `checkpoint` and `restore`.
 pub(crate) const IMAGES: i32 = 3;
 pub(crate) const NOT_PERMITTED: i32 = 5;
+pub(crate) const NO_SERVER: i32 = 6;
 pub(crate) const NOT_DUMPED: i32 = 8;
+pub(crate) const NOT_RESTORED: i32 = 9;
 pub(crate) const BUSY: i32 = 10;
+pub(crate) const FENCED: i32 = 11;
 
 /// For whatever is waited for.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -106,15 +109,38 @@ impl Operated {
 
     /// Restores the dumped server, whose process is collected first.
     pub(crate) fn restore(&mut self, images: &Path) -> Output {
+        self.restore_with(images, &[])
+    }
+
+    /// The same, with these options.
+    pub(crate) fn restore_with(&mut self, images: &Path, options: &[&str]) -> Output {
         self.server.wait().unwrap();
         let mut restore = self.command(&["restore", "--images"]);
-        // A file: the restored server may take over what it is shown.
-        let output = restore.arg(images).output().unwrap();
+        let output = restore.arg(images).args(options).output().unwrap();
         if output.status.success() {
             let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             self.restored = report["pid"].as_i64().map(|pid| pid as i32);
         }
         output
+    }
+
+    /// The images of the server, which is dumped, and its process collected.
+    pub(crate) fn dumped(&mut self) -> PathBuf {
+        let images = printed(&self.checkpoint(&self.images()).output().unwrap());
+        self.server.wait().unwrap();
+        images
+    }
+
+    /// It has been restored, and answers where it was to be.
+    pub(crate) fn assert_restored(&self, output: &Output) {
+        assert!(output.status.success(), "{output:?}");
+        self.assert_serves_at(&self.target("127.0.0.2"));
+    }
+
+    /// Nothing of it runs.
+    pub(crate) fn assert_gone(&self) {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        wait_until("its end", LIMIT, || !process.exists());
     }
 
     /// It answers there.
@@ -158,6 +184,19 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut is: impl FnMut() -> bo
     }
 }
 
+/// A copy of a folder with images, as `cp -a` makes it.
+pub(crate) fn copy(images: &Path, to: &Path) -> PathBuf {
+    let copy = to.join("copy");
+    fs::create_dir(&copy).unwrap();
+    chmod(&copy, 0o700);
+    for file in fs::read_dir(images).unwrap().flatten() {
+        let to = copy.join(file.file_name());
+        fs::copy(file.path(), &to).unwrap();
+        chmod(&to, 0o600);
+    }
+    copy
+}
+
 /// The folder that a checkpoint has printed.
 pub(crate) fn printed(output: &Output) -> PathBuf {
     assert!(output.status.success(), "{output:?}");
@@ -182,23 +221,36 @@ pub(crate) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A CRIU that takes a while until it begins to dump.
-pub(crate) struct SlowCriu(TempDir);
+/// A CRIU that has something done to it.
+pub(crate) struct ScriptedCriu(TempDir);
 
-impl SlowCriu {
-    pub(crate) fn new(seconds: u32) -> Self {
-        let slow = Self(tempfile::tempdir().unwrap());
-        let script = format!(
+impl ScriptedCriu {
+    /// One that takes a while until it begins to dump.
+    pub(crate) fn slow(seconds: u32) -> Self {
+        let script = "touch $begun; sleep {}; $criu \"$@\"; code=$?; touch $ended; exit $code";
+        Self::new("dump", &script.replace("{}", &seconds.to_string()))
+    }
+
+    /// This shell script takes its place where it does this; `$criu` is the program, `$folder` that of the
+    /// script, and `$begun` and `$ended` files in it.
+    pub(crate) fn new(action: &str, script: &str) -> Self {
+        let scripted = Self(tempfile::tempdir().unwrap());
+        let text = format!(
             "#!/bin/sh\n\
-             case \"$*\" in dump*) ;; *) exec '{criu}' \"$@\";; esac\n\
-             touch '{begun}'; sleep {seconds}; '{criu}' \"$@\"; code=$?; touch '{ended}'; exit $code\n",
+             criu='{criu}' folder='{folder}' begun='{folder}/begun' ended='{folder}/ended'\n\
+             case \"$*\" in {action}*) ;; *) exec $criu \"$@\";; esac\n\
+             {script}\n",
             criu = crate::common::criu().display(),
-            begun = slow.file("begun").display(),
-            ended = slow.file("ended").display(),
+            folder = scripted.0.path().display(),
         );
-        fs::write(slow.program(), script).unwrap();
-        chmod(&slow.program(), 0o755);
-        slow
+        scripted.write("criu", &text);
+        scripted
+    }
+
+    /// A script beside it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).unwrap();
+        chmod(&self.file(name), 0o755);
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::control::{Control, LockOf, wait_for};
-use super::notes::{CheckpointRequest, Done, Failed, RequestId};
+use super::criu;
+use super::notes::{CheckpointRequest, Done, Failed, RequestId, Waiting};
 use super::process::{Identity, Process};
 use super::say;
 use crate::error::{At, Error};
+use crate::log;
 
 /// How long a server may take to be dumped.
 const DUMP_LIMIT: Duration = Duration::from_secs(3600);
@@ -46,10 +48,16 @@ pub fn run(
     };
     drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
     let id = RequestId::new();
+    let is_path = |criu: &PathBuf| criu.components().count() > 1;
+    let criu = criu::named_by_environment().map(|criu| match is_path(&criu) {
+        true => std::path::absolute(&criu).unwrap_or(criu),
+        false => criu,
+    });
     control.write(&CheckpointRequest {
         id: id.clone(),
         images,
         migrate_to,
+        criu,
     })?;
     let told = server.tell_to_move().map_err(|_| Error::NoServer(pid));
     let result = told.and_then(|()| {
@@ -65,6 +73,12 @@ pub fn run(
 
 /// How the request ended, if it has.
 fn outcome(control: &Control, server: &Process, id: &RequestId) -> Option<Result<PathBuf, Error>> {
+    if control.read_on::<Waiting>(id).is_some() {
+        control.clear_on::<Waiting>(id);
+        log::tell(
+            "the move begins once the clients of the last one have come, in 30 s at the most",
+        );
+    }
     let failed = || {
         let failed = control.read_on::<Failed>(id)?;
         Some(Err(Error::Told(failed.failure)))

@@ -1,9 +1,12 @@
 //! Finding CRIU, and running it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use super::process::Process;
 use crate::error::Error;
 
 /// The oldest version that works on today's kernels.
@@ -14,15 +17,26 @@ const OLDEST: (u32, u32) = (4, 2);
 pub struct Criu(PathBuf);
 
 impl Criu {
-    /// The one that `MPQ_CRIU` names, else that in `PATH`.
+    /// The one that is `named`, else that of `MPQ_CRIU`, else the first that is new enough of that in `PATH` and
+    /// that which `cargo lab setup` unpacks.
     ///
     /// # Errors
     /// There is none, it is too old, or this is not root.
-    pub fn find(command: &'static str) -> Result<Self, Error> {
+    pub fn find(command: &'static str, named: Option<&Path>) -> Result<Self, Error> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotPermitted(command));
         }
-        let program = std::env::var_os("MPQ_CRIU").map_or_else(|| "criu".into(), PathBuf::from);
+        if let Some(program) = named.map(PathBuf::from).or_else(named_by_environment) {
+            return Self::at(program);
+        }
+        let first = Self::at("criu".into());
+        match unpacked() {
+            Some(program) if first.is_err() => Self::at(program).or(first),
+            _ => first,
+        }
+    }
+
+    fn at(program: PathBuf) -> Result<Self, Error> {
         let output = Command::new(&program).arg("--version").output();
         let output = output.map_err(|_| Error::NoCriu)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -51,17 +65,30 @@ impl Criu {
             .args(["--tree", &pid.to_string(), "--action-script"])
             .arg(hook)
             .env(name, value);
-        run(command, images.join("dump.log"))
+        run(command, images.join("dump.log"), None)
     }
 
-    /// Restores the process whose images these are, as a child of nobody here.
+    /// Restores the process whose images these are, and leaves it. CRIU runs `hook` as in [`dump`](Self::dump); the
+    /// one that is run when the process is restored, and does not run yet, can have it ended. CRIU has `lock` for as
+    /// long as it runs, and is ended after `limit`.
     ///
     /// # Errors
-    /// What CRIU's log says.
-    pub fn restore(&self, images: &Path) -> Result<(), String> {
+    /// What CRIU's log says, or that it took too long. Processes that it has made may be left.
+    pub fn restore(
+        &self,
+        images: &Path,
+        hook: &Path,
+        (name, value): (&str, String),
+        lock: File,
+        limit: Duration,
+    ) -> Result<(), String> {
         let mut command = self.command("restore", images);
-        command.arg("--restore-detached").stdin(Stdio::null());
-        run(command, images.join("restore.log"))
+        command
+            .args(["--restore-detached", "--action-script"])
+            .arg(hook)
+            .env(name, value)
+            .stdin(lock);
+        run(command, images.join("restore.log"), Some(limit))
     }
 
     fn command(&self, action: &str, images: &Path) -> Command {
@@ -83,8 +110,35 @@ impl Criu {
     }
 }
 
-fn run(mut command: Command, log: PathBuf) -> Result<(), String> {
-    let status = command.status().map_err(|error| error.to_string())?;
+/// The one that the operator names.
+pub fn named_by_environment() -> Option<PathBuf> {
+    std::env::var_os("MPQ_CRIU").map(PathBuf::from)
+}
+
+/// Where `cargo lab setup` unpacks one.
+fn unpacked() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
+    Some(cache.join("mpq/criu/usr/sbin/criu"))
+}
+
+fn run(mut command: Command, log: PathBuf, limit: Option<Duration>) -> Result<(), String> {
+    let mut run = || {
+        let mut criu = command.spawn()?;
+        let process = Process::open(criu.id() as i32)?;
+        let is_late = limit.is_some_and(|limit| !process.ends_within(limit));
+        if is_late {
+            let _ = process.kill();
+        }
+        Ok((criu.wait()?, is_late))
+    };
+    let (status, is_late) = run().map_err(|error: io::Error| error.to_string())?;
+    if is_late && !status.success() {
+        let limit = limit.unwrap_or_default().as_secs_f64();
+        let log = log.display();
+        return Err(format!("CRIU took longer than {limit} s (see {log})"));
+    }
     if status.success() {
         return Ok(());
     }

@@ -15,6 +15,7 @@ use super::criu::Criu;
 use super::hook::{Hook, Order};
 use super::images;
 use super::notes::{Done, Helper, Manifest, RequestId, Serving, Undumped, now};
+use super::process::Process;
 use crate::error::{At, Error, Failure};
 
 /// How long the helper waits for the server to park.
@@ -24,13 +25,23 @@ const LENDING_LIMIT: Duration = Duration::from_secs(5);
 /// Set for the helper once it is detached.
 const DETACHED: &str = "MPQ_DUMP_DETACHED";
 
-/// Starts the helper for this process, which is about to park. Returns its process id.
+/// Starts the helper for this process, which is about to park. Returns its process id. It runs this CRIU, or else
+/// the one that it finds.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start(control: &Control, images: &Path, request: &RequestId) -> Result<i32, Error> {
+pub fn start(
+    control: &Control,
+    images: &Path,
+    request: &RequestId,
+    criu: Option<&Path>,
+) -> Result<i32, Error> {
     let program = std::env::current_exe().at("/proc/self/exe")?;
-    let status = Command::new(&program)
+    let mut command = Command::new(&program);
+    if let Some(criu) = criu {
+        command.env("MPQ_CRIU", criu);
+    }
+    let status = command
         .args(["dump", "--pid", &std::process::id().to_string(), "--images"])
         .arg(images)
         .arg("--control")
@@ -93,14 +104,18 @@ fn detach(order: &Order, control: &Control) -> Result<(), Error> {
 }
 
 fn dump_when_parked(order: &Order, control: &Control) -> Result<(), Error> {
-    let criu = Criu::find("mpq-serve")?;
+    let criu = Criu::find("mpq-serve", None)?;
+    let server = Process::open(order.pid).map_err(|_| Error::Leaving)?;
     let parked = wait_for(PARKING_LIMIT, || {
-        control.read_on::<Manifest>(&order.request)
+        if control.read_on::<Manifest>(&order.request).is_some() {
+            return Some(Ok(()));
+        }
+        server.has_ended().then_some(Err(Error::Leaving))
     });
-    parked.ok_or_else(|| Error::Dump("the server did not park".into()))?;
-    let hook = Hook {
+    parked.unwrap_or_else(|| Err(Error::Dump("the server did not park".into())))?;
+    let hook = Hook::Dump {
         order: order.clone(),
-        dump_started: now(),
+        started: now(),
     };
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let dumped = criu.dump(order.pid, &order.images, &program, hook.variable());

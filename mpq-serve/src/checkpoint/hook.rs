@@ -1,22 +1,27 @@
-//! What CRIU calls when its images are complete, and the server still stands still.
+//! What CRIU calls at each of its steps (criu(8), --action-script), and what may have it give up.
 //!
-//! If the server is parked as it should be, it is said that the images are complete, and CRIU ends the server. If it
-//! has gone on meanwhile, since nobody came in time, the hook fails, and CRIU lets it go on.
+//! - When its images are complete and the server still stands still: if that is parked as it should be, it is said that the
+//!   images are complete, and CRIU ends the server. If it has gone on meanwhile, since nobody came in time, the
+//!   hook fails, and CRIU lets it go on.
+//! - When the server is restored and stands still: its images are used up, so that it can never wake again; if they
+//!   are used up already, the hook fails, and CRIU ends what it has restored.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::control::Control;
-use super::images;
 use super::notes::{Done, Manifest, RequestId, now};
+use super::{images, token};
 use crate::error::Error;
 
 /// The variable that has a process be the hook, and says what it is to know.
-const VARIABLE: &str = "MPQ_DUMP_HOOK";
-/// At which of its steps CRIU calls its hook (criu(8), --action-script), and the one that matters.
+const VARIABLE: &str = "MPQ_CRIU_HOOK";
+/// The one that says at which step CRIU is, and the steps that matter.
 const STEP: &str = "CRTOOLS_SCRIPT_ACTION";
-const COMPLETE: &str = "post-dump";
+const DUMPED: &str = "post-dump";
+const RESTORED: &str = "post-restore";
 
 /// What is to be dumped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,11 +38,19 @@ pub struct Order {
 
 /// What the hook is to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hook {
-    /// Which dump it is.
-    pub order: Order,
-    /// When CRIU was started, seconds since 1970.
-    pub dump_started: f64,
+pub enum Hook {
+    /// Of a dump.
+    Dump {
+        /// Which it is.
+        order: Order,
+        /// When CRIU was started, seconds since 1970.
+        started: f64,
+    },
+    /// Of a restore.
+    Restore {
+        /// The folder of the images.
+        images: PathBuf,
+    },
 }
 
 impl Hook {
@@ -52,31 +65,48 @@ impl Hook {
         (VARIABLE, value)
     }
 
-    /// Decides whether the dump counts.
+    /// Does what is to be done at the step at which CRIU is.
     ///
     /// # Errors
-    /// It does not: the server is not parked any more. Those of the file system.
+    /// CRIU is to give up: the server is not parked any more, or has woken elsewhere. Those of the file system.
     pub fn run(self) -> Result<(), Error> {
-        if std::env::var_os(STEP).is_none_or(|step| step != COMPLETE) {
-            return Ok(());
+        let step = std::env::var(STEP).unwrap_or_default();
+        match (self, step.as_str()) {
+            (Self::Dump { order, started }, DUMPED) => complete(order, started),
+            (Self::Restore { images }, RESTORED) => token::spend(&images),
+            _ => Ok(()),
         }
-        let Order {
-            images,
-            control,
-            request,
-            ..
-        } = self.order;
-        let control = Control::at(control);
-        let Some(parked) = control.read_on::<Manifest>(&request) else {
-            images::discard(&images);
-            return Err(Error::Dump("it is not parked any more".into()));
-        };
-        let manifest = Manifest {
-            dump_started: self.dump_started,
-            dumped: now(),
-            ..parked
-        };
-        images::seal(&images, manifest)?;
-        control.write_on(&request, &Done { images })
     }
+}
+
+/// Decides whether a dump counts.
+fn complete(order: Order, dump_started: f64) -> Result<(), Error> {
+    let Order {
+        pid,
+        images,
+        control,
+        request,
+    } = order;
+    let control = Control::at(control);
+    let Some(parked) = control.read_on::<Manifest>(&request) else {
+        images::discard(&images);
+        return Err(Error::Dump("it is not parked any more".into()));
+    };
+    let pid_file = parked.pid_file.clone();
+    let manifest = Manifest {
+        dump_started,
+        dumped: now(),
+        ..parked
+    };
+    images::seal(&images, manifest)?;
+    control.write_on(&request, &Done { images })?;
+    // A server that goes on after all writes it again.
+    if let Some(file) = pid_file.filter(|file| names(file, pid)) {
+        let _ = fs::remove_file(file);
+    }
+    Ok(())
+}
+
+fn names(pid_file: &Path, pid: i32) -> bool {
+    fs::read_to_string(pid_file).is_ok_and(|text| text.trim() == pid.to_string())
 }

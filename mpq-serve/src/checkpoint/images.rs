@@ -1,24 +1,34 @@
 //! Where the images of a checkpoint are: in a folder of their own, which nobody else can look into or change.
+//!
+//! The manifest says how long each image is, and what its digest is; the [`token`] says so of the manifest. So images
+//! that were damaged are found before CRIU reads them, which might wait without end, or wake a server that is not
+//! what it was.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::libc::O_NOFOLLOW;
 use nix::sys::statvfs::statvfs;
 
-use super::notes::{Manifest, RequestId, write_json};
+use super::notes::{ImageFile, Manifest, RequestId, write_whole};
+use super::token::{self, Claim, Token};
 use super::trust;
 use crate::error::{At, Error};
 
 /// How the name of such a folder begins.
 const PREFIX: &str = "checkpoint-";
-/// The manifest's name while a restore is under way: two of them would send with one key.
-const TAKEN: &str = "manifest.taken";
+/// Whoever has locked this file may wake the server, or have somebody else do.
+const LOCK: &str = "lock";
 /// What CRIU and a restore add to images that are complete.
-const ADDED: [&str; 6] = [
+const ADDED: [&str; 8] = [
     Manifest::FILE,
-    TAKEN,
+    token::FILE,
+    token::SPENT,
+    LOCK,
     "dump.log",
     "restore.log",
     "stats-dump",
@@ -75,7 +85,7 @@ fn memory(status: &str) -> u64 {
     status.lines().filter_map(kilobytes).sum::<u64>() * 1024
 }
 
-/// Says that the images are complete, and which they are.
+/// Says that the images are complete, and which they are. They can be restored from this folder then.
 ///
 /// # Errors
 /// Those of the file system.
@@ -84,18 +94,20 @@ pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
     for entry in fs::read_dir(folder).at(folder)? {
         let entry = entry.at(folder)?;
         if let (true, Ok(name)) = (is_image(&entry.path()), entry.file_name().into_string()) {
-            files.insert(name, entry.metadata().at(entry.path())?.len());
+            files.insert(name, ImageFile::of(&entry.path()).at(entry.path())?);
         }
     }
-    write_json(
-        &folder.join(Manifest::FILE),
-        &Manifest { files, ..manifest },
-    )
+    let manifest = Manifest { files, ..manifest };
+    let text = serde_json::to_vec(&manifest).expect("plain data");
+    token::issue(folder, &text)?;
+    write_whole(&folder.join(Manifest::FILE), &text)
 }
 
 /// Removes what is left of a checkpoint that failed, but for CRIU's log.
 pub fn discard(folder: &Path) {
-    let _ = fs::remove_file(folder.join(Manifest::FILE));
+    for name in [Manifest::FILE, token::FILE] {
+        let _ = fs::remove_file(folder.join(name));
+    }
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if is_image(&entry.path()) {
             let _ = fs::remove_file(entry.path());
@@ -108,66 +120,114 @@ fn is_image(file: &Path) -> bool {
     file.extension().is_some_and(|end| end == "img")
 }
 
-/// Images that can be restored.
+/// Complete images, with which nobody else can do anything meanwhile.
 #[derive(Debug)]
 pub struct Images {
     /// Where they are.
     pub folder: PathBuf,
     /// What they are of.
     pub manifest: Manifest,
+    /// The manifest, as it is in the folder.
+    text: Vec<u8>,
+    lock: File,
 }
 
 impl Images {
     /// Those in this folder, or in the only folder in it that has some.
     ///
     /// # Errors
-    /// There are none, or several, or of another program; others could have changed them, or some are cut.
+    /// There are none, or several, or of another program; others could have changed them; the manifest was changed;
+    /// or somebody else restores or releases them.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let folder = trust::path(&find(folder)?)?;
         trust::private_folder(&folder)?;
         let file = folder.join(Manifest::FILE);
         trust::file(&file)?;
         let foreign = |reason: String| Error::ForeignImages(folder.clone(), reason);
+        let lock = lock(&folder)?;
         let text = fs::read(&file).at(&file)?;
+        if Token::read(&folder).is_some_and(|token| !token.is_for(&text)) {
+            return Err(Error::Damaged(file, "its contents have changed".to_owned()));
+        }
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|error| foreign(error.to_string()))?;
         let (program, version) = (&manifest.program, &manifest.version);
         if program != Manifest::PROGRAM || version != env!("CARGO_PKG_VERSION") {
             return Err(foreign(format!("{program} {version}")));
         }
-        for (name, length) in &manifest.files {
-            if Path::new(name).file_name() != Some(name.as_ref()) {
-                return Err(foreign(format!("{name:?} is no file's name")));
-            }
-            let file = folder.join(name);
-            if !file.exists() {
-                return Err(foreign(format!("{name} is missing")));
-            }
-            let found = trust::file(&file)?.len();
-            if found != *length {
-                return Err(Error::CutImage(file, found, *length));
-            }
+        let is_name = |name: &str| Path::new(name).file_name() == Some(name.as_ref());
+        if let Some(name) = manifest.files.keys().find(|name| !is_name(name)) {
+            return Err(foreign(format!("{name:?} is no file's name")));
         }
-        // Those that nobody lists are read, too.
-        for entry in fs::read_dir(&folder).at(&folder)? {
-            trust::file(&entry.at(&folder)?.path())?;
-        }
-        Ok(Self { folder, manifest })
+        Ok(Self {
+            folder,
+            manifest,
+            text,
+            lock,
+        })
     }
 
-    /// Nobody else can restore them from now on.
+    /// All of them are there, as they were written, and no others.
     ///
     /// # Errors
-    /// Somebody else has taken them; those of the file system.
-    pub fn take(&self) -> Result<(), Error> {
-        let file = self.folder.join(Manifest::FILE);
-        fs::rename(&file, self.folder.join(TAKEN)).at(&file)
+    /// Which one is not; others could have changed one.
+    pub fn check(&self) -> Result<(), Error> {
+        for (name, written) in &self.manifest.files {
+            let file = self.folder.join(name);
+            let damaged = |reason: String| Err(Error::Damaged(file.clone(), reason));
+            let found = match trust::file(&file) {
+                Ok(metadata) => metadata.len(),
+                Err(Error::Io(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return damaged("it is missing".to_owned());
+                }
+                Err(error) => return Err(error),
+            };
+            if found != written.bytes {
+                return damaged(format!("it has {found} bytes instead of {}", written.bytes));
+            }
+            if ImageFile::of(&file).at(&file)? != *written {
+                return damaged("its contents have changed".to_owned());
+            }
+        }
+        for entry in fs::read_dir(&self.folder).at(&self.folder)? {
+            let entry = entry.at(&self.folder)?;
+            trust::file(&entry.path())?;
+            let is_listed = |name: &str| self.manifest.files.contains_key(name);
+            if is_image(&entry.path()) && !entry.file_name().to_str().is_some_and(is_listed) {
+                let reason = "it is none of them".to_owned();
+                return Err(Error::Damaged(entry.path(), reason));
+            }
+        }
+        Ok(())
     }
 
-    /// They can be restored after all.
-    pub fn give_back(&self) {
-        let file = self.folder.join(Manifest::FILE);
-        let _ = fs::rename(self.folder.join(TAKEN), file);
+    /// Their server may wake here: they have the token, or get it, by what the operator knows.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn claim(&self, claim: Claim) -> Result<(), Error> {
+        token::claim(&self.folder, &self.text, claim)
+    }
+
+    /// Lets a copy of them wake instead, for so long.
+    ///
+    /// # Errors
+    /// They may not wake here.
+    pub fn release(&self, valid: Duration) -> Result<(), Error> {
+        token::release(&self.folder, valid)
+    }
+
+    /// Whether their server has woken, or is about to.
+    pub fn are_spent(&self) -> bool {
+        token::is_spent(&self.folder)
+    }
+
+    /// For a process whose life is to keep everybody else away from them, also beyond that of this one.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn lock(&self) -> Result<File, Error> {
+        self.lock.try_clone().at(&self.folder)
     }
 
     /// Removes what the checkpoint and the restore have written. The folder stays if anything else is in it.
@@ -177,6 +237,22 @@ impl Images {
             let _ = fs::remove_file(self.folder.join(name));
         }
         let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(O_NOFOLLOW)
+        .open(&path)
+        .at(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::ImagesBusy(folder.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(Error::Io(path, error)),
     }
 }
 
@@ -191,6 +267,11 @@ fn find(folder: &Path) -> Result<PathBuf, Error> {
         name.is_some_and(|name| name.starts_with(PREFIX)) && is_complete(path)
     };
     let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_ours).collect();
+    // Those that are of no more use count if there are no others.
+    let is_usable = |folder: &PathBuf| !token::is_spent(folder);
+    if found.iter().any(is_usable) {
+        found.retain(is_usable);
+    }
     match (found.pop(), found.len()) {
         (Some(only), 0) => Ok(only),
         (None, _) => Err(Error::NoImages(folder.to_owned())),
@@ -217,6 +298,8 @@ mod tests {
             parked: 0.0,
             dump_started: 0.0,
             dumped: 0.0,
+            pid_file: None,
+            log_file: None,
             files: BTreeMap::new(),
         }
     }
@@ -259,15 +342,75 @@ mod tests {
         assert_eq!(open().unwrap().folder, first);
         let second = checkpoint(parent.path(), "1-2");
         assert!(matches!(open(), Err(Error::ManyImages(_, 2))));
-        Images::open(&second).unwrap().take().unwrap();
+        token::spend(&second).unwrap();
         assert_eq!(open().unwrap().folder, first);
+        token::spend(&first).unwrap();
+        assert!(matches!(open(), Err(Error::ManyImages(_, 2))));
+        Images::open(&second).unwrap().remove();
+        let images = open().unwrap();
+        assert!(images.are_spent());
+        let reason = images.claim(Claim::Usual).unwrap_err().to_string();
+        assert!(reason.contains("woken already"), "{reason}");
     }
 
     #[test]
-    fn images_that_others_could_have_changed_or_that_are_cut_are_refused() {
+    fn one_at_a_time_restores_or_releases_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = checkpoint(parent.path(), "1-1");
+        let first = Images::open(&folder).unwrap();
+        assert!(matches!(Images::open(&folder), Err(Error::ImagesBusy(_))));
+        let kept = first.lock().unwrap();
+        drop(first);
+        assert!(matches!(Images::open(&folder), Err(Error::ImagesBusy(_))));
+        drop(kept);
+        Images::open(&folder).unwrap();
+    }
+
+    #[test]
+    fn damaged_images_are_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = checkpoint(parent.path(), "1-1");
+        let (image, manifest) = (folder.join("pages-1.img"), folder.join(Manifest::FILE));
+        let refused = |file: &Path, why: &str| {
+            let error = Images::open(&folder)
+                .and_then(|images| images.check())
+                .unwrap_err();
+            let Error::Damaged(named, reason) = &error else {
+                panic!("{error}");
+            };
+            assert_eq!((named.as_path(), error.code()), (file, 3));
+            assert!(reason.contains(why), "{reason}");
+        };
+        let good = fs::read(&image).unwrap();
+        fs::write(&image, "mem").unwrap();
+        refused(&image, "3 bytes instead of 6");
+        fs::write(&image, "memorz").unwrap();
+        refused(&image, "contents");
+        fs::remove_file(&image).unwrap();
+        refused(&image, "missing");
+        fs::write(&image, good).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
+        let more = folder.join("core-2.img");
+        fs::write(&more, "").unwrap();
+        fs::set_permissions(&more, fs::Permissions::from_mode(0o600)).unwrap();
+        refused(&more, "none of them");
+        fs::remove_file(more).unwrap();
+        let good = fs::read(&manifest).unwrap();
+        let text = String::from_utf8(good.clone()).unwrap();
+        for edited in [text.replace("4433", "4434"), text.replace('{', "")] {
+            fs::write(&manifest, edited).unwrap();
+            refused(&manifest, "contents");
+        }
+        fs::write(&manifest, good).unwrap();
+        Images::open(&folder).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn images_that_others_could_have_changed_are_refused() {
         let parent = tempfile::tempdir().unwrap();
         let folder = checkpoint(parent.path(), "1-1");
         let image = folder.join("pages-1.img");
+        let checked = || Images::open(&folder).and_then(|images| images.check());
         let chmod = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
@@ -277,19 +420,14 @@ mod tests {
             (&image, 0o666, 0o600),
         ] {
             chmod(path, bad);
-            assert!(matches!(Images::open(&folder), Err(Error::Untrusted(..))));
+            assert!(matches!(checked(), Err(Error::Untrusted(..))));
             chmod(path, good);
         }
-        fs::write(folder.join("core-2.img"), "").unwrap();
-        chmod(&folder.join("core-2.img"), 0o666);
-        assert!(matches!(Images::open(&folder), Err(Error::Untrusted(..))));
-        chmod(&folder.join("core-2.img"), 0o600);
-        Images::open(&folder).unwrap();
-        fs::write(&image, "mem").unwrap();
-        assert!(matches!(
-            Images::open(&folder),
-            Err(Error::CutImage(_, 3, 6))
-        ));
+        checked().unwrap();
+        // CRIU reads that, too.
+        fs::write(folder.join("more"), "").unwrap();
+        chmod(&folder.join("more"), 0o666);
+        assert!(matches!(checked(), Err(Error::Untrusted(..))));
     }
 
     #[test]

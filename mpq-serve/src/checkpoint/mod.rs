@@ -3,8 +3,9 @@
 //!
 //! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it, and [`hook`] decides whether
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
-//! leave [`images`]. [`process`] and [`trust`] tell whose process and whose folder it is. [`criu`] finds and
-//! runs CRIU; [`preflight`], [`stdio`] and [`heap`] prepare the server's own process.
+//! leave [`images`], whose [`token`] is who may wake the server, and once. [`process`] and [`trust`] tell whose process
+//! and whose folder it is. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
+//! [`stdio`] and [`heap`] prepare the server's own process.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
 //! standard stream open, and says so by a note; the helper, which is no child of it (CRIU dumps
@@ -13,6 +14,7 @@
 pub mod command;
 pub mod control;
 pub mod criu;
+pub mod descendants;
 pub mod heap;
 pub mod helper;
 pub mod hook;
@@ -22,10 +24,15 @@ pub mod preflight;
 pub mod process;
 pub mod restore;
 pub mod stdio;
+pub mod token;
 pub mod trust;
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::time::Duration;
+
+/// For so long a restored server hears no signals: they may have been in its images.
+pub const OLD_SIGNALS: Duration = Duration::from_millis(100);
 
 /// Prints what a command has found out. What it was to do is done, also if nobody wants to hear of it.
 fn say(line: &impl Display) {

@@ -9,9 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use nix::libc::O_NOFOLLOW;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::process::Identity;
 use crate::error::{At, Error, Failure};
@@ -61,6 +63,8 @@ pub struct CheckpointRequest {
     pub images: Option<PathBuf>,
     /// Where the server will be.
     pub migrate_to: Vec<SocketAddr>,
+    /// Which CRIU dumps it, if whoever wants that says so.
+    pub criu: Option<PathBuf>,
 }
 
 /// What a checkpoint is: beside CRIU's images, written when they are complete.
@@ -88,9 +92,45 @@ pub struct Manifest {
     pub dump_started: f64,
     /// When the images were complete.
     pub dumped: f64,
-    /// The images, and the length of each in bytes.
+    /// Where the server has its process id written.
+    pub pid_file: Option<PathBuf>,
+    /// Where it logs to.
+    pub log_file: Option<PathBuf>,
+    /// The images.
     #[serde(default)]
-    pub files: BTreeMap<String, u64>,
+    pub files: BTreeMap<String, ImageFile>,
+}
+
+/// What is known of one image, so that a damaged one is not restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFile {
+    /// Its length.
+    pub bytes: u64,
+    /// The digest of its contents, in hexadecimal.
+    pub sha256: String,
+}
+
+impl ImageFile {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let mut file = fs::File::open(path)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut bytes = 0;
+        loop {
+            let length = io::Read::read(&mut file, &mut buffer)?;
+            if length == 0 {
+                break;
+            }
+            hash.update(&buffer[..length]);
+            bytes += length as u64;
+        }
+        let sha256 = HEXLOWER.encode(&hash.finalize());
+        Ok(Self { bytes, sha256 })
+    }
 }
 
 impl Manifest {
@@ -107,6 +147,8 @@ pub struct Thawed {
     pub listen: SocketAddr,
     /// A process whose output streams it takes over; 0 for none.
     pub streams_of: u32,
+    /// Where it logs to from now on, if not where it did.
+    pub log_file: Option<PathBuf>,
 }
 
 /// From the helper to a parked server: it is not dumped.
@@ -139,6 +181,10 @@ pub struct Done {
     pub images: PathBuf,
 }
 
+/// From a server: the move begins once the clients of the one before have come, or had their time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Waiting {}
+
 /// From a server that has woken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serving {
@@ -161,14 +207,21 @@ macro_rules! notes {
 }
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
-       Done: "done", Serving: "serving", Manifest: "parked", Identity: "server");
+       Done: "done", Waiting: "waiting", Serving: "serving", Manifest: "parked", Identity: "server");
 
 /// Writes a JSON file, whole or not at all.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec(value).expect("plain data");
+    write_whole(path, &serde_json::to_vec(value).expect("plain data"))
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = OpenOptions::new()
@@ -178,7 +231,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
             .mode(0o600)
             .custom_flags(O_NOFOLLOW)
             .open(&new)?;
-        io::Write::write_all(&mut file, &text)
+        io::Write::write_all(&mut file, contents)
     };
     write().at(&new)?;
     fs::rename(&new, path).at(path)

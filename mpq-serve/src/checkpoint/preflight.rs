@@ -8,12 +8,13 @@ use super::images;
 use super::notes::RequestId;
 use crate::error::{At, Error};
 
-/// Checks that this process can be dumped, and makes the folder for its images in `parent`.
+/// Checks that this process can be dumped, by this CRIU or the one that is found, and makes the folder for its
+/// images in `parent`.
 ///
 /// # Errors
 /// What is in the way.
-pub fn prepare(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> {
-    Criu::find("mpq-serve")?;
+pub fn prepare(parent: &Path, request: &RequestId, criu: Option<&Path>) -> Result<PathBuf, Error> {
+    Criu::find("mpq-serve", criu)?;
     let maps = fs::read_to_string("/proc/self/maps").at("/proc/self/maps")?;
     if let Some(file) = replaced(&maps) {
         return Err(Error::Dump(format!(

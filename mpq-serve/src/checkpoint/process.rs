@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -80,10 +81,35 @@ impl Process {
         Ok(pidfd_send_signal(&self.0, Signal::USR1)?)
     }
 
+    /// Ends it.
+    ///
+    /// # Errors
+    /// It has ended, or it is another user's.
+    pub fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
+    }
+
     /// Whether it has ended, also if nobody has collected it.
     pub fn has_ended(&self) -> bool {
-        let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits until it has ended, but no longer than this; whether it has.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let left = end.saturating_duration_since(Instant::now());
+            match poll(
+                &mut ended,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            ) {
+                Ok(count) if count > 0 => return true,
+                // A timeout of whole milliseconds may be over a little early.
+                _ if Instant::now() >= end => return false,
+                _ => {}
+            }
+        }
     }
 }
 
@@ -112,6 +138,7 @@ mod tests {
         let process = Process::open(pid).unwrap();
         let identity = Identity::of(pid).unwrap();
         assert!(identity.is_alive() && !process.has_ended());
+        assert!(!process.ends_within(Duration::from_millis(5)));
         let later = Identity {
             started: identity.started + 1,
             ..identity.clone()
@@ -120,6 +147,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.has_ended() && !identity.is_alive());
+        assert!(process.ends_within(Duration::from_secs(1000)));
         assert!(process.tell_to_move().is_err());
     }
 }

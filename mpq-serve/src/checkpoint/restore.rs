@@ -1,43 +1,76 @@
-//! `mpq-serve restore`: brings a checkpointed server back, on this host, at a new address.
+//! `mpq-serve restore`: brings a checkpointed server back, on this host, at a new address. And `mpq-serve release`,
+//! which lets a copy of its images be restored instead.
 
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::stat::{SFlag, fstat};
+
 use super::control::{Control, LockOf, wait_for};
 use super::criu::Criu;
+use super::hook::Hook;
 use super::images::Images;
 use super::notes::{Serving, Thawed, now};
 use super::process::Identity;
-use super::say;
+use super::token::Claim;
+use super::{OLD_SIGNALS, descendants, say};
 use crate::error::{At, Error};
+use crate::lines::append;
+use crate::log;
 
 /// How long a restored server may take to listen.
 const WAKING_LIMIT: Duration = Duration::from_secs(20);
 /// How long the dumped process may still be listed, and whoever had it dumped be there.
 const LEAVING_LIMIT: Duration = Duration::from_secs(10);
 
+/// How a server is to be restored.
+#[derive(Debug)]
+pub struct Restore {
+    /// Where it listens, if not where it was said that it would.
+    pub listen: Option<SocketAddr>,
+    /// Where its process id is written.
+    pub pid_file: Option<PathBuf>,
+    /// Where it logs to, if not where it did.
+    pub log_file: Option<PathBuf>,
+    /// How long CRIU may take.
+    pub time_limit: Duration,
+    /// By what right.
+    pub claim: Claim,
+}
+
 /// Restores the server whose images are in this folder, and returns when it serves. Prints one line of JSON.
 /// The images, which hold keys, are removed then.
 ///
 /// # Errors
-/// No images, or some that others could have changed, no CRIU, an address that is not free here, or what CRIU
-/// says. The images are kept.
-pub fn run(
-    folder: &Path,
-    listen: Option<SocketAddr>,
-    pid_file: Option<PathBuf>,
-) -> Result<(), Error> {
+/// No images, or some that are damaged, that others could have changed, or that may not wake here; no CRIU, an
+/// address that is not free here, or what CRIU says. The images are kept.
+pub fn run(folder: &Path, options: Restore) -> Result<(), Error> {
     let images = Images::open(folder)?;
+    images.claim(options.claim)?;
     let manifest = &images.manifest;
-    let criu = Criu::find("mpq-serve restore")?;
-    let listen = match listen.or_else(|| manifest.targets.first().copied()) {
+    let criu = Criu::find("mpq-serve restore", None)?;
+    let listen = match options.listen.or_else(|| manifest.targets.first().copied()) {
         Some(listen) => listen,
         None => manifest.listen,
     };
     UdpSocket::bind(listen).map_err(|error| Error::Listen(listen, error))?;
+    let log_file = options.log_file.map(std::path::absolute).transpose();
+    let log_file = log_file.at(".")?;
+    // The log goes on where it is seen or kept; a pipe would keep its reader waiting for the end.
+    let streams_of = if goes_on() { std::process::id() } else { 0 };
+    match log_file.as_ref().or(manifest.log_file.as_ref()) {
+        Some(file) => drop(append(file).at(file)?),
+        None if streams_of == 0 => {
+            log::tell(
+                "the server's log will be lost from here on, unless --log-file says where it goes",
+            );
+        }
+        None => {}
+    }
 
     // A dumped process keeps its id until whoever adopted it has taken notice of its end.
     let proc = PathBuf::from(format!("/proc/{}", manifest.pid));
@@ -46,6 +79,7 @@ pub fn run(
         return Err(Error::Restore(reason));
     }
 
+    images.check()?;
     let control = Control::at(&manifest.control);
     control.create()?;
     // Nobody takes the directory for a dead server's.
@@ -55,28 +89,43 @@ pub fn run(
         return Err(Error::Restore(reason));
     };
     control.clear_all();
-    // The log goes on where it is seen; a pipe would keep its reader waiting for the end.
-    let seen = std::io::stderr().is_terminal();
-    let streams_of = if seen { std::process::id() } else { 0 };
-    control.write(&Thawed { listen, streams_of })?;
-    images.take()?;
+    control.write(&Thawed {
+        listen,
+        streams_of,
+        log_file,
+    })?;
     let started = now();
-    if let Err(reason) = criu.restore(&images.folder) {
-        images.give_back();
-        control.remove();
-        return Err(Error::Restore(reason));
-    }
+    let mut failure = wake(&images, &criu, options.time_limit).err();
     let restored = now();
-    let gone = |error| Error::Restore(format!("the server does not stay: {error}"));
-    control.write(&Identity::of(manifest.pid).map_err(gone)?)?;
-    let serving = wait_for(WAKING_LIMIT, || control.read::<Serving>());
-    let listen = serving
-        .ok_or_else(|| Error::Restore("the server does not wake".into()))?
-        .listen;
-    if let Some(pid_file) = pid_file {
-        fs::write(&pid_file, manifest.pid.to_string()).at(pid_file)?;
+    let serving = match &failure {
+        // It was not to run yet.
+        Some(_) if !images.are_spent() => None,
+        _ => {
+            if let Ok(identity) = Identity::of(manifest.pid) {
+                control.write(&identity)?;
+            }
+            wait_for(WAKING_LIMIT, || control.read::<Serving>())
+        }
+    };
+    let Some(Serving { listen }) = serving else {
+        let mut reason = failure
+            .take()
+            .unwrap_or_else(|| "the server does not wake".to_owned());
+        if !descendants::end() {
+            reason += "; processes that CRIU has started do not end";
+        }
+        control.remove();
+        return Err(match images.are_spent() {
+            true => Error::Spent(reason),
+            false => Error::Restore(reason),
+        });
+    };
+    if let Some(pid_file) = options.pid_file {
+        fs::write(&pid_file, format!("{}\n", manifest.pid)).at(pid_file)?;
     }
     images.remove();
+    // Whoever waits for this may send one.
+    std::thread::sleep(2 * OLD_SIGNALS);
     let report = serde_json::json!({
         "pid": manifest.pid,
         "listen": listen,
@@ -84,5 +133,37 @@ pub fn run(
         "restore_seconds": restored - started,
     });
     say(&report);
+    Ok(())
+}
+
+/// Has CRIU restore them.
+fn wake(images: &Images, criu: &Criu, limit: Duration) -> Result<(), String> {
+    let hook = Hook::Restore {
+        images: images.folder.clone(),
+    };
+    let prepare = || {
+        let program = std::env::current_exe().at("/proc/self/exe")?;
+        descendants::keep().at("/proc/self")?;
+        Ok((program, images.lock()?))
+    };
+    let (program, lock) = prepare().map_err(|error: Error| error.to_string())?;
+    criu.restore(&images.folder, &program, hook.variable(), lock, limit)
+}
+
+/// Whether what is written to the standard error stream has somebody who waits for no end of it.
+fn goes_on() -> bool {
+    let stderr = io::stderr();
+    let is_file = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+    stderr.is_terminal() || fstat(stderr.as_fd()).is_ok_and(|stat| is_file(stat.st_mode))
+}
+
+/// Lets a copy of the images in this folder be restored, for so long, and not these any more. Prints the folder.
+///
+/// # Errors
+/// No images, or some that are damaged, that others could have changed, or that may not wake here.
+pub fn release(folder: &Path, valid: Duration) -> Result<(), Error> {
+    let images = Images::open(folder)?;
+    images.release(valid)?;
+    say(&images.folder.display());
     Ok(())
 }

@@ -1,0 +1,122 @@
+//! Ending a program with all that it has started, also what was started to stay: a CRIU that is given up may have
+//! half of a server.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::control::wait_for;
+use super::process::Process;
+
+/// How long the system may take to end processes that are killed.
+const ENDING_LIMIT: Duration = Duration::from_secs(10);
+
+/// Has every descendant of this process remain one, also when its parent ends, until this process does.
+///
+/// # Errors
+/// Those of the operating system.
+pub fn keep() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
+}
+
+/// Kills all descendants of this process, and returns when there are none; whether that is so.
+pub fn end() -> bool {
+    let ended = wait_for(ENDING_LIMIT, || {
+        for pid in find(own_id()) {
+            kill(pid);
+        }
+        // Those whose parents have ended are children of this process now, and are only gone once it has looked.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return Some(()),
+                Err(Errno::EINTR) => {}
+                Err(_) | Ok(WaitStatus::StillAlive) => return None,
+                Ok(_) => {}
+            }
+        }
+    });
+    ended.is_some()
+}
+
+fn own_id() -> i32 {
+    std::process::id() as i32
+}
+
+/// A process that still descends from this one once it is held cannot be another one.
+fn kill(pid: i32) {
+    if let Ok(process) = Process::open(pid)
+        && find(own_id()).contains(&pid)
+    {
+        let _ = process.kill();
+    }
+}
+
+/// The descendants of a process.
+fn find(ancestor: i32) -> Vec<i32> {
+    let mut others: Vec<(i32, i32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            Some((pid, parent(&stat)?))
+        })
+        .collect();
+    let mut found = vec![ancestor];
+    loop {
+        let (more, rest): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|(_, parent)| found.contains(parent));
+        if more.is_empty() {
+            return found.split_off(1);
+        }
+        found.extend(more.into_iter().map(|(pid, _)| pid));
+        others = rest;
+    }
+}
+
+/// The 4th field of `stat` (proc_pid_stat(5)); the name, in parentheses, may hold anything.
+fn parent(stat: &str) -> Option<i32> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_parent_is_found_whatever_the_name_is() {
+        assert_eq!(parent("7 (a) S 1 2) S 3 4 5"), Some(3));
+        assert_eq!(parent("7 (a)"), None);
+    }
+
+    #[test]
+    fn children_of_children_are_found() {
+        let script = "sleep 1000 & echo $!; wait";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 16];
+        let length = child.stdout.take().unwrap().read(&mut said).unwrap();
+        let grandchild = String::from_utf8_lossy(&said[..length]).trim().to_owned();
+        let grandchild: i32 = grandchild.parse().unwrap();
+        let found = find(own_id());
+        for pid in [child.id() as i32, grandchild] {
+            assert!(found.contains(&pid), "{pid}: {found:?}");
+        }
+        assert_eq!(find(child.id() as i32), [grandchild]);
+        Process::open(grandchild).unwrap().kill().unwrap();
+        child.wait().unwrap();
+    }
+}
