@@ -4,6 +4,7 @@
 
 mod link;
 mod raw_client;
+pub(crate) mod site;
 pub(crate) mod web;
 
 use std::ffi::OsStr;
