@@ -18,7 +18,10 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 
@@ -52,6 +55,24 @@ pub enum TlsError {
         /// `certificate` or `private key`.
         wanted: &'static str,
     },
+    /// A private key is encrypted.
+    #[error("the key in {} is encrypted: decrypt it first, as `openssl pkey` does", path.display())]
+    Encrypted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A private key is of a kind that is not supported, or damaged.
+    #[error(
+        "the key in {} cannot be used ({source}): supported are RSA with 2048 to 8192 bits, ECDSA on P-256 or P-384, \
+         and Ed25519",
+        path.display()
+    )]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
     /// A certificate in a file cannot be a root of trust.
     #[error("a certificate in {} cannot be used: {source}", path.display())]
     Root {
@@ -61,7 +82,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// A certificate file and a key file do not make an identity, mostly since they do not match.
-    #[error("{} and {} do not go together: {source}", cert.display(), key.display())]
+    #[error("{} and {} do not go together: {}", cert.display(), key.display(), unpaired(source))]
     Pair {
         /// The certificate file.
         cert: PathBuf,
@@ -88,6 +109,9 @@ pub enum Trust {
     System,
     /// Those with a certificate issued by one in this PEM file (or being one of them).
     CaFile(PathBuf),
+    /// The one with this certificate, whoever issued it: its SHA-256, as [`Identity::fingerprint`] has it. The server
+    /// must prove that it holds the key.
+    Pinned(String),
     /// All. The server must still prove that it holds the key of the certificate it shows.
     Insecure,
 }
@@ -112,9 +136,20 @@ pub fn rustls_client(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let builder = match trust {
         Trust::System => builder.with_platform_verifier().map_err(TlsError::System)?,
         Trust::CaFile(path) => builder.with_root_certificates(read_roots(path)?),
+        Trust::Pinned(fingerprint) => {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyIssuer {
+                    pinned: Some(fingerprint.clone()),
+                    provider,
+                }))
+        }
         Trust::Insecure => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
+            .with_custom_certificate_verifier(Arc::new(AnyIssuer {
+                pinned: None,
+                provider,
+            })),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -150,8 +185,7 @@ impl Identity {
     pub fn from_pem(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let identity = Self {
             chain: read_certificates(cert)?,
-            key: PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| pem_error(key, "private key", error))?,
+            key: read_key(key)?,
         };
         match identity.certified_key() {
             Ok(_) => Ok(identity),
@@ -166,13 +200,7 @@ impl Identity {
     /// The SHA-256 of the server's own certificate in hexadecimal, for people to compare. Empty
     /// chains have the digest of nothing.
     pub fn fingerprint(&self) -> String {
-        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf);
-        Sha256::digest(leaf)
-            .iter()
-            .fold(String::new(), |mut hex, byte| {
-                write!(hex, "{byte:02x}").expect("writing to a String does not fail");
-                hex
-            })
+        fingerprint(self.chain.first().map_or(&[][..], |leaf| leaf))
     }
 
     /// The pair as rustls wants it, once found to match.
@@ -265,6 +293,46 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     }
 }
 
+/// The first private key of a PEM file, of a supported kind.
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let key = PrivateKeyDer::from_pem_file(path).map_err(|error| {
+        // PKCS #8's own kind, and the older one that names the cipher in a line of its own.
+        const MARKS: [&str; 2] = [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----",
+            "Proc-Type: 4,ENCRYPTED",
+        ];
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        match MARKS.iter().any(|mark| text.contains(mark)) {
+            true => TlsError::Encrypted { path: path.into() },
+            false => pem_error(path, "private key", error),
+        }
+    })?;
+    match provider().key_provider.load_private_key(key.clone_key()) {
+        Ok(_) => Ok(key),
+        Err(source) => Err(TlsError::Unsupported {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// Why a certificate and a key do not go together.
+fn unpaired(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => "the key is not that of the first certificate".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The SHA-256 of a certificate in hexadecimal.
+fn fingerprint(certificate: &[u8]) -> String {
+    let digest = Sha256::digest(certificate);
+    digest.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a String does not fail");
+        hex
+    })
+}
+
 fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TlsError {
     let path = path.into();
     match error {
@@ -274,19 +342,34 @@ fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TlsError {
     }
 }
 
-/// Takes every certificate, but not a handshake signed by another key than the certificate's.
+/// Takes every certificate, or the one that is pinned; but no handshake signed by another key than the certificate's.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct AnyIssuer {
+    pinned: Option<String>,
+    provider: Arc<CryptoProvider>,
+}
 
-impl ServerCertVerifier for AnyCertificate {
+/// Another certificate than the one that is pinned.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's certificate has the SHA-256 {0}, which is not the one asked for")]
+struct NotPinned(String);
+
+impl ServerCertVerifier for AnyIssuer {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(pinned) = &self.pinned {
+            let shown = fingerprint(end_entity);
+            if !shown.eq_ignore_ascii_case(pinned) {
+                let other = OtherError(Arc::new(NotPinned(shown)));
+                return Err(CertificateError::Other(other).into());
+            }
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -309,12 +392,14 @@ impl ServerCertVerifier for AnyCertificate {
             message,
             cert,
             dss,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -385,6 +470,16 @@ mod tests {
         let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let junk = write(&dir, "junk.pem", junk);
 
+        let encrypted = [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+             -----END RSA PRIVATE KEY-----\n",
+        ];
+        let encrypted = [("encrypted.pem", encrypted[0]), ("older.pem", encrypted[1])]
+            .map(|(name, text)| write(&dir, name, text));
+        let odd = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let odd = write(&dir, "odd.pem", odd);
+
         let identity = |cert: &Path, key: &Path| Identity::from_pem(cert, key).unwrap_err();
         let trust = |path: &Path| client_config(&Trust::CaFile(path.into())).err().unwrap();
         for (error, file, what) in [
@@ -394,6 +489,18 @@ mod tests {
             (identity(&cert, &cert), "cert.pem", "no private key"),
             (identity(&cut, &key), "cut.pem", "not valid PEM"),
             (identity(&cert, &other), "other.pem", "do not go together"),
+            (
+                identity(&cert, &other),
+                "other.pem",
+                "not that of the first",
+            ),
+            (
+                identity(&cert, &encrypted[0]),
+                "encrypted.pem",
+                "decrypt it",
+            ),
+            (identity(&cert, &encrypted[1]), "older.pem", "decrypt it"),
+            (identity(&cert, &odd), "odd.pem", "supported are"),
             (trust(&absent), "absent.pem", "cannot read"),
             (trust(&key), "key.pem", "no certificate"),
             (trust(&junk), "junk.pem", "cannot be used"),

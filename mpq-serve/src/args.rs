@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
+use http::{HeaderName, HeaderValue};
 use mpq_core::proto::frame::{MAX_ADDRESSES, MAX_NAME};
 use mpq_core::proto::policy::acceptable;
 use mpq_core::{Congestion, Resume};
@@ -15,6 +16,8 @@ use mpq_core::{Congestion, Resume};
 use crate::access::Format;
 use crate::checkpoint::notes::RequestId;
 use crate::config;
+use crate::site::files::Tags;
+use crate::site::is_of_the_server;
 use crate::units::{duration, rate, size};
 
 const LOG: &str = "\
@@ -65,23 +68,48 @@ pub struct Args {
 /// The options of the server itself.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Serve {
+    /// Serve the files in this directory; nothing outside it can be reached
+    #[arg(value_name = "DIR", conflicts_with = "root")]
+    pub dir: Option<PathBuf>,
+
     /// Read options from this TOML file: its keys are the long names of options, without the dashes. What the
     /// command line says counts for more
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Address and UDP port to listen on
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433")]
+    /// Address and UDP port to listen on, or a name and a port; :PORT listens on all addresses
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433", value_parser = listen)]
     pub listen: SocketAddr,
 
-    /// Serve the files in this directory; nothing outside it can be reached
+    /// The same as DIR
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// Length of /random, in bytes; with k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024), and
-    /// with or without B
-    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = size)]
-    pub random: u64,
+    /// Answer a directory without index.html with what is in it, as a page or as JSON (Accept)
+    #[arg(long)]
+    pub listing: bool,
+
+    /// Serve also what has a name that begins with a dot
+    #[arg(long)]
+    pub dotfiles: bool,
+
+    /// What the ETag of a file is made of: its length and time of change, or its content, whose SHA-256 is
+    /// computed in the background. The latter is the same on every host with the same bytes
+    #[arg(long, value_name = "HOW", default_value = "time")]
+    pub etag: Tags,
+
+    /// Let the scripts of other sites read what there is (CORS)
+    #[arg(long)]
+    pub cors: bool,
+
+    /// Add this field to every response; may be repeated
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
+    pub header: Vec<(HeaderName, HeaderValue)>,
+
+    /// Serve pseudo-random bytes as /random, 100M of them or so many; with k, M, G, T (powers of 1000) or
+    /// Ki, Mi, Gi, Ti (of 1024), and with or without B. A file of that name goes first
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, default_missing_value = "100M", value_parser = size)]
+    pub random: Option<u64>,
 
     /// What the bytes of /random are made from; the same seed gives the same bytes
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -97,14 +125,17 @@ pub struct Serve {
     #[arg(long, value_name = "NAME", default_value_t)]
     pub congestion: Congestion,
 
-    /// Certificate chain, PEM; without it a self-signed one is made at start, and its fingerprint
-    /// printed
+    /// Certificate chain, PEM; without it a self-signed one is made at start, for the addresses listened on
     #[arg(long, value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
 
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
+
+    /// Keep the self-signed certificate and its key in this directory, and use them at the next start
+    #[arg(long, value_name = "DIR", conflicts_with = "cert")]
+    pub save_cert: Option<PathBuf>,
 
     /// Address to move to on SIGUSR1; may be repeated, up to 8 times
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
@@ -187,6 +218,13 @@ pub struct Serve {
     /// m or h
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
+}
+
+impl Serve {
+    /// Where the files are.
+    pub fn root(&self) -> Option<&Path> {
+        self.dir.as_deref().or(self.root.as_deref())
+    }
 }
 
 /// A command on a server.
@@ -296,6 +334,18 @@ impl Args {
         let line = config::complete(&Self::command(), line)
             .map_err(|why| Self::command().error(ErrorKind::InvalidValue, why))?;
         let args = Self::try_parse_from(line)?;
+        let mut definition = Self::command();
+        let dir = args.serve.dir.as_deref().and_then(Path::to_str);
+        if let Some(name) = dir.filter(|name| definition.find_subcommand(name).is_some()) {
+            let message = format!(
+                "the command {name} comes before all options; a directory of that name is ./{name}"
+            );
+            return Err(definition.error(ErrorKind::ArgumentConflict, message));
+        }
+        if args.command.is_none() && args.serve.root().is_none() && args.serve.random.is_none() {
+            let message = "there is nothing to serve: name a directory, or give --random";
+            return Err(definition.error(ErrorKind::MissingRequiredArgument, message));
+        }
         let of_a_checkpoint = match &args.command {
             Some(Command::Checkpoint { migrate_to, .. }) => migrate_to.as_slice(),
             _ => &[],
@@ -309,7 +359,7 @@ impl Args {
                 let count = addresses.len();
                 let message =
                     format!("{option} can be given {MAX_ADDRESSES} times at most, not {count}");
-                return Err(Self::command().error(ErrorKind::TooManyValues, message));
+                return Err(definition.error(ErrorKind::TooManyValues, message));
             }
         }
         Ok(args)
@@ -318,6 +368,37 @@ impl Args {
 
 fn pid() -> clap::builder::RangedI64ValueParser<i32> {
     clap::value_parser!(i32).range(1..)
+}
+
+/// An address to listen on. Of those of a name it is the first.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    const EXPECTED: &str =
+        "expected ADDR:PORT, as in 192.0.2.1:4433, [2001:db8::1]:4433, localhost:4433 or :4433";
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+    let port: u16 = port.parse().map_err(|_| EXPECTED)?;
+    match host {
+        "" => Ok((Ipv6Addr::UNSPECIFIED, port).into()),
+        host => (host, port)
+            .to_socket_addrs()
+            .map_err(|error| format!("no address of {host}: {error}"))?
+            .next()
+            .ok_or_else(|| format!("{host} has no address")),
+    }
+}
+
+/// A field of a header.
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let expected = || "expected NAME: VALUE, as in 'Cache-Control: max-age=60'".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(expected)?;
+    let name: HeaderName = name.trim().parse().map_err(|_| expected())?;
+    let value = value.trim().parse().map_err(|_| expected())?;
+    if is_of_the_server(&name) {
+        return Err(format!("{name} is the server's to say"));
+    }
+    Ok((name, value))
 }
 
 /// An address that clients can be sent to.
@@ -355,11 +436,13 @@ mod tests {
 
     #[test]
     fn serving_by_default() {
-        let args = parse("mpq-serve").unwrap();
+        let args = parse("mpq-serve --random").unwrap();
         assert!(args.command.is_none());
         let serve = args.serve;
         assert_eq!(serve.listen, "[::]:4433".parse().unwrap());
-        assert_eq!((serve.random, serve.seed), (100_000_000, 0));
+        assert_eq!((serve.random, serve.seed), (Some(100_000_000), 0));
+        assert_eq!(serve.root(), None);
+        assert_eq!(serve.etag, Tags::Time);
         assert_eq!(serve.lead, Duration::ZERO);
         assert_eq!(serve.grace, Duration::from_secs(10));
         assert_eq!(serve.limit_rate, None);
@@ -367,7 +450,29 @@ mod tests {
         assert_eq!(serve.resume, Resume::Careful);
         assert!(serve.migrate_to.is_empty());
 
-        let line = "mpq-serve --listen 127.0.0.1:1 --migrate-to 127.0.0.2:4433 --migrate-to [::1]:4433 \
+        for line in ["mpq-serve dir", "mpq-serve --root dir"] {
+            let serve = parse(line).unwrap().serve;
+            assert_eq!(serve.root(), Some(Path::new("dir")), "{line}");
+            assert_eq!(serve.random, None);
+        }
+        for (listen, expected) in [
+            (":4433", "[::]:4433"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+            ("[::1]:2", "[::1]:2"),
+        ] {
+            let serve = parse(&format!("mpq-serve d --listen {listen}"))
+                .unwrap()
+                .serve;
+            assert_eq!(serve.listen, expected.parse().unwrap());
+        }
+        let serve = parse("mpq-serve d --listen localhost:3").unwrap().serve;
+        assert!(serve.listen.ip().is_loopback() && serve.listen.port() == 3);
+        let serve = parse("mpq-serve d --header Cache-Control:no-store --etag content").unwrap();
+        assert_eq!(serve.serve.header[0].0, "cache-control");
+        assert_eq!(serve.serve.header[0].1, "no-store");
+        assert_eq!(serve.serve.etag, Tags::Content);
+
+        let line = "mpq-serve d --listen 127.0.0.1:1 --migrate-to 127.0.0.2:4433 --migrate-to [::1]:4433 \
                     --lead 500ms --outage 3s --move-in-process 2s --congestion olia \
                     --resume aggressive";
         let serve = parse(line).unwrap().serve;
@@ -436,7 +541,20 @@ mod tests {
             ("--congestion reno", ErrorKind::ValueValidation),
             ("--resume slowly", ErrorKind::ValueValidation),
             ("--seed 1 restore --images d", ErrorKind::ArgumentConflict),
-            ("file", ErrorKind::InvalidSubcommand),
+            ("", ErrorKind::MissingRequiredArgument),
+            ("a b", ErrorKind::ArgumentConflict),
+            ("a --root b", ErrorKind::ArgumentConflict),
+            ("--random a", ErrorKind::ValueValidation),
+            ("a --listen :http", ErrorKind::ValueValidation),
+            ("a --etag inode", ErrorKind::InvalidValue),
+            ("a --header Age", ErrorKind::ValueValidation),
+            ("a --header ETag:x", ErrorKind::ValueValidation),
+            ("a --header Connection:x", ErrorKind::ValueValidation),
+            ("a --header a b:x", ErrorKind::ValueValidation),
+            (
+                "a --save-cert d --cert c --key k",
+                ErrorKind::ArgumentConflict,
+            ),
         ] {
             assert_eq!(
                 parse(&format!("mpq-serve {line}")).err(),
@@ -448,9 +566,10 @@ mod tests {
 
     #[test]
     fn no_more_is_taken_than_clients_can_be_told() {
-        let addresses = |option: &str, count| format!(" {option} 192.0.2.1:443").repeat(count);
-        let name = |length| format!(" --name {}", "a".repeat(length));
-        let checkpoint = |count| format!(" checkpoint --pid 1{}", addresses("--migrate-to", count));
+        let options = |option: &str, count| format!(" {option} 192.0.2.1:443").repeat(count);
+        let addresses = |option: &str, count| format!(" d{}", options(option, count));
+        let name = |length| format!(" d --name {}", "a".repeat(length));
+        let checkpoint = |count| format!(" checkpoint --pid 1{}", options("--migrate-to", count));
         for (good, bad, message) in [
             (
                 addresses("--migrate-to", 8),

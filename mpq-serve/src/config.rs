@@ -32,7 +32,8 @@ pub(crate) fn complete(
     };
     let said = |option: &clap::Arg| {
         let id = option.get_id().as_str();
-        matches.value_source(id) == Some(ValueSource::CommandLine)
+        let said = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        said(id) || id == "root" && said("dir")
     };
     let added = read(command, file, said).map_err(|why| format!("{}: {why}", file.display()))?;
     line.splice(1..1, added);
@@ -116,6 +117,8 @@ mod tests {
         let line = "mpq-serve --pool 192.0.2.3:1024 --config FILE --listen [::]:2";
         assert_eq!(added(text, line).unwrap(), ["--seed=7", "--tcp"]);
         assert_eq!(added(text, "mpq-serve").unwrap(), [""; 0]);
+        let line = "mpq-serve --config FILE dir";
+        assert_eq!(added("root = '/srv'", line).unwrap(), [""; 0]);
         assert_eq!(
             added(text, "mpq-serve restore --images d").unwrap(),
             [""; 0]

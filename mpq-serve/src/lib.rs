@@ -6,9 +6,11 @@
 
 pub mod access;
 pub mod args;
+mod certificate;
 pub mod checkpoint;
 mod config;
 pub mod error;
+mod greeting;
 mod lines;
 mod log;
 mod metrics;

@@ -23,6 +23,7 @@ use crate::checkpoint::{OLD_SIGNALS, heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::site::descriptors;
 use crate::tcp::Doors;
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
@@ -395,6 +396,7 @@ impl Move {
         for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
             clear(&self.control);
         }
+        let _no_file_is_open = descriptors::close().await;
         stdio::detach();
         heap::give_back();
         let parked = Manifest {

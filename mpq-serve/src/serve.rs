@@ -8,25 +8,27 @@ use http::{HeaderMap, HeaderValue, Version};
 use mpq_core::h3::Priority;
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
-use mpq_core::tls::{Identity, TlsError};
+use mpq_core::tls::Identity;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::access::{AccessLog, Entry};
 use crate::args::Serve;
+use crate::certificate;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::heap;
 use crate::checkpoint::process;
 use crate::error::{At, Error};
+use crate::greeting;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::relocate::{Mover, write_pid_file};
 use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
-use crate::site::files::Root;
+use crate::site::files::{Root, RootOptions};
 use crate::site::random::Random;
-use crate::site::{Site, respond};
+use crate::site::{Site, descriptors, respond};
 use crate::stats;
 use crate::supervisor;
 use crate::tcp::Doors;
@@ -50,6 +52,7 @@ pub fn run(mut options: Serve) -> Result<(), Error> {
     {
         *file = std::path::absolute(&file).at(&*file)?;
     }
+    descriptors::allow_many();
     log::start(options.log_file.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,22 +63,9 @@ pub fn run(mut options: Serve) -> Result<(), Error> {
 }
 
 async fn serve(options: Serve) -> Result<(), Error> {
-    let identity = match certificate(&options) {
-        Some(identity) => identity,
-        None => Identity::self_signed(&["localhost".to_owned()]),
-    };
-    let identity = identity.map_err(|error| Error::Start(error.to_string()))?;
-    let root = options
-        .root
-        .as_deref()
-        .map(|dir| Root::new(dir).at(dir))
-        .transpose()?;
+    let identity = certificate::identity(&options, &greeting::addresses(options.listen.ip()))?;
     let service = Arc::new(Service {
-        site: Site {
-            random: Random::new(options.random, options.seed),
-            root,
-            limit_rate: options.limit_rate,
-        },
+        site: site(&options)?,
         access: AccessLog::start(options.access_log.as_deref(), options.access_format)?,
         metrics: Arc::new(Metrics::new()),
     });
@@ -105,10 +95,10 @@ async fn serve(options: Serve) -> Result<(), Error> {
     }
     write_pid_file(&options)?;
     tracing::info!("listening on {}", server.local_addr());
-    tracing::info!("certificate sha256 {}", identity.fingerprint());
     if let Some((_, operator)) = &doors.lock().await.operator {
         tracing::info!("metrics at http://{}/metrics", operator.address());
     }
+    greeting::tell(server.local_addr(), &identity, &service.site);
 
     let mut mover = Mover::new(
         server.clone(),
@@ -194,22 +184,38 @@ async fn serve(options: Serve) -> Result<(), Error> {
     Ok(())
 }
 
-/// That of the command line, if it names one.
-fn certificate(options: &Serve) -> Option<Result<Identity, TlsError>> {
-    let (cert, key) = (options.cert.as_ref()?, options.key.as_ref()?);
-    Some(Identity::from_pem(cert, key))
+/// What the command line has to offer.
+fn site(options: &Serve) -> Result<Site, Error> {
+    let how = RootOptions {
+        dotfiles: options.dotfiles,
+        tags: options.etag,
+    };
+    let root = options.root().map(|dir| Root::with(dir, how).at(dir));
+    let mut header = HeaderMap::new();
+    for (name, value) in &options.header {
+        header.append(name, value.clone());
+    }
+    Ok(Site {
+        random: options.random.map(|size| Random::new(size, options.seed)),
+        root: root.transpose()?,
+        listing: options.listing,
+        cors: options.cors,
+        header,
+        limit_rate: options.limit_rate,
+    })
 }
 
 /// Reads the certificate and its key again, for connections that are made from now on.
 fn reload(server: &Server, doors: &Doors, options: &Serve) {
-    let Some(identity) = certificate(options) else {
+    let (Some(cert), Some(key)) = (&options.cert, &options.key) else {
         return tracing::info!("there is no --cert to be read again");
     };
-    let set = identity.and_then(|identity| {
-        server.set_identity(&identity)?;
+    let set = certificate::read(cert, key).and_then(|identity| {
+        let mut set = server.set_identity(&identity);
         if let Some((_, tls)) = &doors.site {
-            tls.set_identity(&identity)?;
+            set = set.and_then(|()| tls.set_identity(&identity));
         }
+        set.map_err(|error| Error::Start(error.to_string()))?;
         Ok(identity.fingerprint())
     });
     match set {

@@ -36,7 +36,7 @@ impl Drop for Innocent {
 /// The process id of a server that was killed, so that its control folder is still there.
 fn killed_server() -> i32 {
     let mut server = mpq_serve()
-        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--random"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -117,6 +117,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub cacert: Option<PathBuf>,
 
+    /// Trust the server whose certificate has this SHA-256, whoever issued it; mpq-serve prints it
+    #[arg(long, value_name = "sha256:HEX", value_parser = checksum, conflicts_with_all = ["cacert", "insecure"])]
+    pub pin: Option<String>,
+
     /// Accept any certificate (for tests)
     #[arg(short = 'k', long)]
     pub insecure: bool,
@@ -193,10 +197,11 @@ impl Args {
                 "-C goes on with a file: add -o FILE or -O".to_owned(),
             ));
         }
-        let trust = match &self.cacert {
-            Some(file) => Trust::CaFile(file.clone()),
-            None if self.insecure => Trust::Insecure,
-            None => Trust::System,
+        let trust = match (&self.cacert, &self.pin) {
+            (Some(file), _) => Trust::CaFile(file.clone()),
+            (None, Some(fingerprint)) => Trust::Pinned(fingerprint.clone()),
+            (None, None) if self.insecure => Trust::Insecure,
+            (None, None) => Trust::System,
         };
         Ok(DownloadRequest {
             url,

@@ -210,9 +210,8 @@ mod tests {
         let address = server.local_addr();
         let [mut site, next] = seeds.map(|seed| {
             Arc::new(Site {
-                random: Random::new(SIZE, seed),
-                root: None,
-                limit_rate: None,
+                random: Some(Random::new(SIZE, seed)),
+                ..Site::default()
             })
         });
         tokio::spawn(async move {

@@ -11,7 +11,6 @@ use http::StatusCode;
 use mpq_core::proto::server::{AlternativeAddresses, Announcement};
 use mpq_core::server::{Server, ServerConfig};
 use mpq_serve::site::files::Root;
-use mpq_serve::site::random::Random;
 use mpq_serve::site::{Served, Site, respond};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -37,9 +36,9 @@ impl Own {
         let (certificate, key) = (identity.path("ca.pem"), identity.path("key.pem"));
         let identity = mpq_core::tls::Identity::from_pem(&certificate, &key).unwrap();
         let site = Arc::new(Site {
-            random: Random::new(0, 0),
             root: Some(Root::new(root).unwrap()),
             limit_rate: rate.and_then(NonZeroU64::new),
+            ..Site::default()
         });
         let runtime = Runtime::new().unwrap();
         let server = {

@@ -69,9 +69,8 @@ pub async fn serve(options: Options) -> Result<()> {
     writeln!(log, "listening on {}", endpoint.local_addr()?)?;
 
     let site = Arc::new(Site {
-        random: Random::new(options.random, options.seed),
-        root: None,
-        limit_rate: None,
+        random: Some(Random::new(options.random, options.seed)),
+        ..Site::default()
     });
     while let Some(incoming) = endpoint.accept().await {
         let site = site.clone();

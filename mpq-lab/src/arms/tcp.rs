@@ -42,7 +42,11 @@ fn folder() -> Result<PathBuf> {
     Ok(cache()?.join("nginx"))
 }
 
-fn nginx() -> Result<PathBuf> {
+/// Where the program is, once it was set up.
+///
+/// # Errors
+/// There is no folder for it.
+pub fn nginx() -> Result<PathBuf> {
     Ok(folder()?.join("usr/sbin/nginx"))
 }
 

@@ -83,8 +83,17 @@ fn lists(header: &HeaderMap, name: HeaderName, matches: impl Fn(&str) -> bool) -
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+        .flat_map(members)
         .any(|member| matches(member.trim()))
+}
+
+/// The members of a list of entity tags. A comma between quotes is part of a tag, which knows no escapes (§8.8.3).
+fn members(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    list.split(move |character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    })
 }
 
 /// A tag without its mark of weakness.
@@ -272,6 +281,32 @@ mod tests {
             assert_eq!(with(&[(IF_NONE_MATCH, tag)]), NotModified);
         }
         assert_eq!(with(&[(IF_NONE_MATCH, "\"b\"")]), Whole);
+    }
+
+    #[test]
+    fn a_comma_between_quotes_is_part_of_a_tag() {
+        let with = |etag, field: HeaderName, value: &str| {
+            let file = Validators {
+                len: 100,
+                etag,
+                modified: None,
+            };
+            let header = HeaderMap::from_iter([(field, value.parse().unwrap())]);
+            select(&Method::GET, &header, &file, LATER.parse().unwrap())
+        };
+        for (etag, list, listed) in [
+            ("\"a,b\"", "\"x\", \"a,b\"", true),
+            ("\"a,b\"", "\"a,b\",\"x\"", true),
+            ("\"a,\"", "W/\"x,\" , \"a,\"", true),
+            ("\"a\"", "\"x,\"a\",y\"", false),
+            ("\"a\"", "\"x\\\", \"a\"", true),
+            ("\"a\"", "\"a", false),
+        ] {
+            let expected = if listed { NotModified } else { Whole };
+            assert_eq!(with(etag, IF_NONE_MATCH, list), expected, "{list}");
+            let expected = if listed { Whole } else { PreconditionFailed };
+            assert_eq!(with(etag, IF_MATCH, list), expected, "{list}");
+        }
     }
 
     #[test]

@@ -1,12 +1,10 @@
-//! What bodies are made of: `/random`, a file, or a line of text.
+//! What bodies are made of: `/random`, a file, a listing, or a line of text.
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
-use tokio::task::spawn_blocking;
+use http::{HeaderValue, StatusCode};
 
 use super::files::StoredFile;
 use super::random::Random;
@@ -30,29 +28,35 @@ impl Excerpt {
 /// Where bytes come from.
 pub(crate) enum Content {
     Random(Random),
-    File(Arc<StoredFile>),
-    Text(Bytes),
+    File(Box<StoredFile>),
+    /// Made for the answer, of this media type.
+    Page(Bytes, HeaderValue),
 }
+
+pub(super) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 impl Content {
     /// The text that goes with a status that is not a success.
     pub(super) fn text(status: StatusCode) -> Self {
-        Self::Text(format!("{status}\n").into())
+        Self::Page(format!("{status}\n").into(), TEXT)
     }
 
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Random(random) => random.size(),
             Self::File(file) => file.len(),
-            Self::Text(text) => text.len() as u64,
+            Self::Page(page, _) => page.len() as u64,
         }
     }
 
-    pub(super) fn content_type(&self) -> &'static str {
+    pub(super) fn content_type(&self) -> HeaderValue {
         match self {
-            Self::Random(_) => "application/octet-stream",
-            Self::File(file) => file.content_type(),
-            Self::Text(_) => "text/plain; charset=utf-8",
+            Self::Random(_) => BYTES,
+            Self::File(file) => file.content_type().clone(),
+            Self::Page(_, media_type) => media_type.clone(),
         }
     }
 
@@ -64,11 +68,8 @@ impl Content {
                 random.fill(offset, &mut buffer);
                 Ok(buffer.into())
             }
-            Self::File(file) => {
-                let file = Arc::clone(file);
-                spawn_blocking(move || file.read(offset, len)).await?
-            }
-            Self::Text(text) => Ok(text.slice(offset as usize..offset as usize + len)),
+            Self::File(file) => file.read(offset, len).await,
+            Self::Page(page, _) => Ok(page.slice(offset as usize..offset as usize + len)),
         }
     }
 }

@@ -54,15 +54,19 @@ impl Server {
     }
 }
 
-/// Starts the program on loopback. Returns where it listens, too.
+/// Starts the program on loopback, with `/random` unless the options say what else. Returns where it listens, too.
 pub(crate) fn start(options: &[&str]) -> (Server, SocketAddr) {
     start_in(options, &[])
 }
 
 /// As [`start`], with these variables in its environment.
 pub(crate) fn start_in(options: &[&str], variables: &[(&str, &OsStr)]) -> (Server, SocketAddr) {
+    let serves = ["--random", "--root", "--config"];
+    let has_content = options.iter().any(|option| serves.contains(option));
+    let random: &[&str] = if has_content { &[] } else { &["--random"] };
     let mut process = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
         .args(["--listen", "127.0.0.1:0"])
+        .args(random)
         .args(options)
         .envs(variables.iter().copied())
         .stderr(Stdio::piped())

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::future::poll_fn;
 use std::net::Ipv4Addr;
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +12,7 @@ use h3::client::SendRequest;
 use h3::error::{Code, StreamError};
 use http::header::HeaderName;
 use http::{HeaderMap, Method, Request, StatusCode};
-use mpq_serve::site::files::Root;
+use mpq_serve::site::files::{Root, RootOptions};
 use mpq_serve::site::random::Random;
 use mpq_serve::site::{Served, Site, respond};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -56,17 +55,18 @@ impl Answer {
 
 impl Lab {
     pub(crate) async fn new() -> Self {
-        Self::limited(None).await
+        Self::with(RootOptions::default(), Site::default()).await
     }
 
-    pub(crate) async fn limited(rate: Option<u64>) -> Self {
+    /// A site like that one, with its files and bytes.
+    pub(crate) async fn with(options: RootOptions, site: Site) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         let random = Random::new(SIZE, 42);
         let site = Site {
-            random,
-            root: Some(Root::new(&dir.path().join("root")).unwrap()),
-            limit_rate: rate.and_then(NonZeroU64::new),
+            random: Some(random),
+            root: Some(Root::with(&dir.path().join("root"), options).unwrap()),
+            ..site
         };
         let cancel = Arc::new(Notify::new());
         let (log_writer, log) = mpsc::unbounded_channel();
@@ -197,8 +197,8 @@ fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
 async fn serve(
     endpoint: quinn::Endpoint,
     site: Arc<Site>,
-    pub(crate) cancel: Arc<Notify>,
-    pub(crate) log: mpsc::UnboundedSender<Served>,
+    cancel: Arc<Notify>,
+    log: mpsc::UnboundedSender<Served>,
 ) {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
     let mut connection = h3::server::builder()
@@ -230,6 +230,20 @@ pub(crate) fn write_old(path: &Path, content: &[u8]) {
         .unwrap()
         .set_modified(SystemTime::now() - Duration::from_secs(3600))
         .unwrap();
+}
+
+/// Reads on to the end of the body.
+pub(crate) async fn read_on(stream: &mut Stream) -> Vec<u8> {
+    let body = async {
+        let mut body = Vec::new();
+        while let Some(data) = stream.recv_data().await.unwrap() {
+            body.extend_from_slice(data.chunk());
+        }
+        body
+    };
+    timeout(PATIENCE, body)
+        .await
+        .expect("the body does not end")
 }
 
 /// Reads on to the end of the body, which must be a reset.
