@@ -550,7 +550,7 @@ mod tests {
             ("a --header Age", ErrorKind::ValueValidation),
             ("a --header ETag:x", ErrorKind::ValueValidation),
             ("a --header Connection:x", ErrorKind::ValueValidation),
-            ("a --header a b:x", ErrorKind::ValueValidation),
+            ("a --header (:x", ErrorKind::ValueValidation),
             (
                 "a --save-cert d --cert c --key k",
                 ErrorKind::ArgumentConflict,
