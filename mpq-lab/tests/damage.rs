@@ -88,7 +88,7 @@ async fn a_criu_that_does_not_end_is_ended_with_all_that_it_has_started() {
         let output = operated.restore_with(&images, &["--time-limit", "2s"]);
         hanging.wait_until("begun");
         assert_refused(&output, NOT_RESTORED, "took longer than 2 s");
-        assert!(!is_running("sleep\0123456"), "a stray process");
+        assert!(!is_running("sleep\x00123456"), "a stray process");
         operated.assert_gone();
 
         operated.criu = criu();

@@ -188,8 +188,6 @@ pub(crate) fn append(file: &Path) -> io::Result<fs::File> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[test]
@@ -198,6 +196,7 @@ mod tests {
         let mut log = Lines {
             sender: sender.clone(),
             lost: Arc::default(),
+            destination: Arc::new(Mutex::new(Destination::Stderr)),
         };
         let lost = log.lost.clone();
         let mut failing = 2;
