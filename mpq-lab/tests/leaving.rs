@@ -171,7 +171,7 @@ async fn who_restores_a_server_without_a_log_file_is_told_that_its_log_is_lost()
     };
     // Its log is a pipe, as under a supervisor.
     let mut server = Command::new(built("mpq-serve").unwrap())
-        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--random"])
         .env("MPQ_CRIU", criu())
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
