@@ -478,7 +478,6 @@ fn the_servers_table() {
         [
             ("HELLO from 3, a stranger", In(Input::Hello(3))),
             ("HELLO from 1, again", In(Input::Hello(1))),
-            ("a handshake begins", In(Input::HandshakeBegun)),
             ("4 connects", In(Input::Connected(4))),
             ("1 is gone", In(Input::Gone(1))),
             ("READY from 1", In(Input::Ready(1))),

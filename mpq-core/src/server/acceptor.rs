@@ -39,7 +39,7 @@ impl H3Acceptor for Acceptor {
     async fn accept(&mut self) -> Result<Option<Connection>, h3_util::Error> {
         loop {
             tokio::select! {
-                incoming = self.server.incoming() => {
+                incoming = self.server.listener.accept() => {
                     let Some((incoming, ticket)) = incoming else {
                         return Ok(None);
                     };

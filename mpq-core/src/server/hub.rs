@@ -23,16 +23,6 @@ pub(super) struct Hub {
     outputs: mpsc::UnboundedSender<Output>,
 }
 
-/// A handshake that is under way until this is dropped.
-#[derive(Debug)]
-pub(super) struct UnderWay(Arc<Hub>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.input(Input::HandshakeOver);
-    }
-}
-
 impl Hub {
     /// Without any connection yet; what is for a move goes to `outputs`.
     pub(super) fn new(
@@ -44,17 +34,6 @@ impl Hub {
             peers: Mutex::default(),
             outputs,
         }
-    }
-
-    /// A handshake begins.
-    pub(super) fn begin_handshake(self: &Arc<Self>) -> UnderWay {
-        self.input(Input::HandshakeBegun);
-        UnderWay(self.clone())
-    }
-
-    /// Whether any may.
-    pub(super) fn takes_clients(&self) -> bool {
-        self.machine.lock().unwrap().takes_clients()
     }
 
     /// A connection begins; in the midst of a move, it has to wait.

@@ -72,15 +72,12 @@ impl Listener {
     }
 
     /// The next connection whose handshake may begin; none once the endpoint is closed. Refuses those that are not
-    /// wanted any more, and while none are taken, and asks those beyond some to prove their addresses.
-    pub(super) async fn accept(
-        &self,
-        any_are_taken: impl Fn() -> bool,
-    ) -> Option<(noq::Incoming, Ticket)> {
+    /// wanted any more, and asks those beyond some to prove their addresses.
+    pub(super) async fn accept(&self) -> Option<(noq::Incoming, Ticket)> {
         loop {
             let incoming = self.endpoint.accept().await?;
             let is_validated = incoming.remote_address_validated();
-            if self.refuses() || !any_are_taken() {
+            if self.refuses() {
                 incoming.refuse();
             } else {
                 let verdict = self.admission.lock().unwrap().ask(is_validated);

@@ -196,7 +196,7 @@ impl Server {
     /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
     /// and fails as [`AcceptError`] says.
     pub async fn accept(&self) -> Option<Handshake> {
-        let (incoming, ticket) = self.incoming().await?;
+        let (incoming, ticket) = self.listener.accept().await?;
         let remote = canonical(incoming.remote_address());
         let connected = self.connected(incoming, ticket, remote);
         let session = in_time(self.config.handshake_timeout, async move {
@@ -220,11 +220,6 @@ impl Server {
         })
     }
 
-    /// Who comes next, unless nobody is to come now.
-    async fn incoming(&self) -> Option<(noq::Incoming, Ticket)> {
-        self.listener.accept(|| self.hub.takes_clients()).await
-    }
-
     /// A connection without HTTP/3 yet, and what tells its traffic.
     fn connected(
         &self,
@@ -244,7 +239,6 @@ impl Server {
         let hub = self.hub.clone();
         let (crypto, refusal) = refusal::watch(config.crypto.clone());
         config.crypto = crypto;
-        let under_way = hub.begin_handshake();
         async move {
             let local = incoming.local_ip();
             let connection = match incoming.accept_with(Arc::new(config))?.await {
@@ -276,7 +270,6 @@ impl Server {
             }
             let supervision = quic.supervision();
             let traffic = peer_tasks::start(hub, connection, peer, stream, supervision);
-            drop(under_way);
             Ok((quic, traffic))
         }
     }

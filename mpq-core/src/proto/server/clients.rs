@@ -3,14 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// All clients.
+/// All clients, by their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
-    /// By their numbers.
-    connected: BTreeMap<u64, Client>,
-    /// How many handshakes are under way.
-    handshakes: usize,
-}
+pub(super) struct Clients(BTreeMap<u64, Client>);
 
 #[derive(Debug)]
 struct Client {
@@ -32,19 +27,9 @@ enum Standing {
 }
 
 impl Clients {
-    /// The handshake of one begins.
-    pub(super) fn begin_handshake(&mut self) {
-        self.handshakes += 1;
-    }
-
-    /// That of one is over.
-    pub(super) fn end_handshake(&mut self) {
-        self.handshakes -= 1;
-    }
-
     /// One connects.
     pub(super) fn connected(&mut self, now: Instant, client: u64) {
-        self.connected.entry(client).or_insert(Client {
+        self.0.entry(client).or_insert(Client {
             connected: now,
             standing: Standing::Stranger,
         });
@@ -59,27 +44,27 @@ impl Clients {
 
     /// One is gone.
     pub(super) fn gone(&mut self, client: u64) {
-        self.connected.remove(&client);
+        self.0.remove(&client);
     }
 
     /// Those that can follow.
     pub(super) fn followers(&self) -> impl Iterator<Item = u64> {
         let follows =
             |client: &Client| matches!(client.standing, Standing::Here | Standing::Missing);
-        let all = self.connected.iter();
+        let all = self.0.iter();
         all.filter(move |(_, client)| follows(client))
             .map(|(id, _)| *id)
     }
 
     /// Whether any may still say that it can follow.
-    pub(super) fn may_follow_yet(&self) -> bool {
-        self.handshakes > 0 || self.standing(Standing::Stranger).next().is_some()
+    pub(super) fn has_strangers(&self) -> bool {
+        self.standing(Standing::Stranger).next().is_some()
     }
 
     /// Dismisses the strangers that were connected until then; who they are.
     pub(super) fn dismiss(&mut self, until: Instant) -> Vec<u64> {
         let mut dismissed = Vec::new();
-        for (id, client) in &mut self.connected {
+        for (id, client) in &mut self.0 {
             if client.standing == Standing::Stranger && client.connected <= until {
                 client.standing = Standing::Dismissed;
                 dismissed.push(*id);
@@ -90,7 +75,7 @@ impl Clients {
 
     /// The server is at another address: all that follow are missing.
     pub(super) fn leave(&mut self) {
-        let clients = self.connected.values_mut();
+        let clients = self.0.values_mut();
         let here = clients.filter(|client| client.standing == Standing::Here);
         here.for_each(|client| client.standing = Standing::Missing);
     }
@@ -115,13 +100,13 @@ impl Clients {
     }
 
     fn standing(&self, standing: Standing) -> impl Iterator<Item = u64> {
-        let all = self.connected.iter();
+        let all = self.0.iter();
         all.filter(move |(_, client)| client.standing == standing)
             .map(|(id, _)| *id)
     }
 
     fn change(&mut self, client: u64, from: Standing, to: Standing) -> bool {
-        let known = self.connected.get_mut(&client);
+        let known = self.0.get_mut(&client);
         let Some(known) = known.filter(|client| client.standing == from) else {
             return false;
         };
@@ -142,11 +127,11 @@ mod tests {
         clients.connected(now, 1);
         assert!(clients.follow(now, 2) && clients.follow(now, 3));
         clients.leave();
-        assert!(clients.may_follow_yet());
+        assert!(clients.has_strangers());
         for client in [1, 2] {
             clients.gone(client);
         }
-        assert!(!clients.may_follow_yet() && !clients.arrive(2));
+        assert!(!clients.has_strangers() && !clients.arrive(2));
         assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
         assert_eq!(clients.missing().collect::<Vec<_>>(), [3]);
     }

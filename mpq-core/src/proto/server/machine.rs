@@ -10,8 +10,7 @@ use super::knocks::Knocks;
 use super::{AlternativeAddresses, Announcement, Input, Output, Stage};
 use crate::proto::frame::Frame;
 
-/// From parking on, a client may still say HELLO for so long: its handshake may have been done just now, or be under
-/// way.
+/// From parking on, a client may still say HELLO for so long: its handshake may have been done just now.
 const HELLO_CHANCE: Duration = Duration::from_millis(100);
 /// How long clients may take to arrive before the server stops waiting for them.
 const ARRIVAL: Duration = Duration::from_secs(30);
@@ -76,11 +75,6 @@ impl ServerMachine {
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::HandshakeBegun => self.clients.begin_handshake(),
-            Input::HandshakeOver => {
-                self.clients.end_handshake();
-                self.park_if_quiet(now);
-            }
             Input::Connected(client) => self.clients.connected(now, client),
             Input::Hello(client) => self.hello(now, client),
             Input::Gone(client) => {
@@ -227,11 +221,6 @@ impl ServerMachine {
         self.stage() == Stage::Serving
     }
 
-    /// Whether new handshakes may begin. A server that is about to go refuses them, for their clients to know at once.
-    pub fn takes_clients(&self) -> bool {
-        !self.is_parking()
-    }
-
     /// Whether body writers are to be held: the server is about to be frozen, or is.
     pub fn is_parking(&self) -> bool {
         self.stage() == Stage::Parking
@@ -357,7 +346,7 @@ impl ServerMachine {
         else {
             return;
         };
-        if now < chance && self.clients.may_follow_yet() {
+        if now < chance && self.clients.has_strangers() {
             return;
         }
         if self.dismiss(chance) {
@@ -518,42 +507,6 @@ mod tests {
         let done = [Output::OpenGate(follower), Output::Done { moved: true }];
         let outputs: Vec<_> = std::iter::from_fn(|| server.poll()).collect();
         assert!(outputs.ends_with(&done), "{outputs:?}");
-    }
-
-    #[test]
-    fn handshakes_under_way_have_a_chance_as_well_and_no_others_begin() {
-        let start = Instant::now();
-        let client = 1;
-        // They come to nothing, go on to HELLO, or go on for too long.
-        for (outcome, waits) in [(0, Duration::ZERO), (1, Duration::ZERO), (2, HELLO_CHANCE)] {
-            let mut server = ServerMachine::default();
-            server.handle(start, Input::HandshakeBegun);
-            server.handle(start, Input::HandshakeOver);
-            server.handle(start, Input::HandshakeBegun);
-            assert!(server.takes_clients());
-            server.handle(start, Input::Announce(Announcement::default()));
-            server.handle_timeout(start);
-            server.handle(start, Input::Quiet);
-            assert_eq!((server.state(), server.takes_clients()), ("Parking", false));
-            match outcome {
-                0 => server.handle(start, Input::HandshakeOver),
-                1 => {
-                    server.handle(start, Input::Connected(client));
-                    server.handle(start, Input::HandshakeOver);
-                    assert_eq!(server.state(), "Parking", "it may say HELLO");
-                    server.handle(start, Input::Hello(client));
-                    server.handle(start, Input::Quiet);
-                }
-                _ => {
-                    server.handle_timeout(start + waits - Duration::from_nanos(1));
-                    assert_eq!(server.state(), "Parking");
-                    server.handle_timeout(start + waits);
-                }
-            }
-            assert_eq!((server.state(), server.takes_clients()), ("Parked", false));
-            let dismissed = |output: Output| matches!(output, Output::Dismiss(_));
-            assert!(!std::iter::from_fn(|| server.poll()).any(dismissed));
-        }
     }
 
     #[test]

@@ -34,10 +34,6 @@ use super::frame::{EncodeError, Frame};
 /// What happens to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A client's handshake begins.
-    HandshakeBegun,
-    /// One is over. If it is done, its client [is connected](Self::Connected) by then.
-    HandshakeOver,
     /// A client's handshake is done.
     Connected(u64),
     /// A client speaks the protocol, and can follow.

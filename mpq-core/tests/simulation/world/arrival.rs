@@ -66,8 +66,6 @@ pub(super) enum Arrival {
         to: SocketAddr,
     },
     Server(server::Input),
-    /// Somebody's handshake comes to nothing.
-    HandshakeOver,
     /// What the server has sent is acknowledged.
     Drained,
     /// A client that cannot follow is told to connect anew.
@@ -116,7 +114,6 @@ impl World {
     pub(super) fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Server(input) => self.server(input),
-            Arrival::HandshakeOver => self.server(server::Input::HandshakeOver),
             Arrival::Drained => self.drained(),
             Arrival::Tick => self.tick(),
             Arrival::Datagram(datagram) => self.datagram(datagram),

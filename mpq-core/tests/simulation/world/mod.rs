@@ -235,13 +235,7 @@ impl World {
         self.peers.insert(id, peer);
         self.sides.insert(id, side);
         self.look(id);
-        self.server(Input::HandshakeBegun);
         self.server(Input::Connected(id));
-        match luck / 9 % 4 {
-            // Somebody else's is under way for longer.
-            0 => self.later(RTT * 3, Arrival::HandshakeOver),
-            _ => self.server(Input::HandshakeOver),
-        }
         self.expect(id);
         self.locals(id, vec![0, 1]);
     }
