@@ -143,7 +143,9 @@ impl Site {
         };
         match (found, random) {
             (Ok(Found::File(mut file)), _) => {
-                file.root().clone().identify(&mut file).await;
+                if let Some(root) = &self.root {
+                    root.identify(&mut file).await;
+                }
                 Ok(Target::Content(Content::File(Box::new(file))))
             }
             (_, Some(random)) => Ok(random),

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::descriptors;
-use super::stored::StoredFile;
+use super::stored::{Digest, StoredFile};
 use super::versions::{Identity, Version};
 
 /// How long a request waits for the digest of its file: that of a small one is there by then.
@@ -23,9 +23,6 @@ const PART: u64 = 1 << 20;
 
 /// How many digests are remembered. Each takes about 200 bytes.
 const MAX_KNOWN: usize = 16_384;
-
-/// A SHA-256.
-pub(super) type Digest = [u8; 32];
 
 /// That file, and what it holds.
 type Key = (Identity, Version);

@@ -6,7 +6,7 @@
 //!
 //! The root itself is looked up for each file, so that it can be a symbolic link that is pointed to another release.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use http::HeaderValue;
 use httpdate::HttpDate;
 use nix::dir::Dir;
@@ -24,8 +25,9 @@ use nix::sys::stat::Mode;
 
 use super::descriptors::{self, Kept};
 use super::digests::Digests;
-use super::stored::State;
+pub use super::listing::Entry;
 pub use super::stored::StoredFile;
+use super::stored::{Digest, Place, State};
 use super::versions::{Identity, Sightings, Version};
 
 /// How often a look-up is tried again where the kernel could not rule out a race with a rename.
@@ -114,19 +116,6 @@ pub enum Found {
     WithoutSlash,
     /// A directory without an index: its path below the root.
     Directory(PathBuf),
-}
-
-/// A file or directory in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name.
-    pub name: OsString,
-    /// Whether it is a directory.
-    pub is_directory: bool,
-    /// Its length, in bytes.
-    pub len: u64,
-    /// When it was last changed, where HTTP can express that.
-    pub modified: Option<HttpDate>,
 }
 
 impl Root {
@@ -238,10 +227,6 @@ impl Root {
         Ok(entries)
     }
 
-    pub(super) fn digests(&self) -> Option<&Arc<Digests>> {
-        self.0.digests.as_ref()
-    }
-
     /// Whether a name on the way begins with a dot, and is not to be served.
     fn hides(&self, path: &Path) -> bool {
         let parts = path.components();
@@ -267,7 +252,7 @@ impl Root {
         let (version, identity) = (Version::of(metadata), Identity::of(metadata));
         let mark = self.0.seen.note(&path, version, identity, generation);
         Ok(StoredFile {
-            root: self.clone(),
+            place: Arc::new(self.clone()),
             content_type: content_type(&path),
             path,
             version,
@@ -320,6 +305,20 @@ impl Root {
             }
             result => result,
         }
+    }
+}
+
+impl Place for Root {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        Ok(Root::open(self, path)?)
+    }
+
+    fn tags_content(&self) -> bool {
+        self.0.digests.is_some()
+    }
+
+    fn digest_of<'a>(&'a self, file: &'a StoredFile) -> BoxFuture<'a, Option<Digest>> {
+        Box::pin(async { self.0.digests.as_ref()?.of(file).await })
     }
 }
 

@@ -1,16 +1,29 @@
 //! What a directory without an index is answered with: a page for people, or JSON for programs.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{ACCEPT, HeaderMap};
+use httpdate::HttpDate;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
-use std::os::unix::ffi::OsStrExt;
 
-use super::files::Entry;
+/// A file or directory in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: OsString,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+    /// Its length, in bytes.
+    pub len: u64,
+    /// When it was last changed, where HTTP can express that.
+    pub modified: Option<HttpDate>,
+}
 
 /// All that has a meaning in a path or a page is encoded.
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC

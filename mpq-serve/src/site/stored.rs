@@ -8,29 +8,44 @@
 //! It may lie on another host then, where a copy has nothing in common with it but the version, and its digest if that
 //! was in the entity tag.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use futures::future::BoxFuture;
 use http::HeaderValue;
 use httpdate::HttpDate;
 use std::os::unix::fs::FileExt;
 use tokio::task::spawn_blocking;
 
 use super::descriptors::{self, Kept};
-use super::digests::Digest;
-use super::files::Root;
 use super::versions::{Identity, Mark, Version};
+
+/// A SHA-256.
+pub(super) type Digest = [u8; 32];
+
+/// Where a file was found, and is looked for again.
+pub(super) trait Place: fmt::Debug + Send + Sync {
+    /// Opens what lies there for reading.
+    fn open(&self, path: &Path) -> io::Result<File>;
+
+    /// Whether entity tags are digests.
+    fn tags_content(&self) -> bool;
+
+    /// What the bytes of a file are; none if it changes meanwhile or cannot be read.
+    fn digest_of<'a>(&'a self, file: &'a StoredFile) -> BoxFuture<'a, Option<Digest>>;
+}
 
 /// A file as it was when it was found.
 #[derive(Debug, Clone)]
 pub struct StoredFile {
-    pub(super) root: Root,
-    /// Below the root.
+    pub(super) place: Arc<dyn Place>,
+    /// Below that.
     pub(super) path: PathBuf,
     pub(super) version: Version,
     pub(super) mark: Option<Mark>,
@@ -65,7 +80,7 @@ impl StoredFile {
             return format!("\"sha256-{}\"", HEXLOWER.encode(digest));
         }
         let tag = self.version.tag(self.mark, self.found);
-        match self.root.digests().is_some() && !tag.starts_with("W/") {
+        match self.place.tags_content() && !tag.starts_with("W/") {
             true => format!("W/{tag}"),
             false => tag,
         }
@@ -81,10 +96,6 @@ impl StoredFile {
         &self.content_type
     }
 
-    pub(super) fn root(&self) -> &Root {
-        &self.root
-    }
-
     /// What its digest is known by.
     pub(super) fn key(&self) -> (Identity, Version) {
         (self.state.lock().unwrap().identity, self.version)
@@ -98,8 +109,7 @@ impl StoredFile {
         if let (Some(digest), true) = (self.digest, self.was_closed()) {
             // Opens it.
             self.read_unproved(0, 0).await?;
-            let digests = self.root.digests().expect("it has made the digest");
-            if digests.of(self).await != Some(digest) {
+            if self.place.digest_of(self).await != Some(digest) {
                 return Err(changed());
             }
         }
@@ -144,7 +154,7 @@ impl StoredFile {
 
     /// Opens the file of that name, if it is the same one, or can be.
     fn open_again(&self, state: &mut State) -> io::Result<Arc<File>> {
-        let file = self.root.open(&self.path)?;
+        let file = self.place.open(&self.path)?;
         let metadata = file.metadata()?;
         let identity = Identity::of(&metadata);
         let generation = descriptors::generation();
@@ -169,7 +179,7 @@ impl StoredFile {
         if before == now || before.differs_in_links(now) {
             return true;
         }
-        let there = self.root.open(&self.path).map_err(io::Error::from);
+        let there = self.place.open(&self.path);
         let there = there.and_then(|file| file.metadata());
         !there.is_ok_and(|metadata| Identity::of(&metadata).is_same_file(now))
     }
