@@ -235,14 +235,14 @@ async fn a_dropped_body_is_reset() {
     .await;
 }
 
-/// The receiving half of a stream below h3, and the server's sending half.
-async fn raw_stream(pair: &Pair) -> (WholeBody<RecvStream>, noq::SendStream) {
+/// A connection below h3, the receiving half of a stream of it, and the server's sending half.
+async fn raw_stream(pair: &Pair) -> (Connection, WholeBody<RecvStream>, noq::SendStream) {
     let (mut client, _migration) = Connection::new(pair.client.clone());
     let stream: BidiStream<Bytes> = poll_fn(|cx| client.poll_open_bidi(cx)).await.unwrap();
     // Dropping the sending half resets it, and that tells the server of the stream.
     let (_, recv) = quic::BidiStream::split(stream);
     let (server, _) = pair.server.accept_bi().await.unwrap();
-    (recv, server)
+    (client, recv, server)
 }
 
 async fn next(stream: &mut WholeBody<RecvStream>) -> Result<Option<Bytes>, StreamErrorIncoming> {
@@ -253,7 +253,7 @@ async fn next(stream: &mut WholeBody<RecvStream>) -> Result<Option<Bytes>, Strea
 async fn a_reset_stream_never_looks_complete() {
     let pair = pair().await;
     in_time(async {
-        let (mut recv, mut send) = raw_stream(&pair).await;
+        let (_connection, mut recv, mut send) = raw_stream(&pair).await;
         send.write_all(b"\x00\x08half").await.unwrap();
         assert_eq!(next(&mut recv).await.unwrap().unwrap(), "\x00\x08");
         assert_eq!(next(&mut recv).await.unwrap().unwrap(), "half");
@@ -276,7 +276,7 @@ async fn a_reset_stream_never_looks_complete() {
 async fn a_stream_can_be_stopped_while_it_is_read() {
     let pair = pair().await;
     in_time(async {
-        let (mut recv, send) = raw_stream(&pair).await;
+        let (_connection, mut recv, send) = raw_stream(&pair).await;
         let id = recv.recv_id();
         assert!(next(&mut recv).now_or_never().is_none(), "nothing was sent");
         recv.stop_sending(Code::H3_REQUEST_CANCELLED.value());
