@@ -60,15 +60,9 @@ impl Served {
     async fn half_a_download(&self) -> Result<Download> {
         let mut command = self.testbed.topology().command(Client, built("mpq-get")?);
         command
-            .args([
-                "--insecure",
-                "--retry",
-                "0",
-                "--idle-timeout",
-                "5",
-                "--output",
-            ])
+            .args(["--insecure", "--retry", "0", "--idle-timeout", "5"])
             .args(["--interface", "eth0", "--interface", "eth1"])
+            .arg("--output")
             .arg(self.testbed.scratch().join("download"))
             .arg(format!("https://{}/file", ServerA.server_address()));
         let mut download = Download::start(command)?;
