@@ -47,10 +47,11 @@ async fn download(
         .unwrap()
 }
 
-/// Whole, by a second connection that was asked for the rest only.
+/// Whole, by a second connection that was asked for the rest only. That may be in parts: on a busy machine a round
+/// trip over these links is about as long as one request can fill.
 fn assert_resumed(done: &Summary) {
     assert_eq!(done.sha256, CONTENT.sha256());
-    assert_eq!((done.handshakes, done.requests), (2, 2), "{done:?}");
+    assert_eq!(done.handshakes, 2, "{done:?}");
     assert_eq!(done.received, CONTENT.size, "every byte once: {done:?}");
 }
 
