@@ -147,13 +147,14 @@ async fn serve(options: Serve) -> Result<(), Error> {
             },
         }
     }
+    supervisor::leaving();
+    server.go_away();
+    doors.lock().await.leave();
+    // Whoever reads this finds it so.
     tracing::info!(
         "leaving; {} responses are running",
         service.metrics.running.get()
     );
-    supervisor::leaving();
-    server.go_away();
-    doors.lock().await.leave();
     let finished = async {
         while service.metrics.running.get() > 0 {
             tokio::time::sleep(POLL_INTERVAL).await;
