@@ -7,7 +7,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 type Count = Counter<u64, AtomicU64>;
 type Label = [(&'static str, String); 1];
@@ -36,51 +36,29 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("mpq_serve"),
-            connections: Count::default(),
-            open_connections: Gauge::default(),
-            failed_handshakes: Count::default(),
-            running: Gauge::default(),
-            responses: Family::default(),
-            cut: Count::default(),
-            sent: Count::default(),
-            moves: Family::default(),
-        };
-        let registry = &mut metrics.registry;
-        registry.register(
-            "connections",
-            "QUIC connections that were made",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "open_connections",
-            "QUIC connections that are there",
-            metrics.open_connections.clone(),
-        );
-        registry.register(
-            "failed_handshakes",
-            "QUIC handshakes that came to nothing",
-            metrics.failed_handshakes.clone(),
-        );
-        registry.register(
-            "running_responses",
-            "Responses under way",
-            metrics.running.clone(),
-        );
-        registry.register(
-            "responses",
-            "Responses that are over, by status",
-            metrics.responses.clone(),
-        );
-        registry.register(
-            "cut_responses",
-            "Responses that were cut off",
-            metrics.cut.clone(),
-        );
-        registry.register_with_unit("sent", "Bytes of bodies", Unit::Bytes, metrics.sent.clone());
-        registry.register("moves", "Moves, by how they ended", metrics.moves.clone());
-        metrics
+        let mut registry = Registry::with_prefix("mpq_serve");
+        let sent = Count::default();
+        registry.register_with_unit("sent", "Bytes of bodies", Unit::Bytes, sent.clone());
+        let all = &mut registry;
+        Self {
+            connections: registered(all, "connections", "QUIC connections that were made"),
+            open_connections: registered(
+                all,
+                "open_connections",
+                "QUIC connections that are there",
+            ),
+            failed_handshakes: registered(
+                all,
+                "failed_handshakes",
+                "QUIC handshakes that came to nothing",
+            ),
+            running: registered(all, "running_responses", "Responses under way"),
+            responses: registered(all, "responses", "Responses that are over, by status"),
+            cut: registered(all, "cut_responses", "Responses that were cut off"),
+            sent,
+            moves: registered(all, "moves", "Moves, by how they ended"),
+            registry,
+        }
     }
 
     /// A response with a body of so many bytes is over.
@@ -104,4 +82,11 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("a string takes it all");
         text
     }
+}
+
+/// A figure that begins at nothing.
+fn registered<M: Metric + Clone + Default>(all: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    all.register(name, help, metric.clone());
+    metric
 }

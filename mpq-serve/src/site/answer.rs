@@ -138,7 +138,10 @@ impl Site {
         let random = random.map(|random| Target::Content(Content::Random(random)));
         // A file of that name is not hidden by what was made up.
         let found = match &self.root {
-            Some(root) => found(root, path.clone()).await,
+            Some(root) => {
+                let path = path.clone();
+                look_up(root, move |root| root.find(&path)).await
+            }
             None => Err(FindError::NotFound),
         };
         match (found, random) {
@@ -160,16 +163,19 @@ impl Site {
     }
 }
 
-/// What a root has at a path.
-async fn found(root: &Root, path: Vec<u8>) -> Result<Found, FindError> {
+/// Looks something up in a root, aside, as it blocks; and not while the server is frozen.
+async fn look_up<T: Send + 'static>(
+    root: &Root,
+    look: impl FnOnce(&Root) -> Result<T, FindError> + Send + 'static,
+) -> Result<T, FindError> {
     let root = root.clone();
     let reading = descriptors::reading().await;
-    let found = spawn_blocking(move || {
-        let found = root.find(&path);
+    let looked = spawn_blocking(move || {
+        let found = look(&root);
         drop(reading);
         found
     });
-    found
+    looked
         .await
         .unwrap_or_else(|error| Err(FindError::Io(error.into())))
 }
@@ -181,19 +187,14 @@ async fn page(
     header: &HeaderMap,
 ) -> Result<Target, StatusCode> {
     let is_json = listing::wants_json(header);
-    let root = root.clone();
-    let reading = descriptors::reading().await;
-    let made = spawn_blocking(move || {
-        let entries = root.list(&directory);
-        drop(reading);
-        entries.map(|entries| match is_json {
+    let made = look_up(root, move |root| {
+        let entries = root.list(&directory)?;
+        Ok(match is_json {
             true => Content::Page(listing::json(&entries), JSON),
             false => Content::Page(listing::html(&directory, &entries), HTML),
         })
-    });
-    let made = made
-        .await
-        .unwrap_or_else(|error| Err(FindError::Io(error.into())));
+    })
+    .await;
     let fields = HeaderMap::from_iter([
         (VARY, HeaderValue::from_static("accept")),
         (CONTENT_SECURITY_POLICY, listing::POLICY),
