@@ -72,10 +72,9 @@ impl Connection {
     fn missing(capabilities: u64, at_home: Vec<u32>) -> Self {
         let mut connection = Self::of_client(capabilities);
         connection.stage = Stage::Parking;
-        connection.input(Input::Closed);
         connection.pass(5 * SECOND);
         connection.stage = Stage::Moving;
-        connection.input(Input::Woken);
+        connection.input(Input::Woken(vec![]));
         connection.pass(SECOND);
         connection.input(Input::Reopened(at_home));
         assert_eq!(connection.outputs, []);
@@ -256,8 +255,7 @@ fn a_server_that_moves_every_half_minute_gives_up_a_client_that_is_gone() {
         moves += 1;
         connection.stage = Stage::Parking;
         connection.pass(SECOND);
-        connection.input(Input::Closed);
-        connection.input(Input::Woken);
+        connection.input(Input::Woken(vec![]));
         connection.stage = Stage::Moving;
         connection.input(Input::Reopened(Vec::new()));
         // Nobody comes in the time that the server waits for its clients.
@@ -303,7 +301,7 @@ fn what_a_path_owed_while_it_was_alone_does_not_count() {
 #[test]
 fn a_client_that_makes_a_path_to_the_new_address_has_come_along() {
     let mut connection = Connection::missing(Frame::MULTIPATH, vec![]);
-    assert_eq!(connection.machine.next_paths(), Some(2..=17));
+    assert_eq!(connection.machine.next_paths(), 2..=17);
     connection.pass(SECOND);
     assert_eq!(connection.take(), []);
     connection.new = vec![2];
@@ -313,7 +311,6 @@ fn a_client_that_makes_a_path_to_the_new_address_has_come_along() {
         told(server::Input::Established(ID)),
     ];
     assert_eq!(connection.take(), expected);
-    assert_eq!(connection.machine.next_paths(), None);
     // What is known of where it is now decides where to send.
     connection.input(Input::Release);
     assert_eq!(connection.take(), [Output::Release]);
@@ -332,9 +329,8 @@ fn a_client_that_makes_a_path_to_the_new_address_has_come_along() {
 #[test]
 fn a_path_that_is_validated_before_the_client_is_listened_for_is_no_less() {
     let mut connection = Connection::of_client(Frame::MULTIPATH);
-    connection.input(Input::Closed);
     connection.stage = Stage::Moving;
-    connection.input(Input::Woken);
+    connection.input(Input::Woken(vec![]));
     connection.open(2);
     connection.take();
     connection.input(Input::Release);
@@ -351,6 +347,34 @@ fn a_path_that_is_validated_before_the_client_is_listened_for_is_no_less() {
         expected,
         "the machine may not have heard the first time"
     );
+}
+
+#[test]
+fn a_path_of_before_that_is_heard_of_late_is_no_new_one() {
+    for follows in [false, true] {
+        let mut connection = Connection::new();
+        let capabilities = Frame::MULTIPATH;
+        connection.input(Input::Frame(Frame::Hello { capabilities }));
+        connection.take();
+        connection.stage = Stage::Moving;
+        connection.input(Input::Woken(vec![1]));
+        assert_eq!(connection.machine.next_paths(), 2..=17);
+        connection.open(1);
+        assert_eq!(connection.take(), [], "it may lead nowhere");
+        if follows {
+            connection.open(2);
+            let expected = [
+                Output::Close(0),
+                Output::Close(1),
+                told(server::Input::Established(ID)),
+            ];
+            assert_eq!(connection.take(), expected);
+        } else {
+            connection.input(Input::Stay);
+            connection.input(Input::Release);
+            assert_eq!(connection.take(), [Output::KeepPaths, Output::Release]);
+        }
+    }
 }
 
 #[test]
@@ -395,10 +419,8 @@ fn a_client_is_listened_for_until_the_move_is_over() {
     let mut connection = Connection::missing(Frame::MULTIPATH, vec![]);
     connection.stage = Stage::Serving;
     connection.pass(2 * MILLISECOND);
-    assert_eq!(connection.machine.next_paths(), None);
     let mut connection = Connection::missing(Frame::MULTIPATH, vec![]);
     connection.input(Input::Stay);
-    assert_eq!(connection.machine.next_paths(), None);
     connection.open(2);
     assert_eq!(connection.take(), [told(server::Input::Established(ID))]);
 }

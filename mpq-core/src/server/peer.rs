@@ -306,8 +306,6 @@ impl Peer {
             paths.saved = saved.collect();
             paths.saved_at = Some(SystemTime::now());
         }
-        drop(paths);
-        self.handle(Input::Closed);
     }
 
     /// The sockets are open again: finds out which of the paths of before lead to this server still.
@@ -323,7 +321,7 @@ impl Peer {
 
     /// The client is missing. The paths from now on begin like this, and nothing is sent on those of before.
     pub(super) fn begin_paths(&self, resume: Resume) {
-        self.handle(Input::Woken);
+        self.handle(Input::Woken(self.new_paths()));
         self.send_control.leave_paths();
         let mut paths = self.paths.lock().unwrap();
         let age = paths.saved_at.and_then(|at| at.elapsed().ok());
@@ -385,10 +383,11 @@ impl Peer {
         Some((heard(&connection.stats().frame_rx), figures))
     }
 
-    /// The new paths of a client that is missing: noq makes one when the first packet on it is authenticated.
+    /// Those that there are of the paths that the client can make next: noq makes one when the first packet on it is
+    /// authenticated.
     pub(super) fn new_paths(&self) -> Vec<u32> {
         let next = self.machine.lock().unwrap().next_paths();
-        let (Some(connection), Some(next)) = (self.connection.upgrade(), next) else {
+        let Some(connection) = self.connection.upgrade() else {
             return Vec::new();
         };
         next.filter(|id| connection.path(PathId::from(*id)).is_some())

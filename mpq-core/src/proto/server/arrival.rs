@@ -31,23 +31,9 @@ pub(super) enum Word {
     Redirected,
 }
 
-/// A client that has not been heard of since the move.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    /// The newest of its paths.
-    newest: u32,
-}
-
-impl Arrival {
-    /// Of a client of whose paths this is the newest.
-    pub(super) fn new(newest: u32) -> Self {
-        Self { newest }
-    }
-
-    /// The ids of the paths that there can be next.
-    pub(super) fn next_paths(&self) -> RangeInclusive<u32> {
-        self.newest.saturating_add(1)..=self.newest.saturating_add(PATHS)
-    }
+/// The ids of the paths that a client can make next, of whose paths this is the newest.
+pub(super) fn next_paths(newest: u32) -> RangeInclusive<u32> {
+    newest.saturating_add(1)..=newest.saturating_add(PATHS)
 }
 
 /// How the client has spoken, if it has: on which `new` paths, or on what `old` ones, of which is `known` whether
@@ -136,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_next_paths_are_those_that_a_client_may_have() {
-        assert_eq!(Arrival::new(5).next_paths(), 6..=5 + PATHS);
-        assert!(Arrival::new(u32::MAX).next_paths().count() <= 1);
+        assert_eq!(next_paths(5), 6..=5 + PATHS);
+        assert!(next_paths(u32::MAX).count() <= 1);
     }
 }

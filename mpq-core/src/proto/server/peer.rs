@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 pub use super::arrival::OldPath;
-use super::arrival::{self, Arrival, Word};
+use super::arrival::{self, Word};
 use super::farewell::{Farewell, Next};
 use super::idle::Idle;
 use super::lost::Lost;
@@ -42,10 +42,9 @@ pub enum Input {
         /// The counters of all validated paths.
         paths: Vec<PathFigures>,
     },
-    /// The sockets are closed: from now on the paths that there are now are those of before.
-    Closed,
-    /// The server woke, and its sockets are about to be opened: the client is missing.
-    Woken,
+    /// The server woke, and its sockets are about to be opened: the client is missing, and the paths that there are
+    /// are those of before. These of [`PeerMachine::next_paths`] are among them, though none is known to be validated.
+    Woken(Vec<u32>),
     /// They are open. These of the paths of before lead to where they did.
     Reopened(Vec<u32>),
     /// The answer to [`Output::Listen`].
@@ -129,6 +128,8 @@ pub struct PeerMachine {
     open: BTreeSet<u32>,
     /// The newest of all that were ever open.
     newest: u32,
+    /// The newest of those from before the last freeze.
+    newest_old: u32,
     /// Those from before the freeze, until the first one from after it is validated; and whether each leads to where
     /// it did.
     old: BTreeMap<u32, bool>,
@@ -137,8 +138,8 @@ pub struct PeerMachine {
     liveness: Liveness,
     idle: Idle,
     look_at: Instant,
-    /// While it is missing, and when it is listened for, once the sockets are open.
-    arrival: Option<Arrival>,
+    /// It has not been heard of since the freeze; and when it is listened for, once the sockets are open.
+    is_missing: bool,
     listen_at: Option<Instant>,
     lost: Option<Lost>,
     /// It is being told to go.
@@ -155,12 +156,13 @@ impl PeerMachine {
             redirects: false,
             open: BTreeSet::from([0]),
             newest: 0,
+            newest_old: 0,
             old: BTreeMap::new(),
             followed: false,
             liveness: Liveness::of_server(),
             idle: Idle::new(now),
             look_at: now + LOOK_INTERVAL,
-            arrival: None,
+            is_missing: false,
             listen_at: None,
             lost: None,
             farewell: None,
@@ -178,9 +180,17 @@ impl PeerMachine {
         self.farewell.is_some()
     }
 
-    /// The ids of the paths that a client that is missing can make next.
-    pub fn next_paths(&self) -> Option<RangeInclusive<u32>> {
-        self.arrival.as_ref().map(Arrival::next_paths)
+    /// Whether the client has not been heard of since the freeze.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing
+    }
+
+    /// The ids of the paths that the client can make next, and of those that it has made while it is missing.
+    pub fn next_paths(&self) -> RangeInclusive<u32> {
+        arrival::next_paths(match self.is_missing {
+            true => self.newest_old,
+            false => self.newest,
+        })
     }
 
     /// Something happened.
@@ -196,9 +206,12 @@ impl PeerMachine {
                 if self.open.len() > 1 {
                     self.look_at = self.look_at.min(now + COMPARE_INTERVAL);
                 }
-                self.followed |= self.arrival.is_some();
-                self.close_old();
-                self.tell(ServerInput::Established(self.id));
+                // That one of before is validated may be heard of only now.
+                if path > self.newest_old {
+                    self.followed |= self.is_missing;
+                    self.close_old();
+                    self.tell(ServerInput::Established(self.id));
+                }
             }
             Input::PathGone(path) => drop(self.open.remove(&path)),
             Input::Figures {
@@ -206,19 +219,21 @@ impl PeerMachine {
                 received,
                 paths,
             } => self.figures(now, stage, received, &paths),
-            Input::Closed => {
-                self.old = self.open.iter().map(|path| (*path, false)).collect();
+            Input::Woken(unvalidated) => {
+                let old = self.open.iter().copied().chain(unvalidated);
+                self.old = old.map(|path| (path, false)).collect();
+                let newest = self.old.keys().next_back().copied();
+                self.newest = self.newest.max(newest.unwrap_or_default());
+                self.newest_old = self.newest;
                 self.followed = false;
-            }
-            Input::Woken => {
-                self.arrival = Some(Arrival::new(self.newest));
+                self.is_missing = true;
                 self.idle.woken();
             }
             Input::Reopened(at_home) => {
                 for (path, is_at_home) in &mut self.old {
                     *is_at_home = at_home.contains(path);
                 }
-                self.listen_at = self.arrival.is_some().then_some(now);
+                self.listen_at = self.is_missing.then_some(now);
             }
             Input::Heard { stage, new, old } => self.heard(now, stage, new, &old),
             Input::InFlight(bytes) => {
@@ -332,7 +347,7 @@ impl PeerMachine {
     }
 
     fn heard(&mut self, now: Instant, stage: Stage, new: Vec<u32>, old: &[OldPath]) {
-        if self.arrival.is_none() {
+        if !self.is_missing {
             return;
         }
         if stage == Stage::Serving {
@@ -358,7 +373,7 @@ impl PeerMachine {
 
     /// It is listened for no longer.
     fn end_arrival(&mut self) {
-        (self.arrival, self.listen_at) = (None, None);
+        (self.is_missing, self.listen_at) = (false, None);
     }
 
     /// The client has made paths to the new address.

@@ -50,6 +50,13 @@ pub(super) enum Arrival {
     },
     /// The server has waited for a path.
     Pathless(u64),
+    /// The server is told that a path is validated.
+    Validated {
+        client: u64,
+        path: u32,
+        via: IpAddr,
+        at: SocketAddr,
+    },
     /// The server has closed a path.
     ClosedByServer {
         client: u64,
@@ -130,6 +137,12 @@ impl World {
             } => self.probe(client, from, target),
             Arrival::Abandoned { client, path } => self.abandoned(client, path),
             Arrival::Pathless(id) => self.pathless(id),
+            Arrival::Validated {
+                client,
+                path,
+                via,
+                at,
+            } => self.validated(client, path, via, at),
             Arrival::Resume(download) => self.resume(download),
             // The connection is no more.
             Arrival::ToClient(id) | Arrival::ToServer(id) | Arrival::Dismissed(id)

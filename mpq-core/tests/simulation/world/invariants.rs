@@ -241,7 +241,7 @@ impl World {
                 let (here, there) = (peer.open.keys(), side.open.keys());
                 return Some(format!("{client} has {here:?}, the server {there:?}"));
             }
-            if side.machine.next_paths().is_some() {
+            if side.machine.is_missing() {
                 return Some(format!("{client} is still waited for"));
             }
             side.holds.then(|| format!("{client} gets no data"))

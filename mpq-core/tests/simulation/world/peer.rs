@@ -188,6 +188,8 @@ pub(super) struct Side {
     pub(super) open: BTreeMap<u32, SidePath>,
     /// Paths of which a packet was decrypted.
     pub(super) known: BTreeSet<u32>,
+    /// Nothing is sent on these: they may lead to where the client was.
+    pub(super) stale: BTreeSet<u32>,
     /// The paths of before.
     pub(super) old: Vec<OldPath>,
     /// It is listened for.
@@ -237,6 +239,7 @@ impl Side {
             closed: false,
             open: BTreeMap::from([(0, SidePath::new(local(0), at))]),
             known: BTreeSet::from([0]),
+            stale: BTreeSet::new(),
             old: Vec::new(),
             awaited: false,
             knocks: HashSet::new(),
@@ -244,6 +247,12 @@ impl Side {
             heard: now,
             landing: None,
         }
+    }
+
+    /// Those that there are of the paths that the client can make next.
+    pub(super) fn new_paths(&self) -> Vec<u32> {
+        let next = self.machine.next_paths();
+        self.known.range(next).copied().collect()
     }
 
     /// What is in flight on its paths: a packet each, and soon another one.

@@ -80,7 +80,7 @@ impl World {
                 self.later(outage, Arrival::Server(fate));
             }
             Output::Wake => {
-                self.each_side(&peer::Input::Woken);
+                self.wake_sides();
                 self.opens_at = self.now + self.reopening;
             }
             Output::Reopen(Some(_)) if self.now < self.opens_at => self.server(Input::NotReopened),
@@ -128,7 +128,7 @@ impl World {
         }
         for (id, peer) in &mut self.peers {
             let side = self.sides.get(id);
-            let is_missing = side.is_some_and(|side| side.machine.next_paths().is_some());
+            let is_missing = side.is_some_and(|side| side.machine.is_missing());
             match peer.download.strategy {
                 Strategy::Symmetric if moved && is_missing => peer.excuse(Excuse::Unknocked),
                 Strategy::Proactive if !moved && peer.machine.is_moving() => {

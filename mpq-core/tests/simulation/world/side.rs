@@ -1,6 +1,6 @@
 //! The server's end of a connection: does what its machine wants, and tells it what that asks for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mpq_core::proto::server;
@@ -8,10 +8,10 @@ use mpq_core::proto::server::Stage;
 use mpq_core::proto::server::flight::{self, Landing, Standing};
 use mpq_core::proto::server::peer::{Input, OldPath, Output};
 
-use super::World;
 use super::arrival::Arrival;
 use super::excuse::Excuse;
 use super::peer::SidePath;
+use super::{MILLISECOND, World};
 
 /// How long a server keeps a connection that has no path (draft-ietf-quic-multipath-21 §3.4).
 const PATHLESS: Duration = Duration::from_secs(1);
@@ -129,8 +129,13 @@ impl World {
                 }
                 self.server(server::Input::Gone(id));
             }
-            Output::Release => side.holds = false,
-            Output::Speak | Output::Followed(_) | Output::GoAway | Output::KeepPaths => {}
+            Output::KeepPaths => side.stale.clear(),
+            Output::Release => {
+                side.holds = false;
+                let sends = side.known.difference(&side.stale).next().is_some();
+                assert!(sends || side.known.is_empty(), "it sends on no path");
+            }
+            Output::Speak | Output::Followed(_) | Output::GoAway => {}
         }
     }
 
@@ -161,9 +166,7 @@ impl World {
         let Some(side) = self.sides.get_mut(&id).filter(|side| side.awaited) else {
             return;
         };
-        let next = side.machine.next_paths();
-        let is_next = |path: &&u32| next.as_ref().is_some_and(|next| next.contains(path));
-        let new: Vec<_> = side.known.iter().filter(is_next).copied().collect();
+        let new = side.new_paths();
         let spoke = side.old.iter().any(|old| old.has_spoken);
         if new.is_empty() && !spoke && stage != Stage::Serving {
             return;
@@ -176,8 +179,11 @@ impl World {
         self.side(id, Input::Heard { stage, new, old });
     }
 
-    /// The first packet on a path is decrypted, and the path validated, in any order.
+    /// The first packet on a path is decrypted, and the path validated, in any order; or that is heard of later.
     pub(super) fn path_at_server(&mut self, id: u64, path: u32, via: IpAddr) {
+        // Decided apart, so as not to change what else happens.
+        let luck =
+            (self.seed ^ id << 8 ^ u64::from(path)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
         let (Some(at), Some(side)) = (self.listening, self.sides.get_mut(&id)) else {
             return;
         };
@@ -185,15 +191,35 @@ impl World {
         if self.net.below(2) == 0 {
             self.hear_out(id);
         }
-        if let Some(side) = self.sides.get_mut(&id) {
-            side.open.insert(path, SidePath::new(via, at));
-            self.side(id, Input::PathOpen(path));
+        match luck < 8 {
+            true => self.later(
+                MILLISECOND * 10 * luck as u32,
+                Arrival::Validated {
+                    client: id,
+                    path,
+                    via,
+                    at,
+                },
+            ),
+            false => self.validated(id, path, via, at),
         }
         self.side_hears(id, path, via);
     }
 
+    /// The machine is told that a path is validated, unless it is no more.
+    pub(super) fn validated(&mut self, id: u64, path: u32, via: IpAddr, at: SocketAddr) {
+        if let Some(side) = self.sides.get_mut(&id)
+            && side.known.contains(&path)
+            && !side.closed
+        {
+            side.open.insert(path, SidePath::new(via, at));
+            self.side(id, Input::PathOpen(path));
+        }
+    }
+
     fn close_at_server(&mut self, id: u64, path: u32) {
         let side = self.sides.get_mut(&id).unwrap();
+        side.known.remove(&path);
         if side.open.remove(&path).is_none() {
             return;
         }
@@ -215,7 +241,10 @@ impl World {
         }
         self.peers.get_mut(&id).unwrap().ids += 1;
         if let Some(side) = self.sides.get_mut(&id)
-            && side.open.remove(&path).is_some()
+            && {
+                side.known.remove(&path);
+                side.open.remove(&path).is_some()
+            }
         {
             self.side(id, Input::PathGone(path));
             if self.sides.get(&id).is_some_and(|side| side.open.is_empty()) {
@@ -291,7 +320,16 @@ impl World {
             side.awaited = false;
             side.knocks.clear();
         }
-        self.each_side(&Input::Closed);
+    }
+
+    /// It has woken.
+    pub(super) fn wake_sides(&mut self) {
+        for id in self.sides.keys().copied().collect::<Vec<_>>() {
+            let side = self.sides.get_mut(&id).unwrap();
+            side.stale = side.known.clone();
+            let new = side.new_paths();
+            self.side(id, Input::Woken(new));
+        }
     }
 
     /// Its sockets are open at another address.
