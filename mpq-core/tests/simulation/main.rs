@@ -109,6 +109,10 @@ fn schedules_that_have_failed_once_end_well() {
             11_186,
             "the interfaces were others while nothing got through",
         ),
+        (
+            13_307,
+            "that a path of before a freeze was validated was heard of after it",
+        ),
         (38_587, "an announcement came after its move"),
         (
             40_269,

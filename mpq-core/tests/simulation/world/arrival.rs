@@ -54,8 +54,6 @@ pub(super) enum Arrival {
     Validated {
         client: u64,
         path: u32,
-        via: IpAddr,
-        at: SocketAddr,
     },
     /// The server has closed a path.
     ClosedByServer {
@@ -137,12 +135,7 @@ impl World {
             } => self.probe(client, from, target),
             Arrival::Abandoned { client, path } => self.abandoned(client, path),
             Arrival::Pathless(id) => self.pathless(id),
-            Arrival::Validated {
-                client,
-                path,
-                via,
-                at,
-            } => self.validated(client, path, via, at),
+            Arrival::Validated { client, path } => self.validated(client, path),
             Arrival::Resume(download) => self.resume(download),
             // The connection is no more.
             Arrival::ToClient(id) | Arrival::ToServer(id) | Arrival::Dismissed(id)

@@ -1,6 +1,6 @@
 //! The server's end of a connection: does what its machine wants, and tells it what that asks for.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mpq_core::proto::server;
@@ -191,28 +191,23 @@ impl World {
         if self.net.below(2) == 0 {
             self.hear_out(id);
         }
+        if let Some(side) = self.sides.get_mut(&id) {
+            side.open.insert(path, SidePath::new(via, at));
+        }
         match luck < 8 {
             true => self.later(
-                MILLISECOND * 10 * luck as u32,
-                Arrival::Validated {
-                    client: id,
-                    path,
-                    via,
-                    at,
-                },
+                MILLISECOND * 250 * luck as u32,
+                Arrival::Validated { client: id, path },
             ),
-            false => self.validated(id, path, via, at),
+            false => self.validated(id, path),
         }
         self.side_hears(id, path, via);
     }
 
     /// The machine is told that a path is validated, unless it is no more.
-    pub(super) fn validated(&mut self, id: u64, path: u32, via: IpAddr, at: SocketAddr) {
-        if let Some(side) = self.sides.get_mut(&id)
-            && side.known.contains(&path)
-            && !side.closed
-        {
-            side.open.insert(path, SidePath::new(via, at));
+    pub(super) fn validated(&mut self, id: u64, path: u32) {
+        let side = self.sides.get(&id);
+        if side.is_some_and(|side| !side.closed && side.open.contains_key(&path)) {
             self.side(id, Input::PathOpen(path));
         }
     }
