@@ -436,6 +436,7 @@ fn server_outputs(server: &mut ServerMachine) -> String {
         Output::Send(client, frame) => format!("send {} to {client}", frame_name(&frame)),
         Output::Dismiss(client) => format!("dismiss {client}"),
         Output::CloseGates => "close gates".into(),
+        Output::CloseGate(client) => format!("close gate of {client}"),
         Output::OpenGate(client) => format!("open gate of {client}"),
         Output::Drain => "drain".into(),
         Output::Hold => "send nothing new".into(),

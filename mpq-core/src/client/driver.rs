@@ -80,13 +80,6 @@ impl Driver {
             hold_back: config.hold_back.mul_f64(fraction()),
             path_ids: PATHS,
             seed: u64::from_be_bytes(tls::random()),
-            capabilities: match config.strategy {
-                Strategy::Restart => 0,
-                strategy if strategy.redirects() => Frame::REDIRECT,
-                _ if multipath => Frame::MULTIPATH,
-                // Over one path only, there is no other to come along by.
-                _ => 0,
-            },
         };
         let mut machine = ClientMachine::new(now, config, locals[0].ip, remote);
         machine.handle(now, Input::Broadcasts(interfaces::broadcasts()));

@@ -46,7 +46,7 @@ pub(super) const NEW_PATHS_PERIOD: Duration = Duration::from_secs(30);
 
 /// How old what is known of a path may be when it is used (§4.3.1), the freeze included. As long as
 /// RFC 7661 (§4.3) lets a window stand that is not in use.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(300);
+pub(super) const LIFETIME: Duration = Duration::from_secs(300);
 
 /// How the paths of a connection begin after a move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) struct Saved {
     /// Its shortest round-trip time.
     pub(super) rtt: Duration,
     /// What arrived in a round trip, bytes.
-    pub(crate) window: u64,
+    pub(super) window: u64,
 }
 
 impl Saved {

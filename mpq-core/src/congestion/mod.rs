@@ -3,6 +3,7 @@
 pub(crate) mod careful_resume;
 pub(crate) mod controller;
 mod olia;
+mod saved_paths;
 pub(crate) mod send_control;
 
 use std::fmt;

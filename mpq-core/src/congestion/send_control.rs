@@ -2,12 +2,14 @@
 //! whether all of it has been answered.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::Algorithm;
 use super::careful_resume::{Memory, Saved};
+use super::saved_paths::SavedPaths;
+use super::{Algorithm, Resume};
 use crate::proto::server::flight::{Flight, Landing};
 
 /// How long a path is remembered to have carried so much.
@@ -17,6 +19,7 @@ pub(super) const RECENT_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) struct SendControl {
     pub(super) algorithm: Algorithm,
     pub(super) memory: Mutex<Memory>,
+    saved: Mutex<SavedPaths>,
     pub(super) tracks: Mutex<Vec<Weak<Mutex<Track>>>>,
     drain: Mutex<Option<Landing>>,
     pub(super) held: AtomicBool,
@@ -112,6 +115,7 @@ impl SendControl {
         Self {
             algorithm,
             memory: Mutex::default(),
+            saved: Mutex::default(),
             tracks: Mutex::default(),
             drain: Mutex::default(),
             held: AtomicBool::new(false),
@@ -201,17 +205,38 @@ impl SendControl {
         open.into_iter().map(|track| *track.lock().unwrap())
     }
 
-    /// The paths that are new from `now` on may go on where others were. With [`Resume::Aggressive`],
-    /// they go on for this one, which had the smallest window, until they are told for which.
-    ///
-    /// [`Resume::Aggressive`]: super::Resume::Aggressive
-    pub(crate) fn resume(&self, now: Instant, least: Option<Saved>) {
+    /// The server is about to be frozen, and this is known of the paths to these addresses of the client.
+    pub(crate) fn save(
+        &self,
+        time: SystemTime,
+        paths: impl Iterator<Item = (SocketAddr, Saved)>,
+    ) {
+        *self.saved.lock().unwrap() = SavedPaths::new(time, paths);
+    }
+
+    /// The server wakes. The paths that are new from `now` on may go on where others were, if `resume` says so and
+    /// that is not too long ago.
+    pub(crate) fn thaw(&self, now: Instant, time: SystemTime, resume: Resume) {
+        let mut saved = self.saved.lock().unwrap();
+        if saved.thaw(time, resume) {
+            self.resume(now, saved.least(resume));
+        }
+    }
+
+    /// The paths that are new from `now` on may go on where others were: for this one, until they are told for which.
+    pub(super) fn resume(&self, now: Instant, least: Option<Saved>) {
         let thaw = Some(now);
         *self.memory.lock().unwrap() = Memory { thaw, least };
     }
 
+    /// What was known of the path to this address of the client, for the first that asks.
+    pub(crate) fn take_saved(&self, remote: SocketAddr) -> Option<Saved> {
+        self.saved.lock().unwrap().take(remote)
+    }
+
     /// Paths begin as ever: there was no move.
     pub(crate) fn forget(&self) {
+        *self.saved.lock().unwrap() = SavedPaths::default();
         *self.memory.lock().unwrap() = Memory::default();
     }
 }

@@ -36,12 +36,9 @@ impl Hub {
         }
     }
 
-    /// A connection begins; in the midst of a move, it has to wait.
+    /// A connection begins.
     pub(super) fn add(&self, id: u64, peer: Arc<Peer>) {
-        self.peers.lock().unwrap().insert(id, peer.clone());
-        if self.stage() == Stage::Parking {
-            peer.gate.close();
-        }
+        self.peers.lock().unwrap().insert(id, peer);
         self.input(Input::Connected(id));
     }
 
@@ -113,6 +110,11 @@ impl Hub {
                 Output::OpenGate(client) => {
                     if let Some(peer) = peers.get(&client) {
                         peer.handle(peer::Input::Release);
+                    }
+                }
+                Output::CloseGate(client) => {
+                    if let Some(peer) = peers.get(&client) {
+                        peer.gate.close();
                     }
                 }
                 Output::Dismiss(client) => {

@@ -11,7 +11,6 @@ use noq::{FrameStats, PathId, WeakPathHandle};
 use tokio::sync::{Notify, mpsc};
 
 use crate::congestion::Resume;
-use crate::congestion::careful_resume::{LIFETIME, Saved};
 use crate::congestion::controller;
 use crate::congestion::send_control::SendControl;
 use crate::frame_io::FrameWriter;
@@ -73,10 +72,6 @@ pub(super) struct Paths {
     pub(super) ever: BTreeMap<PathId, (SocketAddr, WeakPathHandle)>,
     /// Those that were open before the freeze.
     old: BTreeMap<u32, OldPath>,
-    /// What was known then of the paths to these addresses of the client, and not told to new ones yet.
-    saved: BTreeMap<SocketAddr, Saved>,
-    /// When that was noted; the clock of the process may stand still while it is frozen.
-    saved_at: Option<SystemTime>,
 }
 
 /// A path from before the freeze.
@@ -208,8 +203,9 @@ impl Peer {
 
     fn close(&self, id: u32) {
         if let Some(path) = self.path(id) {
-            let remote = path.remote_address().map(canonical);
-            tracing::info!("path {id} to {remote:?} is closed");
+            if let Ok(remote) = path.remote_address().map(canonical) {
+                tracing::info!("path {id} to {remote} is closed");
+            }
             let _ = path.close();
         }
     }
@@ -273,9 +269,9 @@ impl Peer {
     /// Tells a path that leads where an old one did what was known of that one.
     pub(super) fn begin_path(&self, connection: &noq::Connection, path: PathId) {
         let remote = connection.path(path).and_then(|p| p.remote_address().ok());
-        let saved = &mut self.paths.lock().unwrap().saved;
-        if let Some(old) = remote.and_then(|remote| saved.remove(&canonical(remote))) {
-            controller::tell(connection, path, old);
+        let saved = remote.and_then(|remote| self.send_control.take_saved(canonical(remote)));
+        if let Some(saved) = saved {
+            controller::tell(connection, path, saved);
         }
     }
 
@@ -303,8 +299,7 @@ impl Peer {
                 let saved = controller::saved(&connection, *id, Instant::now())?;
                 Some((remote, saved))
             });
-            paths.saved = saved.collect();
-            paths.saved_at = Some(SystemTime::now());
+            self.send_control.save(SystemTime::now(), saved);
         }
     }
 
@@ -323,21 +318,13 @@ impl Peer {
     pub(super) fn begin_paths(&self, resume: Resume) {
         self.handle(Input::Woken(self.new_paths()));
         self.send_control.leave_paths();
-        let mut paths = self.paths.lock().unwrap();
-        let age = paths.saved_at.and_then(|at| at.elapsed().ok());
-        if resume == Resume::Off || age.unwrap_or_default() > LIFETIME {
-            paths.saved.clear();
-            return;
-        }
-        let least = paths.saved.values().min_by_key(|old| old.window).copied();
-        let least = least.filter(|_| resume == Resume::Aggressive);
-        self.send_control.resume(Instant::now(), least);
+        self.send_control
+            .thaw(Instant::now(), SystemTime::now(), resume);
     }
 
     /// The paths go on as they are: there was no move.
     pub(super) fn stay(&self) {
         self.handle(Input::Stay);
-        self.paths.lock().unwrap().saved.clear();
         self.send_control.forget();
     }
 

@@ -136,6 +136,7 @@ impl Relocation {
                 }
                 Output::Send(..)
                 | Output::OpenGate(_)
+                | Output::CloseGate(_)
                 | Output::CloseGates
                 | Output::Dismiss(_) => {
                     unreachable!("done by the hub")

@@ -49,7 +49,6 @@ impl Rig {
     pub(crate) fn redirecting() -> Self {
         let mut rig = Self::with(Config {
             strategy: Strategy::Reactive,
-            capabilities: Frame::REDIRECT,
             ..Config::default()
         });
         rig.run(LOOK, &[1, 1]);

@@ -62,7 +62,7 @@ impl ClientMachine {
     /// A machine for a connection to `remote`, whose first path is open from `local`.
     pub fn new(now: Instant, config: Config, local: IpAddr, remote: SocketAddr) -> Self {
         let hello = Frame::Hello {
-            capabilities: config.capabilities,
+            capabilities: config.capabilities(),
         };
         let rtt = LEAST_SILENCE;
         let health = Health::new(!config.strategy.redirects());

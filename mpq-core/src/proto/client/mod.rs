@@ -68,8 +68,6 @@ pub struct Config {
     pub hold_back: Duration,
     /// Path ids that the server grants at the same time.
     pub path_ids: u32,
-    /// Capabilities to say HELLO with.
-    pub capabilities: u64,
     /// Of the times between probes, so that those of different clients do not come together.
     pub seed: u64,
 }
@@ -85,13 +83,23 @@ impl Default for Config {
             bare: false,
             hold_back: Duration::ZERO,
             path_ids: PATHS,
-            capabilities: Frame::MULTIPATH,
             seed: 0,
         }
     }
 }
 
 impl Config {
+    /// What the client says HELLO with.
+    fn capabilities(&self) -> u64 {
+        match self.strategy {
+            Strategy::Restart => 0,
+            strategy if strategy.redirects() => Frame::REDIRECT,
+            _ if self.multipath => Frame::MULTIPATH,
+            // Over one path only, there is no other to come along by.
+            _ => 0,
+        }
+    }
+
     /// Whether a path is opened only where a probe was answered. The literature's clients know of none.
     fn asks_before_opening(&self) -> bool {
         self.strategy.probes() && !self.bare

@@ -75,7 +75,12 @@ impl ServerMachine {
     /// Something happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected(client) => self.clients.connected(now, client),
+            Input::Connected(client) => {
+                self.clients.connected(now, client);
+                if self.is_parking() {
+                    self.outputs.push_back(Output::CloseGate(client));
+                }
+            }
             Input::Hello(client) => self.hello(now, client),
             Input::Gone(client) => {
                 self.clients.gone(client);

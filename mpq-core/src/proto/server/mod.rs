@@ -146,6 +146,8 @@ pub enum Output {
     Send(u64, Frame),
     /// Hold all body writers.
     CloseGates,
+    /// Hold the body writers of a client that has connected since.
+    CloseGate(u64),
     /// Release the body writers of a client.
     OpenGate(u64),
     /// Tell a client that cannot follow to connect anew, and end its connection: [`peer::Input::Dismiss`].

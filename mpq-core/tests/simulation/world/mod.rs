@@ -216,11 +216,6 @@ impl World {
             idle_timeout: IDLE,
             strategy,
             hold_back: if hold_back { RTT * 5 } else { Duration::ZERO },
-            capabilities: match strategy {
-                Strategy::Restart => 0,
-                strategy if strategy.redirects() => Frame::REDIRECT,
-                _ => Frame::MULTIPATH,
-            },
             ..Config::default()
         };
         let mut peer = Peer::new(self.now, config, download, remote);
@@ -230,8 +225,7 @@ impl World {
         peer.confirmed = self.now + RTT * (luck % 3) as u32;
         // With the confirmation, or later: before they are waited for no more, or after that.
         peer.granted = peer.confirmed + RTT * 2 * (luck / 3 % 3) as u32;
-        let mut side = Side::new(self.now, id, remote);
-        side.holds = self.server.stage() == Stage::Parking;
+        let side = Side::new(self.now, id, remote);
         self.peers.insert(id, peer);
         self.sides.insert(id, side);
         self.look(id);

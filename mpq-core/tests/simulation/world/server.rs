@@ -48,6 +48,7 @@ impl World {
                 self.side(id, peer::Input::Dismiss);
             }
             Output::CloseGates => self.sides.values_mut().for_each(|side| side.holds = true),
+            Output::CloseGate(id) => self.sides.get_mut(&id).unwrap().holds = true,
             Output::OpenGate(id) => self.side(id, peer::Input::Release),
             Output::Drain => {
                 // Or something is never acknowledged.
