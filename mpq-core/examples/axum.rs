@@ -1,7 +1,7 @@
 //! An axum application over HTTP/3 that moves to another address every five seconds, with all of its
-//! connections:
+//! connections. It prints how to download from it:
 //!
-//!     cargo run --features axum --example axum -- cert.pem key.pem
+//!     cargo run --features axum --example axum
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -23,18 +23,17 @@ pub(crate) async fn serve(server: Server, router: Router) {
 #[tokio::main]
 #[allow(dead_code, reason = "a test uses the rest")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [certificate, key] = &arguments[..] else {
-        return Err("usage: axum CERTIFICATE.PEM KEY.PEM".into());
-    };
-    let identity = Identity::from_pem(certificate.as_ref(), key.as_ref())?;
+    let identity = Identity::self_signed(&["localhost".to_owned()])?;
+    let pin = identity.fingerprint();
     let addresses = ["127.0.0.1:4433", "127.0.0.2:4433"].map(|a| a.parse::<SocketAddr>().unwrap());
     let server = Server::bind(addresses[0], &identity, ServerConfig::default())?;
     let router = Router::new().route("/", get(|| async { "hello\n" }));
     tokio::spawn(serve(server.clone(), router));
-    for address in addresses.iter().cycle().skip(1) {
+    for next in addresses.iter().cycle().skip(1) {
+        let address = server.local_addr();
+        println!("now: cargo run --example download -- {address} / {pin}");
         tokio::time::sleep(Duration::from_secs(5)).await;
-        println!("now at {}", server.move_to(*address).await?);
+        server.move_to(*next).await?;
     }
     Ok(())
 }

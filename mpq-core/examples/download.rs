@@ -1,9 +1,12 @@
 //! Downloads over every interface, and goes on while the server moves:
 //!
-//!     cargo run --example download -- localhost:4433 / ca.pem > file
+//!     cargo run --example download -- example.org:4433 /file > file
+//!
+//! A server whose certificate nobody has issued is trusted by the SHA-256 of the certificate, as the third argument.
 
 use std::error::Error;
 use std::io::Write;
+use std::process::ExitCode;
 
 use mpq_core::client::{Client, ClientConfig};
 use mpq_core::tls::Trust;
@@ -26,16 +29,22 @@ pub(crate) async fn download(
 
 #[tokio::main]
 #[allow(dead_code, reason = "a test uses the rest")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [server, path, trusted @ ..] = &arguments[..] else {
-        return Err("usage: download HOST:PORT PATH [CA.PEM]".into());
+    let [server, path, pin @ ..] = &arguments[..] else {
+        eprintln!("usage: download HOST:PORT PATH [SHA-256 OF THE CERTIFICATE]");
+        return ExitCode::from(2);
     };
+    let pin = pin.first().cloned();
     let config = ClientConfig {
-        trust: trusted
-            .first()
-            .map_or(Trust::System, |file| Trust::CaFile(file.into())),
+        trust: pin.map_or(Trust::System, Trust::Pinned),
         ..ClientConfig::default()
     };
-    download(config, server, path, &mut std::io::stdout()).await
+    match download(config, server, path, &mut std::io::stdout()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
