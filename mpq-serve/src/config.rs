@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command};
 use toml::{Table, Value};
@@ -61,6 +62,7 @@ fn read(
             value => std::slice::from_ref(value),
         };
         let is_flag = matches!(option.get_action(), ArgAction::SetTrue);
+        let before = added.len();
         for value in values {
             let text = match value {
                 Value::Boolean(set) if is_flag => {
@@ -75,8 +77,24 @@ fn read(
             };
             added.push(format!("--{key}={text}").into());
         }
+        check(command, &added[before..])?;
     }
     Ok(added)
+}
+
+/// Whether an option takes these values. Later it would be the command line that is said to be wrong.
+fn check(command: &Command, arguments: &[OsString]) -> Result<(), String> {
+    let line = std::iter::once(OsString::new()).chain(arguments.iter().cloned());
+    match command.clone().try_get_matches_from(line) {
+        Err(error)
+            if [ErrorKind::InvalidValue, ErrorKind::ValueValidation].contains(&error.kind()) =>
+        {
+            let words = error.to_string();
+            let words = words.lines().next().unwrap_or_default();
+            Err(words.trim_start_matches("error: ").to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +151,10 @@ mod tests {
             ("tcp = 1", "\"tcp\" is true or false"),
             ("listen = true", "\"listen\" is a text"),
             ("listen", "TOML parse error"),
+            (
+                "listen = 'nowhere'",
+                "invalid value 'nowhere' for '--listen",
+            ),
         ] {
             let error = added(text, "mpq-serve --config FILE").unwrap_err();
             assert!(error.starts_with("/") && error.contains(wanted), "{error}");
