@@ -86,6 +86,7 @@
 pub mod client;
 mod congestion;
 mod error;
+pub mod forwarder;
 mod frame_io;
 pub mod h3;
 pub mod limits;

@@ -405,6 +405,7 @@ fn announcement() -> server::Input {
         targets: vec![at('B')],
         lead: SECOND,
         outage: SECOND,
+        forwarded: false,
     })
 }
 
@@ -434,6 +435,7 @@ fn server_outputs(server: &mut ServerMachine) -> String {
     use server::Output;
     let outputs = std::iter::from_fn(|| server.poll()).map(|output| match output {
         Output::Send(client, frame) => format!("send {} to {client}", frame_name(&frame)),
+        Output::Keep(client) => format!("keep {client}"),
         Output::Dismiss(client) => format!("dismiss {client}"),
         Output::CloseGates => "close gates".into(),
         Output::CloseGate(client) => format!("close gate of {client}"),

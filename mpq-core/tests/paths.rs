@@ -344,6 +344,7 @@ async fn paths_outlive_a_move_that_is_not_made() {
         targets: Vec::new(),
         lead: Duration::ZERO,
         outage: Duration::ZERO,
+        forwarded: false,
     };
     let moved = server.relocate(announcement, freeze, |_| ()).await;
     assert!(matches!(moved, Err(MoveError::NotFrozen(_))), "{moved:?}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mpq_core::proto::forward::ForwardKey;
 use mpq_core::proto::probe::{Echo, Hint, KnockKey, ProbeKey, Recogniser, Secret};
 use mpq_core::proto::{Frame, frame, policy};
 
@@ -193,7 +194,7 @@ fn streams_with_an_error_are_given_up_as_documented() {
 }
 
 #[test]
-fn probes_knocks_and_echoes_are_made_as_documented() {
+fn datagrams_outside_of_the_connection_are_made_as_documented() {
     let mut made = BTreeMap::<_, u32>::new();
     let mut echo = None;
     for [what, key, from, to, random, datagram] in rows("A.5.") {
@@ -212,6 +213,8 @@ fn probes_knocks_and_echoes_are_made_as_documented() {
                 knock
             }
             "echo" => echo.expect("a knock is above").datagram(random[0]),
+            "introduction" => ForwardKey::new(&key.expect("a key"))
+                .introduction(from.parse().unwrap(), random[0]),
             _ => panic!("{what}"),
         };
         assert_eq!(sent, bytes(datagram), "{what}");
@@ -219,7 +222,7 @@ fn probes_knocks_and_echoes_are_made_as_documented() {
     }
     assert_eq!(
         made,
-        BTreeMap::from([("probe", 2), ("knock", 1), ("echo", 1)])
+        BTreeMap::from([("probe", 2), ("knock", 1), ("echo", 1), ("introduction", 2)])
     );
 }
 

@@ -103,6 +103,7 @@ fn announcement(target: SocketAddr) -> Announcement {
         targets: vec![target],
         lead: Duration::ZERO,
         outage: Duration::ZERO,
+        forwarded: false,
     }
 }
 

@@ -283,6 +283,12 @@ const YOUNG: u64 = 3;
 
 impl Parking {
     fn new() -> Self {
+        let mut parking = Self::announced(false);
+        assert_eq!(parking.dismissed(), [STRANGER]);
+        parking
+    }
+
+    fn announced(forwarded: bool) -> Self {
         let mut now = Instant::now() + 10 * SECOND;
         let mut server = ServerMachine::default();
         server.handle(now, Input::Connected(FOLLOWER));
@@ -294,6 +300,7 @@ impl Parking {
                 targets: vec!["10.0.0.2:443".parse().unwrap()],
                 lead: SECOND,
                 outage: SECOND,
+                forwarded,
             }),
         );
         now += SECOND;
@@ -326,7 +333,6 @@ impl Parking {
 #[test]
 fn whoever_has_just_connected_may_still_say_hello_while_the_server_parks() {
     let mut parking = Parking::new();
-    assert_eq!(parking.dismissed(), [STRANGER]);
     parking.handle(Input::Quiet);
     assert_eq!(
         (parking.outputs(), parking.server.state()),
@@ -347,9 +353,45 @@ fn whoever_has_just_connected_may_still_say_hello_while_the_server_parks() {
 }
 
 #[test]
+fn whoever_cannot_follow_is_kept_if_it_is_forwarded() {
+    let mut parking = Parking::announced(true);
+    assert_eq!(parking.dismissed(), [0; 0]);
+    parking.handle(Input::Quiet);
+    // They may still say that they can.
+    assert_eq!(parking.outputs(), [Output::Hold]);
+    parking.now = parking.server.next_timeout().expect("it waits");
+    parking.server.handle_timeout(parking.now);
+    let kept = [STRANGER, YOUNG].map(Output::Keep);
+    assert_eq!(
+        parking.outputs(),
+        [&kept[..], &[Output::CloseSockets]].concat()
+    );
+    parking.handle(Input::Closed);
+    let listen = "10.0.0.2:443".parse().unwrap();
+    let before = "10.0.0.1:443".parse().unwrap();
+    parking.handle(Input::Thawed { listen, before });
+    parking.outputs();
+    parking.handle(Input::Reopened);
+    assert_eq!(parking.outputs(), [Output::Knock(vec![FOLLOWER])]);
+    parking.handle(Input::Stayed(STRANGER));
+    assert_eq!(parking.outputs(), [Output::OpenGate(STRANGER)]);
+    parking.handle(Input::Established(FOLLOWER));
+    parking.outputs();
+    assert_eq!(parking.server.state(), "Arriving", "one is missing");
+    parking.handle(Input::Stayed(YOUNG));
+    assert_eq!(
+        parking.outputs(),
+        [Output::OpenGate(YOUNG), Output::Done { moved: true }]
+    );
+    // Without a forwarder, the next move is made without them.
+    parking.handle(Input::Announce(Announcement::default()));
+    parking.server.handle_timeout(parking.now);
+    assert_eq!(parking.dismissed(), [STRANGER, YOUNG]);
+}
+
+#[test]
 fn whoever_does_not_say_hello_while_the_server_parks_is_dismissed_too() {
     let mut parking = Parking::new();
-    assert_eq!(parking.dismissed(), [STRANGER]);
     parking.handle(Input::Quiet);
     parking.now = parking.server.next_timeout().expect("it waits");
     parking.server.handle_timeout(parking.now);

@@ -179,11 +179,11 @@ fn only_the_first_hello_of_a_client_that_can_follow_counts() {
         let hello = follows.then_some(told(server::Input::Hello(ID)));
         let expected: Vec<_> = [Output::Speak].into_iter().chain(hello).collect();
         assert_eq!(connection.take(), expected, "{capabilities}");
-        assert_eq!(connection.machine.redirects(), redirects);
+        assert_eq!(connection.machine.keeps_paths(), redirects);
         let capabilities = Frame::MULTIPATH | Frame::REDIRECT;
         connection.input(Input::Frame(Frame::Hello { capabilities }));
         assert_eq!(connection.take(), []);
-        assert_eq!(connection.machine.redirects(), redirects);
+        assert_eq!(connection.machine.keeps_paths(), redirects);
     }
 }
 
@@ -378,12 +378,42 @@ fn a_path_of_before_that_is_heard_of_late_is_no_new_one() {
 }
 
 #[test]
+fn a_client_that_is_forwarded_is_spoken_to_first_and_keeps_its_paths() {
+    let mut connection = Connection::new();
+    connection.input(Input::Keep);
+    connection.stage = Stage::Moving;
+    connection.input(Input::Woken(vec![]));
+    // None leads to where it did, as far as this host can tell.
+    connection.input(Input::Reopened(vec![]));
+    let mut old = OldPath {
+        path: 0,
+        has_come: false,
+        has_spoken: false,
+        is_forwarded: false,
+    };
+    connection.old = vec![old];
+    connection.pass(SECOND);
+    assert_eq!(connection.take(), []);
+    old.is_forwarded = true;
+    connection.old = vec![old];
+    connection.pass(SECOND);
+    assert_eq!(connection.take(), [Output::Ask(vec![0])], "once");
+    (old.has_come, old.has_spoken) = (true, true);
+    connection.old = vec![old];
+    connection.pass(SECOND);
+    assert_eq!(connection.take(), [told(server::Input::Stayed(ID))]);
+    connection.input(Input::Release);
+    assert_eq!(connection.take(), [Output::KeepPaths, Output::Release]);
+}
+
+#[test]
 fn a_client_that_redirects_is_heard_on_the_paths_that_it_had_and_keeps_them() {
     let mut connection = Connection::missing(Frame::REDIRECT, vec![]);
     let old = |has_come, has_spoken| OldPath {
         path: 1,
         has_come,
         has_spoken,
+        is_forwarded: false,
     };
     // What nobody can decrypt does not count, nor what came before.
     for (has_come, has_spoken) in [(true, false), (false, true)] {
@@ -407,6 +437,7 @@ fn a_client_for_whom_the_server_is_where_it_was_stays() {
         path: 1,
         has_come: true,
         has_spoken: true,
+        is_forwarded: false,
     }];
     connection.pass(MILLISECOND);
     assert_eq!(connection.take(), [told(server::Input::Stayed(ID))]);

@@ -250,6 +250,11 @@ pub enum Command {
         /// times
         #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
         migrate_to: Vec<SocketAddr>,
+
+        /// Keep clients that cannot follow, such as browsers: a process stays here and forwards what they and the
+        /// server send, until the last of them has left
+        #[arg(long)]
+        forward: bool,
     },
 
     /// Bring a checkpointed server back, here, with its connections
@@ -298,6 +303,15 @@ pub enum Command {
         /// restore --rollback
         #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = duration)]
         valid: Duration,
+    },
+
+    /// Forward for clients of a server that has left. Started by the helper.
+    #[command(hide = true)]
+    Forward {
+        #[arg(long)]
+        control: PathBuf,
+        #[arg(long, value_parser = RequestId::parse)]
+        request: RequestId,
     },
 
     /// Dump a parked server. Started by the server itself.

@@ -28,10 +28,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Args, Command};
+use checkpoint::control::Control;
 use checkpoint::hook::{Hook, Order};
 use checkpoint::restore::{self, Restore};
 use checkpoint::token::Claim;
-use checkpoint::{command, helper};
+use checkpoint::{command, forward, helper};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
@@ -49,7 +50,8 @@ pub fn main() -> ExitCode {
             pid_file,
             images,
             migrate_to,
-        }) => command::run(pid, pid_file, images, migrate_to),
+            forward,
+        }) => command::run(pid, pid_file, images, migrate_to, forward),
         Some(Command::Restore {
             images,
             listen,
@@ -74,6 +76,9 @@ pub fn main() -> ExitCode {
             restore::run(&images, options)
         }
         Some(Command::Release { images, valid }) => restore::release(&images, valid),
+        Some(Command::Forward { control, request }) => {
+            forward::run(&Control::at(control), &request)
+        }
         Some(Command::Dump {
             pid,
             images,

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
 use crate::checkpoint::notes::{
-    CheckpointRequest, Failed, Manifest, RequestId, Serving, Thawed, Undumped, Waiting, now,
+    CheckpointRequest, Failed, Manifest, RequestId, Serving, Thawed, ToForward, Undumped, Waiting,
+    now,
 };
 use crate::checkpoint::{OLD_SIGNALS, heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
@@ -207,6 +208,7 @@ impl Mover {
             images: None,
             migrate_to: Vec::new(),
             criu: None,
+            forward: false,
         });
         let progress = Arc::new(Progress {
             step: watch::Sender::new(Step::Announced),
@@ -219,6 +221,7 @@ impl Mover {
             doors: self.doors.clone(),
             id: request.id.clone(),
             criu: request.criu.clone(),
+            forward: request.forward,
             progress: progress.clone(),
             undumped: Mutex::default(),
         };
@@ -279,6 +282,8 @@ struct Move {
     id: RequestId,
     /// Which is to dump it.
     criu: Option<PathBuf>,
+    /// Whether clients that cannot follow are kept, and forwarded.
+    forward: bool,
     progress: Arc<Progress>,
     /// Why it was not dumped once it was parked.
     undumped: Mutex<Option<Failure>>,
@@ -320,6 +325,7 @@ impl Move {
                 .outage
                 .or(self.options.move_in_process)
                 .unwrap_or_default(),
+            forwarded: self.forward,
         };
         tracing::info!("moving to {targets:?}");
         let announced = now();
@@ -415,7 +421,12 @@ impl Move {
             log_file: self.options.log_file.clone(),
             files: Default::default(),
         };
-        if let Err(error) = self.control.write_on(&self.id, &parked) {
+        let to_forward = self.server.forwarding().map(|forwarding| {
+            let to_forward = ToForward::new(parked.listen, parked.targets[0], &forwarding);
+            self.control.write_on(&self.id, &to_forward)
+        });
+        let told = to_forward.unwrap_or(Ok(()));
+        if let Err(error) = told.and_then(|()| self.control.write_on(&self.id, &parked)) {
             return Thaw::Failed(error.into());
         }
         let since = tokio::time::Instant::now();

@@ -2,6 +2,7 @@
 //! sockets on them.
 
 pub(crate) mod address;
+mod forwarded;
 pub(crate) mod interfaces;
 pub(crate) mod monitor;
 pub(crate) mod mtu;

@@ -68,6 +68,7 @@ impl AsyncUdpSocket for Receiver {
                 self.shared.heard.store(true, Ordering::Relaxed);
                 let count = self.shared.part(bufs, meta, count);
                 for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
+                    self.shared.put_back_clients(meta, buf);
                     self.shared.note_sender(meta, buf);
                     self.shared.take_answers(socket.address.ip(), meta, buf);
                     self.shared.take_echoes(meta, buf);

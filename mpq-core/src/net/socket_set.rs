@@ -12,6 +12,7 @@ use noq::udp::{RecvMeta, Transmit, is_msg_size_err};
 use tokio::sync::mpsc;
 
 use super::address::{canonical, mapped};
+use super::forwarded::Forwarded;
 use super::old_paths::OldPaths;
 use super::socket::Bound;
 use crate::proto::probe::{self, Hint, Recogniser};
@@ -50,6 +51,8 @@ pub(super) struct SocketSet {
     pub(super) senders: Mutex<Option<HashSet<SocketAddr>>>,
     /// At a server that has moved.
     pub(super) echoes: RwLock<Echoes>,
+    /// At a server that has moved, too.
+    pub(super) forwarded: RwLock<Forwarded>,
     /// What noq does not know of the paths to clients that are validated so, also after another move.
     pub(super) hidden: RwLock<HashMap<SocketAddr, IpAddr>>,
     answers: mpsc::Sender<Answer>,
@@ -78,6 +81,7 @@ impl SocketSet {
             old_paths: Mutex::default(),
             senders: Mutex::default(),
             echoes: RwLock::default(),
+            forwarded: RwLock::default(),
             hidden: RwLock::default(),
             answers,
             send_errors: AtomicU64::new(0),
@@ -105,6 +109,10 @@ impl SocketSet {
             && canonical(transmit.destination) == from
         {
             transmit.destination = mapped(to?);
+        }
+        let forwarded = self.forwarded.read().unwrap();
+        if !forwarded.is_empty() {
+            transmit.destination = mapped(forwarded.socket(canonical(transmit.destination))?);
         }
         Some(transmit)
     }
@@ -185,6 +193,22 @@ impl SocketSet {
         let senders = self.senders.lock().unwrap();
         let is_noted = |s: &HashSet<_>| s.len() >= MAX_SENDERS || s.contains(&remote);
         senders.as_ref().map(is_noted)
+    }
+
+    /// Has what a forwarder sends come from its clients. It introduces them by packets that noq discards.
+    pub(super) fn put_back_clients(&self, meta: &mut RecvMeta, buffer: &[u8]) {
+        if self.forwarded.read().unwrap().is_empty() {
+            return;
+        }
+        let remote = canonical(meta.addr);
+        let packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        for packet in packets.filter(|packet| probe::has_long_header(packet)) {
+            self.forwarded.write().unwrap().introduce(remote, packet);
+        }
+        let client = self.forwarded.read().unwrap().client(remote);
+        if client != remote {
+            meta.addr = mapped(client);
+        }
     }
 
     /// Takes echoes of knocks out of a received buffer: it is left with length 0. They validate their sender, if

@@ -11,6 +11,9 @@
 //!
 //! Replies to [probes](crate::proto::probe) are picked out of what is received.
 //!
+//! A server that has moved may have clients that are [forwarded](Sockets::expect_forwarder): noq knows them by their
+//! own addresses, and the network by those of the forwarder's sockets.
+//!
 //! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
 //! address goes to another, and what comes from there is shown to noq as if it came from the first.
 
@@ -31,6 +34,7 @@ use super::noq_udp::Receiver;
 use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
 use super::socket_set::{Answer, Redirection, SocketSet};
+use crate::proto::forward::ForwardKey;
 use crate::proto::probe::Recogniser;
 
 /// Probe answers waiting to be read; more are dropped, as a network would.
@@ -203,6 +207,22 @@ impl Sockets {
     pub(crate) fn end_arrival(&self) {
         *self.0.senders.lock().unwrap() = None;
         self.0.echoes.write().unwrap().end();
+    }
+
+    /// The server has moved, and somebody at its old address is to forward what is for these clients and what they
+    /// send. Until they are introduced, nothing goes to them.
+    pub(crate) fn expect_forwarder(&self, key: ForwardKey, clients: &[SocketAddr]) {
+        self.0.forwarded.write().unwrap().expect(key, clients);
+    }
+
+    /// By what address the network knows a client.
+    pub(crate) fn network_address(&self, client: SocketAddr) -> SocketAddr {
+        self.0.forwarded.read().unwrap().name(client)
+    }
+
+    /// Whether somebody forwards for this client.
+    pub(crate) fn is_forwarded(&self, client: SocketAddr) -> bool {
+        self.0.forwarded.read().unwrap().is_introduced(client)
     }
 
     /// Tells noq from now on to which local address a datagram came, so that paths to different ones are

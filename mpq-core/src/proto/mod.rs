@@ -57,6 +57,7 @@
 pub mod client;
 pub(crate) mod evacuation;
 pub(crate) mod first_path;
+pub mod forward;
 pub mod frame;
 mod id;
 pub(crate) mod liveness;

@@ -40,7 +40,7 @@ const REMEMBERED_HINTS: usize = 2_048;
 /// Long header, and the fixed bit, which some load balancers want to see.
 const LONG_HEADER: u8 = 0xc0;
 /// The version that a knock says is spoken (RFC 9000 §15).
-const QUIC_V1: u32 = 1;
+pub(super) const QUIC_V1: u32 = 1;
 
 /// Makes a client's probes, and recognises their answers.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl ProbeKey {
         let (nonce, padding) = rest[version.len()..]
             .split_first_chunk()
             .expect("it is longer");
-        let mut packet = header(first, version, *nonce, self.tag(*nonce, local, remote));
+        let mut packet = header(first, version, nonce, &self.tag(*nonce, local, remote));
         packet.extend_from_slice(&padding[..PROBE_SIZE - packet.len()]);
         packet
     }
@@ -91,8 +91,7 @@ impl KnockKey {
     /// The datagram with which a thawed server says that it is there, made of fresh random bytes.
     pub fn knock(&self, random: &[u8; KNOCK_RANDOM]) -> Vec<u8> {
         let (first, nonce) = random.split_first_chunk::<1>().expect("it is longer");
-        let nonce = *nonce.first_chunk().expect("so long is the rest");
-        let mut packet = header(first[0], [0; 4], tag(&self.0, &nonce), nonce);
+        let mut packet = header(first[0], [0; 4], &tag(&self.0, nonce), nonce);
         packet.extend_from_slice(&QUIC_V1.to_be_bytes());
         packet
     }
@@ -121,7 +120,7 @@ impl Echo {
 
     /// The datagram that returns it, with a random byte.
     pub fn datagram(self, random: u8) -> Vec<u8> {
-        let mut packet = header(random, [0; 4], self.nonce, self.tag);
+        let mut packet = header(random, [0; 4], &self.nonce, &self.tag);
         packet.extend_from_slice(&QUIC_V1.to_be_bytes());
         packet
     }
@@ -216,12 +215,12 @@ fn tag(key: &hmac::Key, covered: &[u8]) -> Id {
 }
 
 /// The bits of the first byte that have no meaning are as random as the rest.
-fn header(first: u8, version: [u8; 4], destination: Id, source: Id) -> Vec<u8> {
+pub(super) fn header(first: u8, version: [u8; 4], destination: &[u8], source: &[u8]) -> Vec<u8> {
     let mut packet = vec![LONG_HEADER | first];
     packet.extend_from_slice(&version);
     for id in [destination, source] {
-        packet.push(size_of::<Id>() as u8);
-        packet.extend_from_slice(&id);
+        packet.push(u8::try_from(id.len()).expect("connection IDs are short"));
+        packet.extend_from_slice(id);
     }
     packet
 }

@@ -117,6 +117,11 @@ impl Hub {
                         peer.gate.close();
                     }
                 }
+                Output::Keep(client) => {
+                    if let Some(peer) = peers.get(&client) {
+                        peer.handle(peer::Input::Keep);
+                    }
+                }
                 Output::Dismiss(client) => {
                     if let Some(peer) = peers.get(&client) {
                         peer.handle(peer::Input::Dismiss);

@@ -17,7 +17,7 @@ mod relocate;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use self::relocate::Relocation;
 use crate::congestion::send_control::SendControl;
 use crate::congestion::{Algorithm, Congestion, Resume};
 pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
+use crate::forwarder::Forwarding;
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR, Turns};
 use crate::limits::{FIELD_SECTION, HANDSHAKES, UNVALIDATED_HANDSHAKES};
@@ -87,6 +88,8 @@ pub struct Server {
     crypto: Arc<RwLock<noq::ServerConfig>>,
     hub: Arc<Hub>,
     moves: Arc<Moves>,
+    /// What a forwarder has to know.
+    forwarding: Arc<Mutex<Option<Forwarding>>>,
 }
 
 /// Ends a handshake that takes too long.
@@ -155,6 +158,7 @@ impl Server {
             hub: Arc::new(Hub::new(config.elsewhere.clone(), outputs)),
             config,
             moves: Arc::new(Moves::new(moving)),
+            forwarding: Arc::default(),
         })
     }
 
@@ -191,6 +195,12 @@ impl Server {
     /// The number of the newest announcement; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.hub.sequence()
+    }
+
+    /// What a [`Forwarder`](crate::forwarder::Forwarder) at the present address has to know. There is something from
+    /// the freeze of a move on that was announced as [forwarded](Announcement::forwarded), until the next move.
+    pub fn forwarding(&self) -> Option<Forwarding> {
+        self.forwarding.lock().unwrap().clone()
     }
 
     /// The next client that comes; `None` once the server is closed. Its handshake goes on while it is awaited,
@@ -306,6 +316,7 @@ impl Server {
             targets: vec![address],
             lead: Duration::ZERO,
             outage: Duration::ZERO,
+            forwarded: false,
         };
         self.relocate(announcement, async { Thaw::At(address) }, |_| ())
             .await
@@ -339,6 +350,7 @@ impl Server {
             caller,
             abandoned: false,
             draining: Vec::new(),
+            forwarding: self.forwarding.clone(),
         };
         tokio::spawn(async move {
             let moved = relocation.run(&mut outputs, announcement).await;

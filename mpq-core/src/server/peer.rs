@@ -162,8 +162,18 @@ impl Peer {
         self.machine.lock().unwrap().is_leaving()
     }
 
-    pub(super) fn redirects(&self) -> bool {
-        self.machine.lock().unwrap().redirects()
+    /// Whether the client's paths stay what they are when the server moves.
+    pub(super) fn keeps_paths(&self) -> bool {
+        self.machine.lock().unwrap().keeps_paths()
+    }
+
+    /// The client's addresses, if it is to be forwarded.
+    pub(super) fn to_forward(&self) -> Vec<SocketAddr> {
+        if !self.machine.lock().unwrap().is_kept() {
+            return Vec::new();
+        }
+        let paths = self.paths.lock().unwrap();
+        paths.old.values().map(|old| old.remote).collect()
     }
 
     /// Does what can be done with the connection alone.
@@ -393,6 +403,7 @@ impl Peer {
                 path: *id,
                 has_come: remote.is_ok_and(|remote| self.sockets.has_heard(remote)),
                 has_spoken: before.is_some_and(|before| before != received),
+                is_forwarded: self.sockets.is_forwarded(old.remote),
             })
         });
         heard.collect()

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -13,8 +13,11 @@ use super::listener::Listener;
 use super::peer::Peer;
 use crate::congestion::Resume;
 use crate::error::MoveError;
+use crate::forwarder::Forwarding;
+use crate::proto::forward::ForwardKey;
 use crate::proto::server::{Announcement, Input, Output, flight, peer};
 use crate::time::sleep_until;
+use crate::tls;
 
 /// What moves, and how.
 pub(super) struct Relocation {
@@ -27,6 +30,8 @@ pub(super) struct Relocation {
     pub(super) abandoned: bool,
     /// Those of whom something is waited for before the freeze.
     pub(super) draining: Vec<Arc<Peer>>,
+    /// What a forwarder has to know, if there is to be one, from the freeze on.
+    pub(super) forwarding: Arc<Mutex<Option<Forwarding>>>,
 }
 
 impl Relocation {
@@ -41,6 +46,8 @@ impl Relocation {
     ) -> Result<SocketAddr, MoveError> {
         // Told only to a caller who is there: for one who is gone, that is why.
         let mut failure = MoveError::Interrupted;
+        let is_forwarded = announcement.forwarded;
+        *self.forwarding.lock().unwrap() = None;
         self.hub.input(Input::Announce(announcement));
         loop {
             let due = self.hub.next_timeout();
@@ -76,6 +83,9 @@ impl Relocation {
                 Output::CloseSockets => {
                     self.each_peer(|peer| peer.remember_paths(self.listener.address()));
                     self.listener.close().await;
+                    if is_forwarded {
+                        self.prepare_forwarding();
+                    }
                     self.hub.input(Input::Closed);
                 }
                 Output::Dump => {
@@ -113,9 +123,10 @@ impl Relocation {
                     self.hub.input(Input::Reopened);
                     if listen.is_some() {
                         let peers = self.hub.peers();
-                        if peers.iter().any(|(_, peer)| peer.redirects()) {
+                        if peers.iter().any(|(_, peer)| peer.keeps_paths()) {
                             self.listener.forget_addresses();
                         }
+                        self.expect_forwarder();
                         peers.iter().for_each(|(_, peer)| peer.look_around());
                     }
                     self.caller.reopened(self.listener.address());
@@ -151,6 +162,31 @@ impl Relocation {
             () = self.caller.gone(), if !self.abandoned => None,
             done = work => Some(done),
         }
+    }
+
+    /// Draws what the server will know its forwarder by.
+    fn prepare_forwarding(&self) {
+        let sockets = &self.listener.sockets;
+        let clients = self.to_forward().into_iter();
+        let clients = clients.map(|client| sockets.network_address(client));
+        *self.forwarding.lock().unwrap() = Some(Forwarding {
+            secret: tls::random(),
+            clients: clients.collect(),
+        });
+    }
+
+    /// The server is elsewhere: clients that are forwarded are where the forwarder is.
+    fn expect_forwarder(&self) {
+        if let Some(forwarding) = &*self.forwarding.lock().unwrap() {
+            let key = ForwardKey::new(&forwarding.secret);
+            self.listener.sockets.expect_forwarder(key, &self.to_forward());
+        }
+    }
+
+    /// The addresses of the clients that are to be forwarded.
+    fn to_forward(&self) -> Vec<SocketAddr> {
+        let peers = self.hub.peers().into_iter();
+        peers.flat_map(|(_, peer)| peer.to_forward()).collect()
     }
 
     fn abandon(&mut self) {

@@ -201,6 +201,7 @@ fn one_move_at_a_time() {
         targets: vec![server(host)],
         lead: SECOND,
         outage: SECOND,
+        forwarded: false,
     };
     machine.handle(now, server::Input::Hello(1));
     for host in [2, 3] {
@@ -592,6 +593,7 @@ fn writers_stop_before_the_clients_are_told_of_the_silence() {
             targets: vec![server(2)],
             lead: Duration::ZERO,
             outage: SECOND,
+            forwarded: false,
         }),
     );
     machine.handle_timeout(now);

@@ -79,6 +79,7 @@ impl Fixture {
             targets: vec![target],
             lead: Duration::ZERO,
             outage: OUTAGE,
+            forwarded: false,
         };
         let freeze = async {
             tokio::time::sleep(OUTAGE).await;

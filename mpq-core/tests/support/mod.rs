@@ -177,6 +177,17 @@ impl Bench {
         }
     }
 
+    /// Ends all bodies.
+    pub(crate) fn end(&self) {
+        self.served.length.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether these are the first bytes of the body, up to the end of a piece.
+    pub(crate) fn is_body(&self, bytes: &[u8]) -> bool {
+        let digest = Sha256::digest(bytes).to_vec();
+        bytes.len() % CHUNK == 0 && digest == self.body.digest(bytes.len() as u64)
+    }
+
     /// Handshakes that were completed.
     pub(crate) fn sessions(&self) -> u64 {
         self.served.sessions.load(Ordering::Relaxed)
@@ -255,7 +266,7 @@ impl Download<'_> {
 
     /// Ends the body, and checks that every byte of it is there and is what it should be.
     pub(crate) async fn whole(self) {
-        self.bench.served.length.store(0, Ordering::Relaxed);
+        self.bench.end();
         let digest = tokio::select! {
             digest = self.task => digest.unwrap(),
             error = self.client.closed() => panic!("{error}"),
@@ -314,5 +325,6 @@ pub(crate) fn announcement(targets: &[SocketAddr], lead: Duration) -> Announceme
         targets: targets.to_vec(),
         lead,
         outage: Duration::ZERO,
+        forwarded: false,
     }
 }

@@ -83,6 +83,7 @@ impl Own {
             targets: vec![target],
             lead: Duration::ZERO,
             outage: Duration::ZERO,
+            forwarded: false,
         };
         let (frozen, is_frozen) = mpsc::channel();
         let freeze = async move {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
-use super::notes::{CheckpointRequest, Done, Failed, RequestId, Waiting};
+use super::notes::{CheckpointRequest, Done, Failed, Forwards, RequestId, Waiting};
 use super::process::{Identity, Process};
 use super::say;
 use crate::error::{At, Error};
@@ -32,6 +32,7 @@ pub fn run(
     pid_file: Option<PathBuf>,
     images: Option<PathBuf>,
     migrate_to: Vec<SocketAddr>,
+    forward: bool,
 ) -> Result<(), Error> {
     let pid = match (pid, &pid_file) {
         (Some(pid), _) => pid,
@@ -58,6 +59,7 @@ pub fn run(
         images,
         migrate_to,
         criu,
+        forward,
     })?;
     let told = server.tell_to_move().map_err(|_| Error::NoServer(pid));
     let result = told.and_then(|()| {
@@ -65,8 +67,15 @@ pub fn run(
             .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
     });
     control.clear::<CheckpointRequest>();
+    if let (Ok(_), Some(forwards)) = (&result, control.read_on::<Forwards>(&id)) {
+        let Forwards { pid, server } = forwards;
+        log::tell(&format!(
+            "process {pid} forwards to {server}, until the last client that cannot follow has left"
+        ));
+    }
     control.clear_on::<Failed>(&id);
     control.clear_on::<Done>(&id);
+    control.clear_on::<Forwards>(&id);
     say(&result?.display());
     Ok(())
 }

@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, umask};
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu::Criu;
+use super::forward;
 use super::hook::{Hook, Order};
 use super::images;
 use super::notes::{Done, Helper, Manifest, RequestId, Serving, Undumped, now};
@@ -113,6 +114,7 @@ fn dump_when_parked(order: &Order, control: &Control) -> Result<(), Error> {
         server.has_ended().then_some(Err(Error::Leaving))
     });
     parked.unwrap_or_else(|| Err(Error::Dump("the server did not park".into())))?;
+    let forwarder = forward::start(control, &order.request)?;
     let hook = Hook::Dump {
         order: order.clone(),
         started: now(),
@@ -120,8 +122,13 @@ fn dump_when_parked(order: &Order, control: &Control) -> Result<(), Error> {
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let dumped = criu.dump(order.pid, &order.images, &program, hook.variable());
     // CRIU does not say why its hook refused.
-    match control.read_on::<Manifest>(&order.request) {
+    let dumped = match control.read_on::<Manifest>(&order.request) {
         Some(_) => dumped.map_err(Error::Dump),
         None => Err(Error::Dump("it had waited too long for CRIU".into())),
+    };
+    // The server wants its address back.
+    if let (Err(_), Some(forwarder)) = (&dumped, forwarder) {
+        forwarder.end();
     }
+    dumped
 }

@@ -4,7 +4,7 @@
 //! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it, and [`hook`] decides whether
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
 //! leave [`images`], whose [`token`] is who may wake the server, and once. [`process`] and [`trust`] tell whose process
-//! and whose folder it is. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
+//! and whose folder it is. [`forward`] stays where the server was, if that is wanted. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
 //! [`stdio`] and [`heap`] prepare the server's own process.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
@@ -15,6 +15,7 @@ pub mod command;
 pub mod control;
 pub mod criu;
 pub mod descendants;
+pub mod forward;
 pub mod heap;
 pub mod helper;
 pub mod hook;

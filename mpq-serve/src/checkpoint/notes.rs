@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
+use mpq_core::forwarder::Forwarding;
 use nix::libc::O_NOFOLLOW;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,8 @@ pub struct CheckpointRequest {
     pub migrate_to: Vec<SocketAddr>,
     /// Which CRIU dumps it, if whoever wants that says so.
     pub criu: Option<PathBuf>,
+    /// Whether clients that cannot follow are kept, and forwarded from here.
+    pub forward: bool,
 }
 
 /// What a checkpoint is: beside CRIU's images, written when they are complete.
@@ -192,6 +195,48 @@ pub struct Serving {
     pub listen: SocketAddr,
 }
 
+/// From a parked server to its forwarder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToForward {
+    /// Where the server was.
+    pub listen: SocketAddr,
+    /// Where it will be.
+    pub server: SocketAddr,
+    /// What the server knows the forwarder by, in hexadecimal.
+    secret: String,
+    clients: Vec<SocketAddr>,
+}
+
+/// From a forwarder: it forwards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Forwards {
+    /// Its process id.
+    pub pid: i32,
+    /// Where to.
+    pub server: SocketAddr,
+}
+
+impl ToForward {
+    /// For a server that leaves `listen` for `server`.
+    pub fn new(listen: SocketAddr, server: SocketAddr, forwarding: &Forwarding) -> Self {
+        Self {
+            listen,
+            server,
+            secret: HEXLOWER.encode(&forwarding.secret),
+            clients: forwarding.clients.clone(),
+        }
+    }
+
+    /// As the forwarder needs it; none if it does not say.
+    pub fn forwarding(&self) -> Option<Forwarding> {
+        let secret = HEXLOWER.decode(self.secret.as_bytes()).ok()?;
+        Some(Forwarding {
+            secret: secret.try_into().ok()?,
+            clients: self.clients.clone(),
+        })
+    }
+}
+
 /// A note: a file of a fixed name with one of the types above.
 pub trait Note: Serialize + DeserializeOwned {
     /// The file's name, without its end.
@@ -207,7 +252,8 @@ macro_rules! notes {
 }
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
-       Done: "done", Waiting: "waiting", Serving: "serving", Manifest: "parked", Identity: "server");
+       Done: "done", Waiting: "waiting", Serving: "serving", Manifest: "parked", Identity: "server",
+       ToForward: "to-forward", Forwards: "forwards");
 
 /// Writes a JSON file, whole or not at all.
 ///

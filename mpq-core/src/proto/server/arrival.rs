@@ -18,6 +18,8 @@ pub struct OldPath {
     pub has_come: bool,
     /// Whether packets were decrypted since the last answer, after the first.
     pub has_spoken: bool,
+    /// Whether a forwarder has said that it forwards what is for there.
+    pub is_forwarded: bool,
 }
 
 /// How a client has spoken.
@@ -66,6 +68,7 @@ mod tests {
             path,
             has_come,
             has_spoken,
+            is_forwarded: false,
         };
         let known = BTreeMap::from([(3, false), (5, true)]);
         for (new, old, redirects, word) in [

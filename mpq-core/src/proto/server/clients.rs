@@ -11,6 +11,8 @@ pub(super) struct Clients(BTreeMap<u64, Client>);
 struct Client {
     connected: Instant,
     standing: Standing,
+    /// It has not said that it can follow, and does all the same, since it is forwarded.
+    is_kept: bool,
 }
 
 /// How a client stands with the server.
@@ -32,6 +34,7 @@ impl Clients {
         self.0.entry(client).or_insert(Client {
             connected: now,
             standing: Standing::Stranger,
+            is_kept: false,
         });
     }
 
@@ -39,7 +42,11 @@ impl Clients {
     /// to go has to.
     pub(super) fn follow(&mut self, now: Instant, client: u64) -> bool {
         self.connected(now, client);
-        self.change(client, Standing::Stranger, Standing::Here)
+        let was_kept = self
+            .0
+            .get_mut(&client)
+            .is_some_and(|client| std::mem::take(&mut client.is_kept));
+        was_kept || self.change(client, Standing::Stranger, Standing::Here)
     }
 
     /// One is gone.
@@ -47,10 +54,11 @@ impl Clients {
         self.0.remove(&client);
     }
 
-    /// Those that can follow.
+    /// Those that can follow, and hear of moves.
     pub(super) fn followers(&self) -> impl Iterator<Item = u64> {
-        let follows =
-            |client: &Client| matches!(client.standing, Standing::Here | Standing::Missing);
+        let follows = |client: &Client| {
+            matches!(client.standing, Standing::Here | Standing::Missing) && !client.is_kept
+        };
         let all = self.0.iter();
         all.filter(move |(_, client)| follows(client))
             .map(|(id, _)| *id)
@@ -59,6 +67,29 @@ impl Clients {
     /// Whether any may still say that it can follow.
     pub(super) fn has_strangers(&self) -> bool {
         self.standing(Standing::Stranger).next().is_some()
+    }
+
+    /// Whether this one hears of moves.
+    pub(super) fn hears(&self, client: u64) -> bool {
+        self.0.get(&client).is_some_and(|client| !client.is_kept)
+    }
+
+    /// Keeps all strangers, which somebody will forward; who they are.
+    pub(super) fn keep(&mut self) -> Vec<u64> {
+        let strangers = self.standing(Standing::Stranger).collect::<Vec<_>>();
+        for id in &strangers {
+            if let Some(client) = self.0.get_mut(id) {
+                (client.standing, client.is_kept) = (Standing::Here, true);
+            }
+        }
+        strangers
+    }
+
+    /// The move is over: those that were kept are strangers as before.
+    pub(super) fn end_keeping(&mut self) {
+        for client in self.0.values_mut().filter(|client| client.is_kept) {
+            (client.standing, client.is_kept) = (Standing::Stranger, false);
+        }
     }
 
     /// Dismisses the strangers that were connected until then; who they are.
@@ -88,6 +119,11 @@ impl Clients {
     /// Those that have not arrived.
     pub(super) fn missing(&self) -> impl Iterator<Item = u64> {
         self.standing(Standing::Missing)
+    }
+
+    /// Of these, those that can be knocked at.
+    pub(super) fn missing_followers(&self) -> impl Iterator<Item = u64> {
+        self.missing().filter(|client| self.hears(*client))
     }
 
     /// They are waited for no longer; who they are.
@@ -134,5 +170,26 @@ mod tests {
         assert!(!clients.has_strangers() && !clients.arrive(2));
         assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
         assert_eq!(clients.missing().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn who_is_kept_is_missed_and_not_told() {
+        let now = Instant::now();
+        let mut clients = Clients::default();
+        clients.connected(now, 1);
+        clients.connected(now, 2);
+        clients.follow(now, 3);
+        assert_eq!(clients.keep(), [1, 2]);
+        assert!(!clients.has_strangers());
+        clients.leave();
+        assert_eq!(clients.missing().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(clients.missing_followers().collect::<Vec<_>>(), [3]);
+        assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
+        assert!(clients.arrive(1));
+        assert!(clients.follow(now, 2), "it can, after all");
+        assert_eq!(clients.missing_followers().collect::<Vec<_>>(), [2, 3]);
+        clients.end_keeping();
+        assert!(clients.has_strangers());
+        assert_eq!(clients.dismiss(now), [1]);
     }
 }

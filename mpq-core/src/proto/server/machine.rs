@@ -170,7 +170,7 @@ impl ServerMachine {
                 self.park_if_quiet(now);
             }
             Phase::Arriving { knocks, .. } => {
-                let due = knocks.due(now, self.clients.missing());
+                let due = knocks.due(now, self.clients.missing_followers());
                 if !due.is_empty() {
                     self.outputs.push_back(Output::Knock(due));
                 }
@@ -291,7 +291,9 @@ impl ServerMachine {
         if let Phase::Arriving { .. } = self.phase
             && self.clients.arrive(client)
         {
-            self.outputs.push_back(Output::Send(client, frame));
+            if self.clients.hears(client) {
+                self.outputs.push_back(Output::Send(client, frame));
+            }
             self.outputs.push_back(Output::OpenGate(client));
         }
         self.arrived_if_all(now);
@@ -309,7 +311,9 @@ impl ServerMachine {
                 sequence: self.sequence,
             });
         }
-        if let Some(long_ago) = now.checked_sub(HELLO_CHANCE) {
+        if let Some(long_ago) = now.checked_sub(HELLO_CHANCE)
+            && !self.announcement.forwarded
+        {
             self.dismiss(long_ago);
         }
         self.drain(now);
@@ -341,8 +345,8 @@ impl ServerMachine {
         any
     }
 
-    /// Parks, if nothing is in flight; but first those that cannot follow are told to go. Whoever connects
-    /// while they are is only told.
+    /// Parks, if nothing is in flight; but first those that cannot follow are told to go, unless they are forwarded.
+    /// Whoever connects while they are is only told.
     fn park_if_quiet(&mut self, now: Instant) {
         let Phase::Parking {
             chance,
@@ -353,6 +357,10 @@ impl ServerMachine {
         };
         if now < chance && self.clients.has_strangers() {
             return;
+        }
+        if self.announcement.forwarded {
+            let kept = self.clients.keep().into_iter().map(Output::Keep);
+            self.outputs.extend(kept);
         }
         if self.dismiss(chance) {
             return self.drain(now);
@@ -393,6 +401,7 @@ impl ServerMachine {
         });
         let gates = self.clients.followers().map(Output::OpenGate);
         self.outputs.extend(gates);
+        self.clients.end_keeping();
         self.outputs.push_back(Output::Done { moved: false });
     }
 
@@ -408,6 +417,7 @@ impl ServerMachine {
         let given_up = self.clients.give_up_missing();
         self.outputs
             .extend(given_up.into_iter().map(Output::OpenGate));
+        self.clients.end_keeping();
         self.outputs.push_back(Output::Done { moved: true });
     }
 

@@ -78,6 +78,8 @@ pub struct Announcement {
     pub lead: Duration,
     /// How long the server expects to be silent.
     pub outage: Duration,
+    /// Somebody at the old address will [forward](crate::forwarder): clients that cannot follow are kept.
+    pub forwarded: bool,
 }
 
 /// How far a move is, as far as connections have to know.
@@ -150,6 +152,8 @@ pub enum Output {
     CloseGate(u64),
     /// Release the body writers of a client.
     OpenGate(u64),
+    /// A client that cannot follow is kept: [`peer::Input::Keep`].
+    Keep(u64),
     /// Tell a client that cannot follow to connect anew, and end its connection: [`peer::Input::Dismiss`].
     Dismiss(u64),
     /// Wait until nothing is in flight and those dismissed are gone, then say [`Input::Quiet`]. Not any longer

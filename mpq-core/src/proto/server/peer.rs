@@ -60,6 +60,8 @@ pub enum Input {
     InFlight(u64),
     /// The client is to be knocked at.
     Knock,
+    /// The client cannot follow. Its paths are forwarded: they are what they were.
+    Keep,
     /// The client cannot follow, and is to be told.
     Dismiss,
     /// The answer to [`Output::LookWhetherTold`].
@@ -135,6 +137,9 @@ pub struct PeerMachine {
     old: BTreeMap<u32, bool>,
     /// There is one from after the freeze.
     followed: bool,
+    /// They are forwarded, and whether that is known to have begun.
+    is_kept: bool,
+    is_forwarded: bool,
     liveness: Liveness,
     idle: Idle,
     look_at: Instant,
@@ -159,6 +164,8 @@ impl PeerMachine {
             newest_old: 0,
             old: BTreeMap::new(),
             followed: false,
+            is_kept: false,
+            is_forwarded: false,
             liveness: Liveness::of_server(),
             idle: Idle::new(now),
             look_at: now + LOOK_INTERVAL,
@@ -170,9 +177,15 @@ impl PeerMachine {
         }
     }
 
-    /// Whether the client redirects its datagrams when the server moves.
-    pub fn redirects(&self) -> bool {
-        self.redirects
+    /// Whether the client's paths stay what they are when the server moves: it redirects its datagrams, or they are
+    /// forwarded.
+    pub fn keeps_paths(&self) -> bool {
+        self.redirects || self.is_kept
+    }
+
+    /// Whether they are forwarded.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// Whether the client is being told to go.
@@ -231,7 +244,7 @@ impl PeerMachine {
             }
             Input::Reopened(at_home) => {
                 for (path, is_at_home) in &mut self.old {
-                    *is_at_home = at_home.contains(path);
+                    *is_at_home = self.is_kept || at_home.contains(path);
                 }
                 self.listen_at = self.is_missing.then_some(now);
             }
@@ -241,6 +254,7 @@ impl PeerMachine {
                 self.ask(paths.unwrap_or_default());
             }
             Input::Knock => self.knock(),
+            Input::Keep => (self.is_kept, self.is_forwarded) = (true, false),
             Input::Dismiss => {
                 self.farewell = Some(Farewell::new(now));
                 self.outputs.push_back(Output::GoAway);
@@ -264,6 +278,7 @@ impl PeerMachine {
                 self.outputs.push_back(Output::Release);
             }
             Input::Stay => {
+                self.is_kept = false;
                 self.old.clear();
                 self.end_arrival();
             }
@@ -314,6 +329,7 @@ impl PeerMachine {
             return;
         }
         self.outputs.push_back(Output::Speak);
+        self.is_kept = false;
         self.redirects = capabilities & Frame::REDIRECT != 0;
         if self.redirects || capabilities & Frame::MULTIPATH != 0 {
             self.tell(ServerInput::Hello(self.id));
@@ -353,6 +369,11 @@ impl PeerMachine {
         if stage == Stage::Serving {
             return self.end_arrival();
         }
+        if self.is_kept && !self.is_forwarded && old.iter().any(|old| old.is_forwarded) {
+            // It may have nothing to say before it is spoken to.
+            self.is_forwarded = true;
+            self.ask(self.old.keys().copied().collect());
+        }
         let input = match arrival::heard(new, old, &self.old, self.redirects) {
             None => {
                 self.listen_at = Some(now + LISTEN_INTERVAL);
@@ -389,7 +410,7 @@ impl PeerMachine {
     /// since the client knows them by our old address. Those of a client that redirects are what they were.
     fn close_old(&mut self) {
         let old = std::mem::take(&mut self.old);
-        if !self.redirects {
+        if !self.keeps_paths() {
             let close = old.into_keys().map(Output::Close);
             self.outputs.extend(close);
         }

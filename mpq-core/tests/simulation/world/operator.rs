@@ -147,6 +147,7 @@ impl World {
             targets,
             lead: MILLISECOND * u32::from(wanted.lead),
             outage,
+            forwarded: false,
         };
         self.server(server::Input::Announce(announcement));
     }

@@ -43,6 +43,7 @@ impl World {
                     self.send_surely(Arrival::ToClient(id));
                 }
             }
+            Output::Keep(id) => self.side(id, peer::Input::Keep),
             Output::Dismiss(id) => {
                 self.check_dismissal(id);
                 self.side(id, peer::Input::Dismiss);

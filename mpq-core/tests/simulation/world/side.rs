@@ -310,6 +310,7 @@ impl World {
                 path: *path,
                 has_come: false,
                 has_spoken: false,
+                is_forwarded: false,
             });
             side.old = old.collect();
             side.awaited = false;

@@ -1,0 +1,83 @@
+//! Clients that know nothing of moves keep their downloads while the server moves: a forwarder stays where it was.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use common::{criu, privileged};
+use mpq_lab::system::host::built;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use operated::{LIMIT, NOT_DUMPED, Operated, ScriptedCriu, assert_refused, printed, wait_until};
+
+mod common;
+#[path = "common/operated.rs"]
+mod operated;
+
+/// A megabyte takes four seconds.
+const SLOWLY: [&str; 2] = ["--limit-rate", "2M"];
+
+/// quinn's client, with a download under way, and the file that it writes.
+fn plain(operated: &Operated) -> (Child, PathBuf) {
+    let file = operated.folder.path().join("plain");
+    let child = Command::new(built("mpq-get").unwrap())
+        .args(["--protocol", "quic", "--insecure", "--retry", "0", "--output"])
+        .arg(&file)
+        .arg(format!("https://{}/random", operated.address))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let part = operated.folder.path().join("plain.part");
+    let has_begun = || fs::metadata(&part).is_ok_and(|part| part.len() > 0);
+    wait_until("its first bytes", LIMIT, has_begun);
+    (child, file)
+}
+
+/// The process that a checkpoint says forwards.
+fn forwarder(said: &[u8]) -> Pid {
+    let said = String::from_utf8_lossy(said);
+    let (_, rest) = said.split_once("process ").unwrap();
+    let (pid, rest) = rest.split_once(' ').unwrap();
+    assert!(rest.starts_with("forwards to 127.0.0.2:"), "{said}");
+    Pid::from_raw(pid.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_plain_client_downloads_through_a_move_that_is_forwarded() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let mut operated = Operated::start(&criu(), &SLOWLY);
+    let (client, file) = plain(&operated);
+    let mut checkpoint = operated.checkpoint(&operated.images());
+    let output = checkpoint.arg("--forward").output().unwrap();
+    let images = printed(&output);
+    let forwarder = forwarder(&output.stderr);
+    let restored = operated.restore(&images);
+    assert!(restored.status.success(), "{restored:?}");
+    let ended = client.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}: {}", operated.log());
+    // Who connects to the old address is served as well.
+    operated.assert_serves_at(&operated.address);
+    let whole = fs::read(operated.folder.path().join("download")).unwrap();
+    assert!(fs::read(file).unwrap() == whole, "{} bytes", whole.len());
+    kill(forwarder, Signal::SIGTERM).unwrap();
+}
+
+#[tokio::test]
+async fn a_dump_that_fails_gives_the_address_back() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let failing = ScriptedCriu::new("", r#"case "$*" in dump*) exit 1;; *) exec $criu "$@";; esac"#);
+    let operated = Operated::start(&failing.program(), &SLOWLY);
+    let (client, _) = plain(&operated);
+    let mut checkpoint = operated.checkpoint(&operated.images());
+    let output = checkpoint.arg("--forward").output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "");
+    let ended = client.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}: {}", operated.log());
+    operated.assert_serves_at(&operated.address);
+}

@@ -1,0 +1,97 @@
+//! `mpq-serve forward`, which stays where a server was, for clients that know nothing of moves. The helper starts it
+//! once the server is parked, and ends it if the server goes on.
+
+use std::io::Read;
+use std::net::UdpSocket;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use mpq_core::forwarder::Forwarder;
+
+use super::control::{Control, wait_for};
+use super::notes::{Forwards, RequestId, ToForward};
+use crate::error::{At, Error};
+
+/// How long it may take to start.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// A client that was silent for so long, and was sent nothing, is gone.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A forwarder that goes on if its starter ends.
+#[derive(Debug)]
+pub struct Started(Child);
+
+impl Started {
+    /// Ends it: the server goes on where it was.
+    pub fn end(mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts one if the server that has just parked wants it. Returns when the old address is in its hands.
+///
+/// # Errors
+/// It cannot be started, or cannot have the address.
+pub fn start(control: &Control, request: &RequestId) -> Result<Option<Started>, Error> {
+    if control.read_on::<ToForward>(request).is_none() {
+        return Ok(None);
+    }
+    let program = std::env::current_exe().at("/proc/self/exe")?;
+    let mut child = Command::new(&program)
+        .arg("forward")
+        .arg("--control")
+        .arg(control.path())
+        .args(["--request", &request.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .at(&program)?;
+    let has_begun = || {
+        let begun = control.read_on::<Forwards>(request).is_some();
+        let ended = !matches!(child.try_wait(), Ok(None));
+        (begun || ended).then_some(begun)
+    };
+    if wait_for(START_LIMIT, has_begun) == Some(true) {
+        return Ok(Some(Started(child)));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut words = String::new();
+    if let Some(stderr) = &mut child.stderr {
+        let _ = stderr.read_to_string(&mut words);
+    }
+    let reason = format!("nothing can be forwarded: {}", words.trim());
+    Err(Error::Dump(reason))
+}
+
+/// Forwards until there is no client any more.
+///
+/// # Errors
+/// Those of the socket.
+pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
+    let order = control.read_on::<ToForward>(request);
+    control.clear_on::<ToForward>(request);
+    let unreadable = || Error::Dump("the server did not say what to forward".to_owned());
+    let order = order.ok_or_else(unreadable)?;
+    let forwarding = order.forwarding().ok_or_else(unreadable)?;
+    let failed = |error: std::io::Error| Error::Dump(format!("{}: {error}", order.listen));
+    let socket = UdpSocket::bind(order.listen).map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let forwarder = Forwarder::new(socket, order.server, &forwarding, IDLE);
+        let forwarder = forwarder.await.map_err(failed)?;
+        control.write_on(
+            request,
+            &Forwards {
+                pid: std::process::id() as i32,
+                server: order.server,
+            },
+        )?;
+        forwarder.run().await.map_err(failed)
+    })
+}
