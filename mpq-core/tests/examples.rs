@@ -99,9 +99,7 @@ async fn a_service_of_ones_own_is_downloaded_from_while_it_moves() {
     tokio::spawn(serve::serve(server.clone(), Duration::from_millis(1)));
     let first = server.local_addr();
     let body = download_through_a_move(&server, other).await;
-    let expected: String = (0..600)
-        .map(|count| format!("hello {count}\n"))
-        .collect();
+    let expected: String = (0..600).map(|count| format!("hello {count}\n")).collect();
     assert!(body == expected.as_bytes(), "{} bytes came", body.len());
 
     assert_eq!(server.move_to(first).await.unwrap(), first);

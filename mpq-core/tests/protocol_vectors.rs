@@ -213,8 +213,9 @@ fn datagrams_outside_of_the_connection_are_made_as_documented() {
                 knock
             }
             "echo" => echo.expect("a knock is above").datagram(random[0]),
-            "introduction" => ForwardKey::new(&key.expect("a key"))
-                .introduction(from.parse().unwrap(), random[0]),
+            "introduction" => {
+                ForwardKey::new(&key.expect("a key")).introduction(from.parse().unwrap(), random[0])
+            }
             _ => panic!("{what}"),
         };
         assert_eq!(sent, bytes(datagram), "{what}");

@@ -404,10 +404,13 @@ fn whoever_does_not_say_hello_while_the_server_parks_is_dismissed_too() {
     parking.now += MILLISECOND;
     parking.handle(Input::Connected(4));
     parking.handle(Input::Quiet);
-    assert_eq!(
-        parking.outputs(),
-        [Output::Hold, Output::Dismiss(4), Output::CloseSockets]
-    );
+    let expected = [
+        Output::CloseGate(4),
+        Output::Hold,
+        Output::Dismiss(4),
+        Output::CloseSockets,
+    ];
+    assert_eq!(parking.outputs(), expected);
 }
 
 #[test]

@@ -21,7 +21,14 @@ const SLOWLY: [&str; 2] = ["--limit-rate", "2M"];
 fn plain(operated: &Operated) -> (Child, PathBuf) {
     let file = operated.folder.path().join("plain");
     let child = Command::new(built("mpq-get").unwrap())
-        .args(["--protocol", "quic", "--insecure", "--retry", "0", "--output"])
+        .args([
+            "--protocol",
+            "quic",
+            "--insecure",
+            "--retry",
+            "0",
+            "--output",
+        ])
         .arg(&file)
         .arg(format!("https://{}/random", operated.address))
         .stdin(Stdio::null())
@@ -71,7 +78,10 @@ async fn a_dump_that_fails_gives_the_address_back() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let failing = ScriptedCriu::new("", r#"case "$*" in dump*) exit 1;; *) exec $criu "$@";; esac"#);
+    let failing = ScriptedCriu::new(
+        "",
+        r#"case "$*" in dump*) exit 1;; *) exec $criu "$@";; esac"#,
+    );
     let operated = Operated::start(&failing.program(), &SLOWLY);
     let (client, _) = plain(&operated);
     let mut checkpoint = operated.checkpoint(&operated.images());

@@ -25,7 +25,7 @@ use crate::net::interfaces::{self, Change};
 use crate::net::{Answer, Local, Sockets};
 use crate::proto::client::{ClientMachine, Config, Event, Input, Output, Refusal};
 use crate::proto::probe::{Echo, ProbeKey, Recogniser};
-use crate::proto::{Frame, Strategy, trace};
+use crate::proto::{Frame, trace};
 use crate::stats::path_number;
 use crate::time::sleep_until;
 use crate::tls;

@@ -17,10 +17,7 @@ pub(super) struct SavedPaths {
 
 impl SavedPaths {
     /// What is known at `time`.
-    pub(super) fn new(
-        time: SystemTime,
-        paths: impl Iterator<Item = (SocketAddr, Saved)>,
-    ) -> Self {
+    pub(super) fn new(time: SystemTime, paths: impl Iterator<Item = (SocketAddr, Saved)>) -> Self {
         Self {
             paths: paths.collect(),
             at: Some(time),
@@ -80,7 +77,11 @@ mod tests {
         ] {
             let paths = [(first, saved(20)), (second, saved(10))];
             let mut paths = SavedPaths::new(then, paths.into_iter());
-            assert_eq!(paths.thaw(then + age, resume), is_of_use, "{age:?} {resume:?}");
+            assert_eq!(
+                paths.thaw(then + age, resume),
+                is_of_use,
+                "{age:?} {resume:?}"
+            );
             assert_eq!(paths.least(resume), least, "{age:?} {resume:?}");
             assert_eq!(paths.take(first), is_of_use.then_some(saved(20)));
             assert_eq!(paths.take(first), None);

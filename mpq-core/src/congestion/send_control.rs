@@ -206,11 +206,7 @@ impl SendControl {
     }
 
     /// The server is about to be frozen, and this is known of the paths to these addresses of the client.
-    pub(crate) fn save(
-        &self,
-        time: SystemTime,
-        paths: impl Iterator<Item = (SocketAddr, Saved)>,
-    ) {
+    pub(crate) fn save(&self, time: SystemTime, paths: impl Iterator<Item = (SocketAddr, Saved)>) {
         *self.saved.lock().unwrap() = SavedPaths::new(time, paths);
     }
 

@@ -148,6 +148,7 @@ impl Relocation {
                 Output::Send(..)
                 | Output::OpenGate(_)
                 | Output::CloseGate(_)
+                | Output::Keep(_)
                 | Output::CloseGates
                 | Output::Dismiss(_) => {
                     unreachable!("done by the hub")
@@ -179,7 +180,9 @@ impl Relocation {
     fn expect_forwarder(&self) {
         if let Some(forwarding) = &*self.forwarding.lock().unwrap() {
             let key = ForwardKey::new(&forwarding.secret);
-            self.listener.sockets.expect_forwarder(key, &self.to_forward());
+            self.listener
+                .sockets
+                .expect_forwarder(key, &self.to_forward());
         }
     }
 

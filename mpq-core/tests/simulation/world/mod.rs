@@ -24,8 +24,7 @@ use std::time::{Duration, Instant};
 
 use mpq_core::proto::Strategy;
 use mpq_core::proto::client::Config;
-use mpq_core::proto::frame::Frame;
-use mpq_core::proto::server::{AlternativeAddresses, Input, ServerMachine, Stage};
+use mpq_core::proto::server::{AlternativeAddresses, Input, ServerMachine};
 
 use self::arrival::Arrival;
 use self::excuse::Excuse;
