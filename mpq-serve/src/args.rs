@@ -308,9 +308,12 @@ pub enum Command {
     /// Forward for clients of a server that has left. Started by the helper.
     #[command(hide = true)]
     Forward {
-        #[arg(long)]
+        /// Directory through which the server and its helper talk
+        #[arg(long, value_name = "DIR")]
         control: PathBuf,
-        #[arg(long, value_parser = RequestId::parse)]
+
+        /// Which checkpoint it is for
+        #[arg(long, value_name = "ID", value_parser = RequestId::parse)]
         request: RequestId,
     },
 
