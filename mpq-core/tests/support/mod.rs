@@ -185,7 +185,7 @@ impl Bench {
     /// Whether these are the first bytes of the body, up to the end of a piece.
     pub(crate) fn is_body(&self, bytes: &[u8]) -> bool {
         let digest = Sha256::digest(bytes).to_vec();
-        bytes.len() % CHUNK == 0 && digest == self.body.digest(bytes.len() as u64)
+        bytes.len().is_multiple_of(CHUNK) && digest == self.body.digest(bytes.len() as u64)
     }
 
     /// Handshakes that were completed.
