@@ -1,4 +1,5 @@
-//! The access log: a line for each response, in a form that the tools of other servers read.
+//! The access log: a line for each response, and for each handshake that fails, in a form that the tools of other
+//! servers read.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -6,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use http::header::{HOST, HeaderName, RANGE, REFERER, USER_AGENT};
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -31,20 +32,27 @@ pub enum Format {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     remote: SocketAddr,
-    method: String,
-    /// Path and query, as they came.
-    target: String,
+    /// What was asked for, if that could be read.
+    asked: Option<Asked>,
     protocol: String,
-    host: Option<String>,
-    referer: Option<String>,
-    user_agent: Option<String>,
-    range: Option<String>,
     began: SystemTime,
     pub(crate) status: StatusCode,
     /// Bytes of the body.
     pub(crate) bytes: u64,
     /// Why it was cut, if it was.
     pub(crate) cut: Option<String>,
+}
+
+/// What a request asks for, and how.
+#[derive(Debug, Clone)]
+struct Asked {
+    method: String,
+    /// Path and query, as they came.
+    target: String,
+    host: Option<String>,
+    referer: Option<String>,
+    user_agent: Option<String>,
+    range: Option<String>,
 }
 
 impl Entry {
@@ -56,11 +64,9 @@ impl Entry {
         };
         let uri = request.uri();
         let target = uri.path_and_query();
-        Self {
-            remote,
+        let asked = Asked {
             method: request.method().to_string(),
             target: text(target.map_or("/", |target| target.as_str()).as_bytes()),
-            protocol: format!("{:?}", request.version()),
             host: match uri.authority() {
                 Some(authority) => Some(text(authority.as_str().as_bytes())),
                 None => field(HOST),
@@ -68,8 +74,21 @@ impl Entry {
             referer: field(REFERER),
             user_agent: field(USER_AGENT),
             range: field(RANGE),
+        };
+        Self {
+            asked: Some(asked),
+            ..Self::unread(remote, request.version(), StatusCode::OK)
+        }
+    }
+
+    /// Of a request whose header was not read, and which has this answer.
+    pub(crate) fn unread(remote: SocketAddr, version: Version, status: StatusCode) -> Self {
+        Self {
+            remote,
+            asked: None,
+            protocol: format!("{version:?}"),
             began: SystemTime::now(),
-            status: StatusCode::OK,
+            status,
             bytes: 0,
             cut: None,
         }
@@ -81,58 +100,130 @@ impl Entry {
             Some(why) => format!(" cut off: {}", why.escape_debug()),
             None => String::new(),
         };
-        let path = escape(self.target.split('?').next().unwrap_or_default());
+        let request = match &self.asked {
+            Some(Asked { method, target, .. }) => {
+                let path = target.split('?').next().unwrap_or_default();
+                format!("{method} {}", escape(path))
+            }
+            None => "-".to_owned(),
+        };
         tracing::info!(
-            "{} {} {path} {} {} bytes{cut}",
+            "{} {request} {} {} bytes{cut}",
             self.remote,
-            self.method,
             self.status.as_u16(),
             self.bytes
         );
     }
 
     fn line(&self, format: Format, took: Duration) -> String {
-        let began = OffsetDateTime::from(self.began);
+        let asked = self.asked.as_ref();
+        let optional =
+            |field: fn(&Asked) -> &Option<String>| asked.and_then(|a| field(a).as_deref());
+        let (referer, user_agent) = (optional(|a| &a.referer), optional(|a| &a.user_agent));
         if format == Format::Json {
             let line = JsonLine {
-                time: began.format(&Rfc3339).unwrap_or_default(),
+                time: rfc3339(self.began),
                 remote: self.remote,
-                method: &self.method,
-                target: &self.target,
+                method: asked.map(|asked| asked.method.as_str()),
+                target: asked.map(|asked| asked.target.as_str()),
                 protocol: &self.protocol,
-                host: self.host.as_deref(),
+                host: optional(|a| &a.host),
                 status: self.status.as_u16(),
                 bytes: self.bytes,
                 duration: took.as_secs_f64(),
-                range: self.range.as_deref(),
-                referer: self.referer.as_deref(),
-                user_agent: self.user_agent.as_deref(),
+                range: optional(|a| &a.range),
+                referer,
+                user_agent,
                 cut: self.cut.as_deref(),
             };
-            return serde_json::to_string(&line).expect("its keys are strings") + "\n";
+            return json(&line);
         }
-        let time =
-            format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+        let request = asked.map(|Asked { method, target, .. }| {
+            format!("{method} {} {}", escape(target), self.protocol)
+        });
         let common = format!(
-            "{} - - [{}] \"{} {} {}\" {} {}",
-            self.remote.ip().to_canonical(),
-            began.format(time).unwrap_or_default(),
-            self.method,
-            escape(&self.target),
-            self.protocol,
+            "{} \"{}\" {} {}",
+            beginning(self.remote, self.began),
+            request.as_deref().unwrap_or("-"),
             self.status.as_u16(),
             self.bytes
         );
-        let quoted = |field: &Option<String>| escape(field.as_deref().unwrap_or("-"));
+        let quoted = |field: Option<&str>| escape(field.unwrap_or("-"));
         match format {
             Format::Combined => format!(
                 "{common} \"{}\" \"{}\"\n",
-                quoted(&self.referer),
-                quoted(&self.user_agent)
+                quoted(referer),
+                quoted(user_agent)
             ),
             _ => common + "\n",
         }
     }
+}
+
+/// A handshake that has begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handshake {
+    remote: SocketAddr,
+    began: SystemTime,
+    protocol: Secured,
+}
+
+/// What a handshake is one of.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Secured {
+    Quic,
+    /// Over TCP.
+    Tls,
+}
+
+impl Handshake {
+    /// One that begins just now.
+    pub(crate) fn new(remote: SocketAddr, protocol: Secured) -> Self {
+        Self {
+            remote,
+            began: SystemTime::now(),
+            protocol,
+        }
+    }
+
+    /// That it has failed: as where other servers had no request, and no answer. Why is a field more.
+    fn line(&self, why: &str, format: Format, took: Duration) -> String {
+        let why = text(why.as_bytes());
+        let beginning = beginning(self.remote, self.began);
+        let why = match format {
+            Format::Json => {
+                return json(&JsonHandshake {
+                    time: rfc3339(self.began),
+                    remote: self.remote,
+                    protocol: self.protocol,
+                    duration: took.as_secs_f64(),
+                    handshake_failed: &why,
+                });
+            }
+            Format::Common => format!("\"{}\"", escape(&why)),
+            Format::Combined => format!("\"-\" \"-\" \"{}\"", escape(&why)),
+        };
+        format!("{beginning} \"-\" 000 0 {why}\n")
+    }
+}
+
+/// Who it was, and when, as other servers write it.
+fn beginning(remote: SocketAddr, began: SystemTime) -> String {
+    let time =
+        format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+    let began = OffsetDateTime::from(began).format(time);
+    let remote = remote.ip().to_canonical();
+    format!("{remote} - - [{}]", began.unwrap_or_default())
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time).format(&Rfc3339);
+    time.unwrap_or_default()
+}
+
+fn json(line: &impl Serialize) -> String {
+    serde_json::to_string(line).expect("its keys are strings") + "\n"
 }
 
 /// What a peer sent, without what could speak to a terminal.
@@ -155,8 +246,10 @@ struct JsonLine<'a> {
     /// When the request came (RFC 3339).
     time: String,
     remote: SocketAddr,
-    method: &'a str,
-    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
     protocol: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
@@ -172,6 +265,18 @@ struct JsonLine<'a> {
     user_agent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct JsonHandshake<'a> {
+    /// When it began (RFC 3339).
+    time: String,
+    remote: SocketAddr,
+    protocol: Secured,
+    /// Seconds.
+    duration: f64,
+    /// Why.
+    handshake_failed: &'a str,
 }
 
 /// Where the lines go, if they go anywhere but into the log.
@@ -202,6 +307,16 @@ impl AccessLog {
         };
         let took = entry.began.elapsed().unwrap_or_default();
         let _ = lines.clone().write(entry.line(*format, took).as_bytes());
+    }
+
+    /// A handshake has failed, for this reason. Without a file or stream of its own, this log does not have it: the
+    /// other one says more.
+    pub(crate) fn failed(&self, handshake: &Handshake, why: &str) {
+        if let Some((lines, format)) = &self.0 {
+            let took = handshake.began.elapsed().unwrap_or_default();
+            let line = handshake.line(why, *format, took);
+            let _ = lines.clone().write(line.as_bytes());
+        }
     }
 
     /// Waits until all is written, but not for a reader that is stuck.
@@ -257,6 +372,60 @@ mod tests {
             "range": "bytes=0-9",
             "user_agent": "curl/8 \"x\"\u{fffd}",
             "cut": "reset",
+        });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_request_that_was_not_read_has_its_answer() {
+        let mut entry = Entry::unread(
+            "192.0.2.1:5".parse().unwrap(),
+            Version::HTTP_3,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        );
+        entry.began = SystemTime::UNIX_EPOCH;
+        let took = Duration::ZERO;
+        let common = "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"-\" 431 0";
+        assert_eq!(entry.line(Format::Common, took), format!("{common}\n"));
+        assert_eq!(
+            entry.line(Format::Combined, took),
+            format!("{common} \"-\" \"-\"\n")
+        );
+        let line: serde_json::Value =
+            serde_json::from_str(&entry.line(Format::Json, took)).unwrap();
+        let expected = serde_json::json!({
+            "time": "1970-01-01T00:00:00Z",
+            "remote": "192.0.2.1:5",
+            "protocol": "HTTP/3.0",
+            "status": 431,
+            "bytes": 0,
+            "duration": 0.0,
+        });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_handshake_that_fails_has_no_answer_and_its_reason() {
+        let handshake = Handshake {
+            remote: "192.0.2.1:5".parse().unwrap(),
+            began: SystemTime::UNIX_EPOCH,
+            protocol: Secured::Quic,
+        };
+        let line = |format| handshake.line("bad \"x\"\x1b", format, Duration::from_millis(500));
+        let common = "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"-\" 000 0";
+        let why = "\"bad \\\"x\\\"\\xef\\xbf\\xbd\"";
+        assert_eq!(line(Format::Common), format!("{common} {why}\n"));
+        assert_eq!(
+            line(Format::Combined),
+            format!("{common} \"-\" \"-\" {why}\n")
+        );
+        let line: serde_json::Value = serde_json::from_str(&line(Format::Json)).unwrap();
+        let expected = serde_json::json!({
+            "time": "1970-01-01T00:00:00Z",
+            "remote": "192.0.2.1:5",
+            "protocol": "QUIC",
+            "duration": 0.5,
+            "handshake_failed": "bad \"x\"\u{fffd}",
         });
         assert_eq!(line, expected);
     }

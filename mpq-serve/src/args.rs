@@ -181,7 +181,8 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
 
-    /// Log responses to this file, one line each, instead of among the rest; `-` is the standard output stream
+    /// Log responses to this file, one line each, instead of among the rest, and handshakes that fail; `-` is the
+    /// standard output stream
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Version};
-use mpq_core::h3::Priority;
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use mpq_core::h3::{Priority, is_answered};
 use mpq_core::proto::server::AlternativeAddresses;
 use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::access::{AccessLog, Entry};
+use crate::access::{AccessLog, Entry, Handshake, Secured};
 use crate::args::Serve;
 use crate::certificate;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
@@ -116,10 +116,12 @@ async fn serve(options: Serve) -> Result<(), Error> {
                 let service = service.clone();
                 sessions.spawn(async move {
                     let remote = handshake.remote();
+                    let begun = Handshake::new(remote, Secured::Quic);
                     match handshake.await {
                         Ok(session) => answer(session, service).await,
                         Err(error) => {
                             service.metrics.failed_handshakes.inc();
+                            service.access.failed(&begun, &error.to_string());
                             match error {
                                 // Also what anybody may send who only looks for open ports.
                                 AcceptError::Timeout(_) => tracing::debug!("{remote}: {error}"),
@@ -265,8 +267,13 @@ async fn answer(session: Session, service: Arc<Service>) {
     while let Ok(Some(request)) = h3.accept().await {
         let (service, turns) = (service.clone(), turns.clone());
         requests.spawn(async move {
-            let Ok((mut request, mut stream)) = request.resolve_request().await else {
-                return;
+            let (mut request, mut stream) = match request.resolve_request().await {
+                Ok(request) => request,
+                Err(error) if is_answered(&error) => {
+                    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                    return service.responded(&Entry::unread(remote, Version::HTTP_3, status));
+                }
+                Err(_) => return,
             };
             let _running = Running::new(&service.metrics);
             if let Some(priority) = priority(request.headers()) {

@@ -58,7 +58,7 @@ pub use priority::{NotAPriority, Priority};
 pub use recv::RecvStream;
 pub use send::SendStream;
 pub use turns::Turns;
-pub use whole_bodies::{RequestStream, WholeBodies, WholeBody};
+pub use whole_bodies::{RequestStream, WholeBodies, WholeBody, is_answered};
 
 /// H3_NO_ERROR (RFC 9114 §8.1): a connection is closed, and nothing went wrong.
 pub(crate) const NO_ERROR: noq::VarInt = noq::VarInt::from_u32(0x100);

@@ -4,7 +4,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h3::error::Code;
+use h3::error::{Code, StreamError};
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 
 use super::frame_filter::{FrameFilter, TooLarge};
@@ -93,6 +93,18 @@ pub struct RequestStream<S, R> {
     send: S,
     recv: WholeBody<R>,
     refuse: Option<Refuse<S>>,
+}
+
+/// Whether a request that could not be read was answered all the same: its header is too large, and the client has got
+/// 431 (RFC 6585 §5).
+pub fn is_answered(error: &StreamError) -> bool {
+    match error {
+        StreamError::HeaderTooBig { .. } => true,
+        StreamError::Undefined { 0: error, .. } => error
+            .downcast_ref::<TooLarge>()
+            .is_some_and(TooLarge::is_header),
+        _ => false,
+    }
 }
 
 /// Answers that the header of the request is too large (431, RFC 6585 §5), unless there is an answer already.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use http::header::ALT_SVC;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::door::{Guest, Stage};
-use crate::access::Entry;
+use crate::access::{Entry, Handshake, Secured};
 use crate::service::{Running, Service};
 use crate::site::Chunks;
 
@@ -75,10 +75,14 @@ impl Tls {
             mut stage,
         } = guest;
         let acceptor = self.acceptor.read().expect("nobody panics").0.clone();
-        let stream = match timeout(LIMIT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!("{remote}: TLS over TCP: {error}"),
-            Err(_) => return tracing::debug!("{remote}: TLS over TCP: too slow"),
+        let begun = Handshake::new(remote, Secured::Tls);
+        let accepted = timeout(LIMIT, acceptor.accept(stream)).await;
+        let stream = match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.service.access.failed(&begun, &error.to_string());
+                return tracing::debug!("{remote}: TLS over TCP: {error}");
+            }
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
@@ -90,6 +94,7 @@ impl Tls {
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(LIMIT);
+        let service = self.service.clone();
         let answer = service_fn(move |request| self.clone().answer(remote, request));
         let connection = builder.serve_connection(TokioIo::new(stream), answer);
         let mut connection = std::pin::pin!(connection);
@@ -103,6 +108,12 @@ impl Tls {
         };
         if let Err(error) = served {
             tracing::debug!("{remote}: over TCP: {error}");
+            let error = error.downcast_ref::<hyper::Error>();
+            if error.is_some_and(hyper::Error::is_parse_too_large) {
+                // hyper has answered it.
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                service.responded(&Entry::unread(remote, Version::HTTP_11, status));
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub(crate) use link::link;
-pub(crate) use raw_client::{Answer, Client, connect, request};
+pub(crate) use raw_client::{Answer, Client, connect, connect_for, request};
 
 /// A process that ends with the test.
 pub(crate) struct Running(pub(crate) Child);

@@ -122,6 +122,14 @@ pub(crate) fn request(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// A connection, whoever the server is.
 pub(crate) async fn connect(server: SocketAddr) -> Result<Connection, ConnectionError> {
+    connect_for(server, "h3").await
+}
+
+/// As [`connect`], for this protocol over it.
+pub(crate) async fn connect_for(
+    server: SocketAddr,
+    protocol: &str,
+) -> Result<Connection, ConnectionError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -129,7 +137,7 @@ pub(crate) async fn connect(server: SocketAddr) -> Result<Connection, Connection
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     // The link is the bottleneck, so that the server decides what is sent over it.
