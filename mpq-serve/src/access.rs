@@ -187,6 +187,10 @@ impl Handshake {
         }
     }
 
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
     /// That it has failed: as where other servers had no request, and no answer. Why is a field more.
     fn line(&self, why: &str, format: Format, took: Duration) -> String {
         let why = text(why.as_bytes());

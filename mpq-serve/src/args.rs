@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use mpq_core::{Congestion, Resume};
 use crate::access::Format;
 use crate::checkpoint::notes::RequestId;
 use crate::config;
+use crate::guests::Limits;
 use crate::site::files::Tags;
 use crate::site::is_of_the_server;
 use crate::units::{duration, rate, size};
@@ -119,6 +120,31 @@ pub struct Serve {
     /// without bit/s
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit_rate: Option<NonZeroU64>,
+
+    /// Limit all responses of one connection together to this rate
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate_connection: Option<NonZeroU64>,
+
+    /// Limit all responses to one client address together to this rate; of IPv6, to one network of 64 bits
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate_address: Option<NonZeroU64>,
+
+    /// Limit all responses of the server together to this rate
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate_total: Option<NonZeroU64>,
+
+    /// Most connections at a time, over QUIC and TCP; who comes then is refused
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// Most connections at a time with one client address; of IPv6, with one network of 64 bits
+    #[arg(long, value_name = "N")]
+    pub max_connections_address: Option<NonZeroUsize>,
+
+    /// Cut the responses to a client that takes nothing of them for so long; in s, or with ms, s, m or h. With 0
+    /// they wait for ever
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub send_timeout: Duration,
 
     /// Congestion control of what is sent: cubic, bbr, newreno, or olia, which couples the paths of a
     /// connection
@@ -225,6 +251,17 @@ impl Serve {
     /// Where the files are.
     pub fn root(&self) -> Option<&Path> {
         self.dir.as_deref().or(self.root.as_deref())
+    }
+
+    /// How many clients there may be, and how fast they are sent what they ask for.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            connections_of_an_address: self.max_connections_address,
+            rate_of_a_connection: self.limit_rate_connection,
+            rate_of_an_address: self.limit_rate_address,
+            rate: self.limit_rate_total,
+        }
     }
 }
 
@@ -464,6 +501,7 @@ mod tests {
         assert_eq!(serve.lead, Duration::ZERO);
         assert_eq!(serve.grace, Duration::from_secs(10));
         assert_eq!(serve.limit_rate, None);
+        assert_eq!(serve.send_timeout, Duration::from_secs(120));
         assert_eq!(serve.congestion, Congestion::default());
         assert_eq!(serve.resume, Resume::Careful);
         assert!(serve.migrate_to.is_empty());
@@ -563,6 +601,8 @@ mod tests {
             ("a b", ErrorKind::ArgumentConflict),
             ("a --root b", ErrorKind::ArgumentConflict),
             ("--random a", ErrorKind::ValueValidation),
+            ("a --max-connections 0", ErrorKind::ValueValidation),
+            ("a --limit-rate-total 0", ErrorKind::ValueValidation),
             ("a --listen :http", ErrorKind::ValueValidation),
             ("a --etag inode", ErrorKind::InvalidValue),
             ("a --header Age", ErrorKind::ValueValidation),

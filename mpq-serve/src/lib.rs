@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod config;
 pub mod error;
 mod greeting;
+mod guests;
 mod lines;
 mod log;
 mod metrics;

@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) open_connections: Gauge,
     /// Handshakes over QUIC that came to nothing.
     pub(crate) failed_handshakes: Count,
+    /// Connections for which there was no room.
+    pub(crate) refused_connections: Count,
     /// Responses under way.
     pub(crate) running: Gauge,
     /// Those that are over.
@@ -51,6 +53,11 @@ impl Metrics {
                 all,
                 "failed_handshakes",
                 "QUIC handshakes that came to nothing",
+            ),
+            refused_connections: registered(
+                all,
+                "refused_connections",
+                "Connections for which there was no room",
             ),
             running: registered(all, "running_responses", "Responses under way"),
             responses: registered(all, "responses", "Responses that are over, by status"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use mpq_core::h3::{Priority, is_answered};
 use mpq_core::proto::server::AlternativeAddresses;
-use mpq_core::server::{AcceptError, BindError, Server, ServerConfig, Session};
+use mpq_core::server::{self, AcceptError, BindError, Server, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use crate::checkpoint::heap;
 use crate::checkpoint::process;
 use crate::error::{At, Error};
 use crate::greeting;
+use crate::guests::{Guest, Guests};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::relocate::{Mover, write_pid_file};
@@ -28,7 +29,7 @@ use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
 use crate::site::files::{Root, RootOptions};
 use crate::site::random::Random;
-use crate::site::{Site, descriptors, respond};
+use crate::site::{Patience, Site, Terms, descriptors, respond_on};
 use crate::stats;
 use crate::supervisor;
 use crate::tcp::Doors;
@@ -68,6 +69,8 @@ async fn serve(options: Serve) -> Result<(), Error> {
         site: site(&options)?,
         access: AccessLog::start(options.access_log.as_deref(), options.access_format)?,
         metrics: Arc::new(Metrics::new()),
+        guests: Arc::new(Guests::new(options.limits())),
+        send_timeout: Some(options.send_timeout).filter(|limit| !limit.is_zero()),
     });
     let config = ServerConfig {
         congestion: options.congestion,
@@ -113,23 +116,14 @@ async fn serve(options: Serve) -> Result<(), Error> {
         tokio::select! {
             handshake = server.accept() => {
                 let Some(handshake) = handshake else { break };
-                let service = service.clone();
-                sessions.spawn(async move {
-                    let remote = handshake.remote();
-                    let begun = Handshake::new(remote, Secured::Quic);
-                    match handshake.await {
-                        Ok(session) => answer(session, service).await,
-                        Err(error) => {
-                            service.metrics.failed_handshakes.inc();
-                            service.access.failed(&begun, &error.to_string());
-                            match error {
-                                // Also what anybody may send who only looks for open ports.
-                                AcceptError::Timeout(_) => tracing::debug!("{remote}: {error}"),
-                                _ => tracing::info!("{remote}: {error}"),
-                            }
-                        }
+                let begun = Handshake::new(handshake.remote(), Secured::Quic);
+                match service.guests.check(handshake.remote().ip()) {
+                    Ok(()) => drop(sessions.spawn(welcome(handshake, begun, service.clone()))),
+                    Err(full) => {
+                        service.refused(&begun, full);
+                        handshake.refuse();
                     }
-                });
+                }
             }
             Some(_) = sessions.join_next() => {}
             () = mover.begin_next() => {}
@@ -252,8 +246,29 @@ fn announce(control: &Control) -> Result<(), Error> {
     control.write(&process::Identity::of(pid).at("/proc")?)
 }
 
+/// Ends a handshake, and then answers the client, if there is still room for it.
+async fn welcome(handshake: server::Handshake, begun: Handshake, service: Arc<Service>) {
+    let remote = handshake.remote();
+    match handshake.await {
+        Ok(session) => match service.guests.enter(remote.ip()) {
+            Ok(guest) => answer(session, service, guest).await,
+            // Closes the connection.
+            Err(full) => service.refused(&begun, full),
+        },
+        Err(error) => {
+            service.metrics.failed_handshakes.inc();
+            service.access.failed(&begun, &error.to_string());
+            match error {
+                // Also what anybody may send who only looks for open ports.
+                AcceptError::Timeout(_) => tracing::debug!("{remote}: {error}"),
+                _ => tracing::info!("{remote}: {error}"),
+            }
+        }
+    }
+}
+
 /// Answers the requests of one connection.
-async fn answer(session: Session, service: Arc<Service>) {
+async fn answer(session: Session, service: Arc<Service>, guest: Guest) {
     let Session {
         mut h3,
         remote,
@@ -263,9 +278,16 @@ async fn answer(session: Session, service: Arc<Service>) {
     tracing::info!("{remote} connected");
     service.metrics.connections.inc();
     service.metrics.open_connections.inc();
+    let terms = Terms {
+        paces: guest.paces.clone(),
+        patience: service.send_timeout.map(|limit| Patience {
+            limit,
+            turns: turns.clone(),
+        }),
+    };
     let mut requests = JoinSet::new();
     while let Ok(Some(request)) = h3.accept().await {
-        let (service, turns) = (service.clone(), turns.clone());
+        let (service, turns, terms) = (service.clone(), turns.clone(), terms.clone());
         requests.spawn(async move {
             let (mut request, mut stream) = match request.resolve_request().await {
                 Ok(request) => request,
@@ -281,7 +303,7 @@ async fn answer(session: Session, service: Arc<Service>) {
             }
             *request.version_mut() = Version::HTTP_3;
             let mut entry = Entry::new(remote, &request);
-            let served = respond(&service.site, &request, &mut stream).await;
+            let served = respond_on(&terms, &service.site, &request, &mut stream).await;
             (entry.status, entry.bytes, entry.cut) = (served.status, served.bytes, served.cut);
             service.responded(&entry);
         });
@@ -291,6 +313,7 @@ async fn answer(session: Session, service: Arc<Service>) {
     while requests.join_next().await.is_some() {}
     // Closes the connection, if it is not closed yet.
     drop(h3);
+    drop(guest);
     tracing::info!("{remote} disconnected");
     service.metrics.open_connections.dec();
     if let Ok(traffic) = traffic.await {

@@ -1,8 +1,10 @@
-//! What all connections share: the site, and where it is written down what became of each response.
+//! What all connections share: the site, who is connected, and where it is written down what became of each response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::access::{AccessLog, Entry};
+use crate::access::{AccessLog, Entry, Handshake};
+use crate::guests::{Full, Guests};
 use crate::metrics::Metrics;
 use crate::site::Site;
 
@@ -12,9 +14,19 @@ pub(crate) struct Service {
     pub(crate) site: Site,
     pub(crate) access: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) guests: Arc<Guests>,
+    /// How long a client may take nothing of what it has asked for; for ever if none.
+    pub(crate) send_timeout: Option<Duration>,
 }
 
 impl Service {
+    /// There is no room for a client.
+    pub(crate) fn refused(&self, handshake: &Handshake, full: Full) {
+        self.metrics.refused_connections.inc();
+        self.access.failed(handshake, &full.to_string());
+        tracing::debug!("{}: {full}", handshake.remote());
+    }
+
     /// A response is over.
     pub(crate) fn responded(&self, entry: &Entry) {
         let cut = entry.cut.is_some();

@@ -108,7 +108,11 @@ impl<B: Buf> SendStream<B> {
             }
         }
         if let Some(body) = &self.body {
-            ready!(body.poll_room(self.stream.id(), room, cx));
+            let may_be_written = body.poll_room(self.stream.id(), room, cx);
+            if let (Poll::Pending, Some((turn, _))) = (may_be_written, &self.turn) {
+                turn.hold();
+            }
+            ready!(may_be_written);
         }
         if let Room::AtOnce(most) = room {
             chunk = &chunk[..chunk.len().min(most as usize)];

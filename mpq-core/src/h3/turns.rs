@@ -36,6 +36,8 @@ struct State {
     early: BTreeMap<StreamId, Priority>,
     /// The last request that has come.
     newest: Option<StreamId>,
+    /// How often the client has taken something.
+    taken: u64,
 }
 
 /// What the client has said of an answer.
@@ -46,6 +48,10 @@ struct Asked {
     updated: bool,
     /// noq's priority, as it was when this answer was last written to.
     value: i32,
+    /// Bytes that were written of it then.
+    written: u64,
+    /// It waits while the server is parked.
+    held: bool,
 }
 
 impl Asked {
@@ -85,6 +91,14 @@ impl Turns {
         }
     }
 
+    /// A number that grows whenever the client has taken more of an answer, whichever it is: its flow control, or what
+    /// the network carries, have left room for more. None while the server is parked, since nothing is sent then.
+    pub fn taken(&self) -> Option<u64> {
+        let state = self.0.lock().unwrap();
+        let held = state.answers.values().any(|answer| answer.held);
+        (!held).then_some(state.taken)
+    }
+
     /// The client has changed its mind about a request, which may be yet to come.
     pub(super) fn updated(&self, stream: StreamId, priority: Priority) {
         let mut state = self.0.lock().unwrap();
@@ -107,6 +121,7 @@ impl Turns {
             priority,
             updated: priority.is_some(),
             value: i32::MIN,
+            ..Asked::default()
         };
         state.answers.insert(stream, asked);
         state.newest = state.newest.max(Some(stream));
@@ -157,9 +172,13 @@ impl Turn {
     pub(super) fn leave(&self, written: u64) -> Leave {
         let mut state = self.turns.0.lock().unwrap();
         let value = state.value(self.stream, written);
-        let asked = state.answers.get_mut(&self.stream);
-        let at_once = asked.and_then(|asked| {
+        let State { answers, taken, .. } = &mut *state;
+        let at_once = answers.get_mut(&self.stream).and_then(|asked| {
             asked.value = value;
+            if asked.written != written || asked.held {
+                *taken += 1;
+            }
+            (asked.written, asked.held) = (written, false);
             asked.at_once(written)
         });
         let room = if let Some(bytes) = at_once {
@@ -171,12 +190,21 @@ impl Turn {
         };
         Leave { value, room }
     }
+
+    /// The answer waits now, since the server is parked, until it asks for leave again.
+    pub(super) fn hold(&self) {
+        let mut state = self.turns.0.lock().unwrap();
+        if let Some(asked) = state.answers.get_mut(&self.stream) {
+            asked.held = true;
+        }
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.0.lock().unwrap();
         state.answers.remove(&self.stream);
+        state.taken += 1;
     }
 }
 
@@ -251,6 +279,30 @@ mod tests {
         let mut expected = [Room::Part; 6];
         expected[4] = Room::Whole;
         assert_eq!(rooms, expected, "who has asked for an order gets it");
+    }
+
+    #[test]
+    fn what_is_taken_of_any_answer_counts_and_a_parked_server_is_no_fault_of_the_client() {
+        let turns = Turns::default();
+        let [a, b] = [0, 1].map(|index| turns.begin(request(index)));
+        let mut before = turns.taken();
+        let mut is_taken = || std::mem::replace(&mut before, turns.taken()) != turns.taken();
+        for (turn, written, expected) in [(&a, 0, false), (&a, 1, true), (&a, 1, false)] {
+            turn.leave(written);
+            assert_eq!(is_taken(), expected, "{written}");
+        }
+        b.leave(1);
+        assert!(is_taken());
+        b.hold();
+        assert_eq!(turns.taken(), None);
+        b.leave(1);
+        assert!(turns.taken().is_some());
+        is_taken();
+        drop(a);
+        assert!(is_taken());
+        b.hold();
+        drop(b);
+        assert!(turns.taken().is_some());
     }
 
     #[test]

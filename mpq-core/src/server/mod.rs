@@ -112,6 +112,13 @@ impl Handshake {
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
+
+    /// There is no room for it: the client is told so at once (CONNECTION_REFUSED, RFC 9000 §20.1), unless it was
+    /// awaited already.
+    pub fn refuse(self) {
+        // noq refuses what is neither accepted nor ignored.
+        drop(self);
+    }
 }
 
 impl Future for Handshake {

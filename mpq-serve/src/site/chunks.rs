@@ -1,27 +1,23 @@
-//! A body in pieces, as fast as the rate limit lets it.
+//! A body in pieces, as fast as the rate limits let it.
 
 use std::io;
-use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::content::Excerpt;
-use super::pace::Pace;
+use super::pace::Paces;
 
 /// What is left of a body.
 pub(crate) struct Chunks {
     rest: Excerpt,
-    pace: Pace,
+    paces: Paces,
 }
 
 impl Chunks {
-    /// All of `body`, at `rate` bit/s, or as fast as it goes.
-    pub(crate) fn new(body: Excerpt, rate: Option<NonZeroU64>) -> Self {
-        Self {
-            rest: body,
-            pace: Pace::new(rate, Instant::now()),
-        }
+    /// All of `body`, no faster than that.
+    pub(crate) fn new(body: Excerpt, paces: Paces) -> Self {
+        Self { rest: body, paces }
     }
 
     /// The next piece, when it is its time.
@@ -30,9 +26,9 @@ impl Chunks {
             return None;
         }
         let Excerpt { content, range } = &mut self.rest;
-        let len = self.pace.chunk().min(range.end - range.start);
+        let len = self.paces.chunk().min(range.end - range.start);
         let chunk = content.read(range.start, len as usize).await;
-        if let Some(at) = self.pace.reserve(len, Instant::now()) {
+        if let Some(at) = self.paces.reserve(len, Instant::now()) {
             sleep_until(at).await;
         }
         range.start += len;

@@ -6,7 +6,7 @@
 //! `pace` allows, and `send` sends them.
 //!
 //! [`respond`] decides on the whole head first and then writes the body in chunks. It reads a
-//! chunk, waits for the rate limit, and sends. Sending waits while the server is parked: the chunk
+//! chunk, waits for the rate limits, and sends. Sending waits while the server is parked: the chunk
 //! lies in memory then, no file is open ([`descriptors`]), and the first thing to happen after the move is that it is
 //! sent.
 //!
@@ -36,10 +36,13 @@ use h3::error::Code;
 use h3::quic::{RecvStream, SendStream};
 use h3::server::RequestStream;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use tokio::time::Instant;
 
 pub(crate) use self::chunks::Chunks;
 use self::files::Root;
+pub(crate) use self::pace::{Pace, Paces};
 use self::random::Random;
+pub(crate) use self::send::Patience;
 use self::send::Sending;
 
 /// What the server has to offer.
@@ -76,9 +79,40 @@ pub fn is_of_the_server(name: &HeaderName) -> bool {
     answer::OWN.contains(name) || request::OF_A_CONNECTION.contains(name)
 }
 
+/// What a client may have of the server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    /// How fast it is sent bodies, all of them together.
+    pub(crate) paces: Paces,
+    /// How long it may take nothing; for ever if none.
+    pub(crate) patience: Option<Patience>,
+}
+
+impl Site {
+    /// How fast one body is sent to a client that shares these with others.
+    pub(crate) fn paces(&self, shared: &Paces) -> Paces {
+        let mut paces = shared.clone();
+        paces.extend(self.limit_rate.map(|rate| Pace::new(rate, Instant::now())));
+        paces
+    }
+}
+
 /// Answers `request` on its stream. Dropping the future resets the stream. A malformed request has no answer but the
 /// reset (RFC 9114 §4.1.2).
 pub async fn respond<S>(
+    site: &Site,
+    request: &Request<()>,
+    stream: &mut RequestStream<S, Bytes>,
+) -> Served
+where
+    S: SendStream<Bytes> + RecvStream,
+{
+    respond_on(&Terms::default(), site, request, stream).await
+}
+
+/// As [`respond`], to a client with these terms.
+pub(crate) async fn respond_on<S>(
+    terms: &Terms,
     site: &Site,
     request: &Request<()>,
     stream: &mut RequestStream<S, Bytes>,
@@ -100,8 +134,8 @@ where
         }
     };
     let status = head.status();
-    let mut sending = Sending::new(stream);
-    let sent = sending.send(head, body, site.limit_rate).await;
+    let mut sending = Sending::new(stream, terms.patience.as_ref());
+    let sent = sending.send(head, body, site.paces(&terms.paces)).await;
     let bytes = sending.bytes();
     drop(sending);
     // What was not read of the request is not needed (§4.1).

@@ -1,6 +1,7 @@
-//! How fast a body is sent, and in how large pieces.
+//! How fast bodies are sent, and in how large pieces.
 
 use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,37 +13,59 @@ const CHUNK: u64 = 128 << 10;
 /// The smallest piece, however slow the rate, in bytes.
 const MIN_CHUNK: u64 = 1 << 10;
 
-/// The depth of the rate limit's bucket: how much late time may be made up for.
+/// The depth of a rate limit's bucket: how much late time may be made up for.
 const BURST: Duration = Duration::from_millis(50);
 
-/// The rate limit of one body: a token bucket, kept as the time at which it is next full enough.
-pub(super) struct Pace {
-    rate: Option<NonZeroU64>,
-    next: Instant,
+/// A rate limit: a token bucket, kept as the time at which it is next full enough. Clones share it: what one of them
+/// sends, the others cannot, and they take turns.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    rate: NonZeroU64,
+    next: Arc<Mutex<Instant>>,
 }
 
 impl Pace {
-    /// A limit of `rate` bit/s, none if there is none, from `now` on.
-    pub(super) fn new(rate: Option<NonZeroU64>, now: Instant) -> Self {
-        Self { rate, next: now }
+    /// A limit of `rate` bit/s, from `now` on.
+    pub(crate) fn new(rate: NonZeroU64, now: Instant) -> Self {
+        Self {
+            rate,
+            next: Arc::new(Mutex::new(now)),
+        }
     }
 
     /// How much to send at a time, in bytes: no more than [`BURST`] carries.
-    pub(super) fn chunk(&self) -> u64 {
-        self.rate.map_or(CHUNK, |rate| {
-            let burst = (rate.get() as f64 / 8.0 * BURST.as_secs_f64()) as u64;
-            burst.clamp(MIN_CHUNK, CHUNK)
-        })
+    fn chunk(&self) -> u64 {
+        let burst = (self.rate.get() as f64 / 8.0 * BURST.as_secs_f64()) as u64;
+        burst.clamp(MIN_CHUNK, CHUNK)
     }
 
     /// When `bytes` more may be sent, and counts them.
-    pub(super) fn reserve(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
-        let rate = self.rate?;
+    fn reserve(&self, bytes: u64, now: Instant) -> Instant {
+        let mut next = self.next.lock().expect("nobody panics");
         // A wait while the server is parked must not be followed by a burst of all that was missed.
-        let earliest = now.checked_sub(BURST).unwrap_or(self.next);
-        let at = self.next.max(earliest);
-        self.next = at + Duration::from_secs_f64(bytes as f64 * 8.0 / rate.get() as f64);
-        Some(at)
+        let at = now.checked_sub(BURST).map_or(*next, |it| it.max(*next));
+        *next = at + Duration::from_secs_f64(bytes as f64 * 8.0 / self.rate.get() as f64);
+        at
+    }
+}
+
+/// All the limits that a body has to keep to: its own, and those that it shares with others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paces(Vec<Pace>);
+
+impl Paces {
+    pub(super) fn chunk(&self) -> u64 {
+        self.0.iter().map(Pace::chunk).min().unwrap_or(CHUNK)
+    }
+
+    pub(super) fn reserve(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        self.0.iter().map(|pace| pace.reserve(bytes, now)).max()
+    }
+}
+
+impl Extend<Pace> for Paces {
+    fn extend<T: IntoIterator<Item = Pace>>(&mut self, more: T) {
+        self.0.extend(more);
     }
 }
 
@@ -50,17 +73,18 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const RATE: NonZeroU64 = NonZeroU64::new(8_000_000).unwrap(); // 1 MB/s
+
     #[test]
     fn the_pace_is_the_rate_and_a_pause_is_not_made_up_for() {
-        let rate = 8_000_000; // 1 MB/s
         let mut now = Instant::now();
-        let mut pace = Pace::new(NonZeroU64::new(rate), now);
+        let pace = Pace::new(RATE, now);
         let chunk = pace.chunk();
         assert_eq!(chunk, 50_000);
-        let mut seconds_for = |bytes: u64, now: &mut Instant| {
+        let seconds_for = |bytes: u64, now: &mut Instant| {
             let start = *now;
             for _ in 0..bytes / chunk {
-                *now = pace.reserve(chunk, *now).unwrap().max(*now);
+                *now = pace.reserve(chunk, *now).max(*now);
             }
             (*now - start).as_secs_f64()
         };
@@ -73,11 +97,35 @@ mod tests {
     }
 
     #[test]
+    fn bodies_that_share_a_pace_have_it_together_and_each_its_own() {
+        let now = Instant::now();
+        let shared = Pace::new(RATE, now);
+        let own = NonZeroU64::new(RATE.get() / 4).unwrap();
+        let mut bodies = [Paces::default(), Paces::default()];
+        bodies
+            .iter_mut()
+            .for_each(|body| body.extend([shared.clone()]));
+        bodies[1].extend([Pace::new(own, now)]);
+        assert_eq!(bodies.each_ref().map(Paces::chunk), [50_000, 12_500]);
+        // They come in turn.
+        let [mut last, mut slow] = [now; 2];
+        for _ in 0..10 {
+            last = bodies[0].reserve(50_000, now).unwrap();
+            slow = bodies[1].reserve(50_000, now).unwrap();
+        }
+        // 18 and 9 pieces are before theirs.
+        let after = |at: Instant| (at - now).as_secs_f64();
+        assert!((0.85..=0.96).contains(&after(last)), "{}", after(last));
+        assert!((1.7..=1.81).contains(&after(slow)), "{}", after(slow));
+        assert_eq!(Paces::default().reserve(1, now), None);
+    }
+
+    #[test]
     fn chunks_are_bounded_at_every_rate() {
         for (rate, expected) in [(1, MIN_CHUNK), (u64::MAX, CHUNK)] {
-            let pace = Pace::new(NonZeroU64::new(rate), Instant::now());
+            let pace = Pace::new(NonZeroU64::new(rate).unwrap(), Instant::now());
             assert_eq!(pace.chunk(), expected);
         }
-        assert_eq!(Pace::new(None, Instant::now()).chunk(), CHUNK);
+        assert_eq!(Paces::default().chunk(), CHUNK);
     }
 }

@@ -1,22 +1,27 @@
-//! Sending a response: its head, then its body in chunks, as the rate limit lets it.
+//! Sending a response: its head, then its body in chunks, as the rate limits let it, and as long as the client takes it.
 
 use std::io;
-use std::num::NonZeroU64;
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h3::error::{Code, StreamError};
 use h3::quic::SendStream;
 use h3::server::RequestStream;
 use http::Response;
+use mpq_core::h3::Turns;
+use tokio::time::{Instant, sleep};
 
 use super::chunks::Chunks;
 use super::content::Excerpt;
+use super::pace::Paces;
 
 /// A response under way.
 pub(super) struct Sending<'a, S: SendStream<Bytes>> {
     stream: &'a mut RequestStream<S, Bytes>,
     bytes: u64,
     complete: bool,
+    patience: Option<&'a Patience>,
 }
 
 /// Why a response did not come to its end.
@@ -26,15 +31,60 @@ pub(super) enum SendError {
     Stream(#[from] StreamError),
     #[error(transparent)]
     Read(#[from] io::Error),
+    #[error("the client took nothing for {0:?}")]
+    Stalled(Duration),
+}
+
+/// How long a client may take nothing of what it has asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    pub(crate) limit: Duration,
+    /// Of its connection: an answer may have to wait until others are through.
+    pub(crate) turns: Turns,
+}
+
+impl Patience {
+    /// Looks so often in each time of `limit`.
+    const LOOKS: u32 = 4;
+
+    /// Does this, as long as the client takes anything.
+    async fn within<T>(
+        this: Option<&Self>,
+        work: impl Future<Output = Result<T, StreamError>>,
+    ) -> Result<T, SendError> {
+        let Some(Self { limit, turns }) = this else {
+            return Ok(work.await?);
+        };
+        let mut work = pin!(work);
+        let mut taken = None;
+        let mut since = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Ok(done?),
+                () = sleep(*limit / Self::LOOKS) => {}
+            }
+            let before = std::mem::replace(&mut taken, turns.taken());
+            if taken.is_none() || taken != before {
+                since = Instant::now();
+            } else if since.elapsed() >= *limit {
+                return Err(SendError::Stalled(*limit));
+            }
+        }
+    }
 }
 
 impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
     /// Nothing is sent yet.
-    pub(super) fn new(stream: &'a mut RequestStream<S, Bytes>) -> Self {
+    pub(super) fn new(
+        stream: &'a mut RequestStream<S, Bytes>,
+        patience: Option<&'a Patience>,
+    ) -> Self {
         Self {
             stream,
             bytes: 0,
             complete: false,
+            patience,
         }
     }
 
@@ -48,15 +98,15 @@ impl<'a, S: SendStream<Bytes>> Sending<'a, S> {
         &mut self,
         head: Response<()>,
         body: Option<Excerpt>,
-        rate: Option<NonZeroU64>,
+        paces: Paces,
     ) -> Result<(), SendError> {
-        self.stream.send_response(head).await?;
+        Patience::within(self.patience, self.stream.send_response(head)).await?;
         if let Some(excerpt) = body {
-            let mut chunks = Chunks::new(excerpt, rate);
+            let mut chunks = Chunks::new(excerpt, paces);
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk?;
                 let len = chunk.len() as u64;
-                self.stream.send_data(chunk).await?;
+                Patience::within(self.patience, self.stream.send_data(chunk)).await?;
                 self.bytes += len;
             }
         }

@@ -18,13 +18,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use mpq_core::tls::{self, Identity, TlsError};
+use socket2::SockRef;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::door::{Guest, Stage};
 use crate::access::{Entry, Handshake, Secured};
 use crate::service::{Running, Service};
-use crate::site::Chunks;
+use crate::site::{Chunks, Paces};
 
 /// How long a TLS handshake may take, and the head of a request.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -76,6 +77,15 @@ impl Tls {
         } = guest;
         let acceptor = self.acceptor.read().expect("nobody panics").0.clone();
         let begun = Handshake::new(remote, Secured::Tls);
+        let guest = match self.service.guests.enter(remote.ip()) {
+            Ok(guest) => guest,
+            Err(full) => return self.service.refused(&begun, full),
+        };
+        // The system knows best what the client takes.
+        let limit = SockRef::from(&stream).set_tcp_user_timeout(self.service.send_timeout);
+        if let Err(error) = limit {
+            tracing::debug!("{remote}: no limit of time: {error}");
+        }
         let accepted = timeout(LIMIT, acceptor.accept(stream)).await;
         let stream = match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
@@ -95,7 +105,8 @@ impl Tls {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(LIMIT);
         let service = self.service.clone();
-        let answer = service_fn(move |request| self.clone().answer(remote, request));
+        let paces = guest.paces.clone();
+        let answer = service_fn(move |request| self.clone().answer(remote, paces.clone(), request));
         let connection = builder.serve_connection(TokioIo::new(stream), answer);
         let mut connection = std::pin::pin!(connection);
         let leaving = async { drop(stage.wait_for(|stage| *stage == Stage::Leaving).await) };
@@ -120,6 +131,7 @@ impl Tls {
     async fn answer(
         self: Arc<Self>,
         remote: SocketAddr,
+        shared: Paces,
         request: Request<Incoming>,
     ) -> Result<Response<UnsyncBoxBody<Bytes, io::Error>>, Infallible> {
         let request = request.map(drop);
@@ -133,7 +145,7 @@ impl Tls {
         report.entry.status = head.status();
         let body = match body {
             Some(excerpt) => {
-                let chunks = Chunks::new(excerpt, self.service.site.limit_rate);
+                let chunks = Chunks::new(excerpt, self.service.site.paces(&shared));
                 StreamBody::new(frames(chunks, report)).boxed_unsync()
             }
             None => {

@@ -122,13 +122,15 @@ pub(crate) fn request(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// A connection, whoever the server is.
 pub(crate) async fn connect(server: SocketAddr) -> Result<Connection, ConnectionError> {
-    connect_for(server, "h3").await
+    // The link is the bottleneck, so that the server decides what is sent over it.
+    connect_for(server, "h3", VarInt::MAX).await
 }
 
-/// As [`connect`], for this protocol over it.
+/// As [`connect`], for this protocol over it, and with such a window for each stream.
 pub(crate) async fn connect_for(
     server: SocketAddr,
     protocol: &str,
+    window: VarInt,
 ) -> Result<Connection, ConnectionError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -140,9 +142,8 @@ pub(crate) async fn connect_for(
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    // The link is the bottleneck, so that the server decides what is sent over it.
     let mut transport = quinn::TransportConfig::default();
-    transport.stream_receive_window(VarInt::MAX);
+    transport.stream_receive_window(window);
     transport.receive_window(VarInt::MAX);
     config.transport_config(Arc::new(transport));
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
