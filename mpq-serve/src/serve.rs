@@ -46,13 +46,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// It cannot start.
 pub fn run(mut options: Serve) -> Result<(), Error> {
     heap::keep();
-    // Also where the server wakes.
-    for file in [&mut options.pid_file, &mut options.log_file]
-        .into_iter()
-        .flatten()
-    {
-        *file = std::path::absolute(&file).at(&*file)?;
-    }
+    make_absolute(&mut options)?;
     descriptors::allow_many();
     log::start(options.log_file.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -177,6 +171,21 @@ async fn serve(options: Serve) -> Result<(), Error> {
         && fs::read_to_string(file).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
     {
         let _ = fs::remove_file(file);
+    }
+    Ok(())
+}
+
+/// Names the files that are written to wherever the server wakes.
+fn make_absolute(options: &mut Serve) -> Result<(), Error> {
+    let access_log = options.access_log.as_mut();
+    let files = [
+        options.pid_file.as_mut(),
+        options.log_file.as_mut(),
+        // The standard output stream has no folder.
+        access_log.filter(|file| file.as_os_str() != "-"),
+    ];
+    for file in files.into_iter().flatten() {
+        *file = std::path::absolute(&file).at(&*file)?;
     }
     Ok(())
 }
@@ -327,4 +336,27 @@ fn priority(header: &HeaderMap) -> Option<Priority> {
     let lines: Result<Vec<_>, _> = lines.map(HeaderValue::to_str).collect();
     let field = lines.ok().filter(|lines| !lines.is_empty())?.join(",");
     field.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Args;
+
+    #[test]
+    fn files_are_found_again_wherever_the_server_wakes() {
+        let absolute = |line: &str| {
+            let mut options = Args::parse_from(line.split(' ')).serve;
+            make_absolute(&mut options).unwrap();
+            [options.pid_file, options.log_file, options.access_log].map(Option::unwrap)
+        };
+        let line = "mpq-serve d --pid-file a --log-file a --access-log";
+        let a = std::env::current_dir().unwrap().join("a");
+        assert_eq!(absolute(&format!("{line} a")), [&*a; 3]);
+        assert_eq!(absolute(&format!("{line} -")), [&*a, &*a, Path::new("-")]);
+    }
 }
