@@ -23,6 +23,7 @@ use mpq_core::client::{
 use mpq_core::server::{AcceptError, MoveError, Server, ServerConfig, Session, Thaw};
 use mpq_core::tls::{Identity, Trust, rustls_client};
 use quinn::crypto::rustls::QuicClientConfig;
+use socket2::{Domain, Socket, Type};
 use support::relay::{Deed, Relay};
 use support::{Bench, Events, Network, announcement, both_paths, get, until};
 use tokio::sync::oneshot;
@@ -403,6 +404,28 @@ async fn a_connection_moves_whose_requests_nobody_accepts() {
             )
         })
         .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_stays_where_a_supervisor_has_its_socket_too() {
+    in_time(async {
+        let network = Network::new();
+        let supervisors = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        supervisors.set_reuse_address(true).unwrap();
+        supervisors.bind(&network.at(1).into()).unwrap();
+        let passed_on = supervisors.try_clone().unwrap().into();
+        let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+        let server = Server::from_socket(passed_on, &identity, ServerConfig::default()).unwrap();
+        assert_eq!(server.local_addr(), network.at(1));
+        let (_session, client) = connected(&server, network).await;
+        let freeze = async { Thaw::Failed("no reason".into()) };
+        let announced = announcement(&[network.at(2)], SECOND);
+        let moved = server.relocate(announced, freeze, |_| ()).await;
+        assert!(matches!(moved, Err(MoveError::NotFrozen(_))), "{moved:?}");
+        let (_session, _other) = connected(&server, network).await;
+        assert!(client.closed().now_or_never().is_none());
     })
     .await;
 }

@@ -78,7 +78,8 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Address and UDP port to listen on, or a name and a port; :PORT listens on all addresses
+    /// Address and UDP port to listen on, or a name and a port; :PORT listens on all addresses. Sockets that systemd
+    /// passes on count instead
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433", value_parser = listen)]
     pub listen: SocketAddr,
 

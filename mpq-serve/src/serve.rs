@@ -45,6 +45,11 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// # Errors
 /// It cannot start.
 pub fn run(mut options: Serve) -> Result<(), Error> {
+    // Before anything else is opened.
+    let passed_on = supervisor::Sockets::take(options.tcp)?;
+    if let Some(socket) = &passed_on.quic {
+        options.listen = socket.local_addr().at("UDP")?;
+    }
     heap::keep();
     make_absolute(&mut options)?;
     descriptors::allow_many();
@@ -54,10 +59,10 @@ pub fn run(mut options: Serve) -> Result<(), Error> {
         .build();
     runtime
         .map_err(|error| Error::Start(error.to_string()))?
-        .block_on(serve(options))
+        .block_on(serve(options, passed_on))
 }
 
-async fn serve(options: Serve) -> Result<(), Error> {
+async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Error> {
     let identity = certificate::identity(&options, &greeting::addresses(options.listen.ip()))?;
     let service = Arc::new(Service {
         site: site(&options)?,
@@ -75,11 +80,19 @@ async fn serve(options: Serve) -> Result<(), Error> {
         resume: options.resume,
         ..ServerConfig::default()
     };
-    let server = Server::bind(options.listen, &identity, config).map_err(|error| match error {
+    let server = match passed_on.quic {
+        Some(socket) => Server::from_socket(socket, &identity, config),
+        None => Server::bind(options.listen, &identity, config),
+    };
+    let server = server.map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
-    let doors = Arc::new(Mutex::new(doors(&service, &identity, &options)?));
+    let mut doors = doors(&service, &identity, &options)?;
+    if let (Some((door, _)), Some(listener)) = (&mut doors.site, passed_on.tcp) {
+        door.pass_on(listener);
+    }
+    let doors = Arc::new(Mutex::new(doors));
     let opened = doors.lock().await.open(server.local_addr());
     opened.map_err(|(address, error)| Error::Listen(address, error))?;
     // Before anybody can find this process and send it one.

@@ -1,6 +1,13 @@
-//! What the supervisor of services is told, where there is one that listens (systemd's `Type=notify`).
+//! What the supervisor of services is told, where there is one that listens (systemd's `Type=notify`), and the sockets
+//! that it passes on (its socket activation).
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use sd_notify::NotifyState;
+use socket2::{Socket, Type};
+
+use crate::error::Error;
 
 /// The server can be reached.
 pub(crate) fn ready() {
@@ -23,5 +30,51 @@ pub(crate) fn leaving() {
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("the supervisor hears nothing: {error}");
+    }
+}
+
+/// What the supervisor listens with, for this process.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) quic: Option<UdpSocket>,
+    pub(crate) tcp: Option<TcpListener>,
+}
+
+impl Sockets {
+    /// Takes what was passed on to this process (sd_listen_fds(3)). To be called once, before anything else is opened.
+    ///
+    /// # Errors
+    /// The server has no use for them; why.
+    pub(crate) fn take(uses_tcp: bool) -> Result<Self, Error> {
+        let refused = |why: &str| Error::Start(format!("sockets of the supervisor: {why}"));
+        let passed_on = sd_notify::listen_fds().map_err(|error| refused(&error.to_string()))?;
+        let mut sockets = Self::default();
+        for descriptor in passed_on {
+            // SAFETY: it is open, for this process (`LISTEN_PID`), and nothing of this process is yet that could own it.
+            #[expect(unsafe_code, reason = "descriptors are passed on as numbers")]
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            let is_internet = socket.local_addr().is_ok_and(|it| it.as_socket().is_some());
+            let kind = socket.r#type().ok().filter(|_| is_internet);
+            if kind == Some(Type::DGRAM) {
+                if sockets.quic.replace(socket.into()).is_some() {
+                    return Err(refused("there is more than one for UDP (ListenDatagram)"));
+                }
+            } else if kind == Some(Type::STREAM) && uses_tcp {
+                if sockets.tcp.replace(socket.into()).is_some() {
+                    return Err(refused("there is more than one for TCP (ListenStream)"));
+                }
+            } else if kind == Some(Type::STREAM) {
+                return Err(refused("one is for TCP (ListenStream), which needs --tcp"));
+            } else {
+                return Err(refused("one is for neither UDP nor TCP"));
+            }
+        }
+        match sockets {
+            Self {
+                quic: None,
+                tcp: Some(_),
+            } => Err(refused("there is none for UDP (ListenDatagram)")),
+            sockets => Ok(sockets),
+        }
     }
 }

@@ -35,6 +35,7 @@ impl Local {
         Bind {
             address: SocketAddr::new(self.ip, 0),
             device: Some(self.interface.clone()),
+            shared: false,
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn largest<'a>(binds: impl IntoIterator<Item = &'a Bind>, remote: Soc
 fn payload(bind: &Bind, remote: SocketAddr) -> Option<u16> {
     let any_port = Bind {
         address: SocketAddr::new(bind.address.ip(), 0),
-        device: bind.device.clone(),
+        ..bind.clone()
     };
     let socket = any_port.open().ok()?;
     socket.connect(remote).ok()?;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use noq::udp::{Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -22,6 +22,9 @@ pub struct Bind {
     pub address: SocketAddr,
     /// Interface that the datagrams must leave by (`SO_BINDTODEVICE`).
     pub device: Option<String>,
+    /// Whether somebody else may have a socket there, too, who allows it as well (`SO_REUSEADDR`). The newest one
+    /// hears what comes.
+    pub shared: bool,
 }
 
 impl From<SocketAddr> for Bind {
@@ -29,6 +32,7 @@ impl From<SocketAddr> for Bind {
         Self {
             address,
             device: None,
+            shared: false,
         }
     }
 }
@@ -51,13 +55,21 @@ impl Bind {
         if let Some(device) = &self.device {
             socket.bind_device(Some(device.as_bytes()))?;
         }
-        socket.set_nonblocking(true)?;
-        // Larger buffers are worth asking for, not worth failing for.
-        let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
-        let _ = socket.set_send_buffer_size(BUFFER_SIZE);
+        if self.shared {
+            socket.set_reuse_address(true)?;
+        }
+        prepare(SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         Ok(socket.into())
     }
+}
+
+fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // Larger buffers are worth asking for, not worth failing for.
+    let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
+    let _ = socket.set_send_buffer_size(BUFFER_SIZE);
+    Ok(())
 }
 
 pub(super) struct Bound {
@@ -73,14 +85,25 @@ pub(super) struct Bound {
 
 impl Bound {
     pub(super) fn open(bind: &Bind) -> io::Result<Self> {
-        let socket = bind.open()?;
+        let shows_local = bind.device.is_some() || bind.address.ip().is_unspecified();
+        Self::new(bind.open()?, shows_local)
+    }
+
+    /// A socket that somebody else has bound.
+    pub(super) fn adopt(socket: std::net::UdpSocket) -> io::Result<Self> {
+        prepare(SockRef::from(&socket))?;
+        let shows_local = socket.local_addr()?.ip().is_unspecified();
+        Self::new(socket, shows_local)
+    }
+
+    fn new(socket: std::net::UdpSocket, shows_local: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let io = UdpSocket::from_std(socket)?;
         Ok(Self {
             address: io.local_addr()?,
             io,
             state,
-            shows_local: bind.device.is_some() || bind.address.ip().is_unspecified(),
+            shows_local,
             closing: Notify::new(),
         })
     }

@@ -65,6 +65,17 @@ impl Sockets {
         Ok((sockets, receiver))
     }
 
+    /// Has this socket, which is bound.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(crate) fn adopt(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let bound = Arc::new(Bound::adopt(socket)?);
+        let (sockets, _) = Self::open(&[])?;
+        sockets.0.bound.write().unwrap().push(bound);
+        Ok(sockets)
+    }
+
     /// What noq takes as its socket.
     pub(crate) fn for_endpoint(&self) -> Box<dyn AsyncUdpSocket> {
         Box::new(Receiver::new(self.0.clone()))

@@ -1,7 +1,7 @@
 //! Where connections come in: an endpoint and its sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +19,8 @@ pub(super) struct Listener {
     pub(super) endpoint: noq::Endpoint,
     pub(super) sockets: Sockets,
     address: Mutex<SocketAddr>,
+    /// Where somebody else may have a socket, too: who has opened the first one.
+    shared: Option<SocketAddr>,
     /// No new connection is wanted.
     refuses: AtomicBool,
     admission: Arc<Mutex<Admission>>,
@@ -49,6 +51,29 @@ impl Listener {
     ) -> Result<Self, BindError> {
         let (sockets, _) = Sockets::open(&[Bind::from(address)])
             .map_err(|error| BindError::Listen(address, error))?;
+        Self::on(sockets, None, crypto, limits)
+    }
+
+    /// Listens on this socket, which is bound.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub(super) fn adopt(
+        socket: UdpSocket,
+        crypto: noq::ServerConfig,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
+        let sockets = Sockets::adopt(socket).map_err(BindError::Endpoint)?;
+        let shared = Some(sockets.locals()[0]);
+        Self::on(sockets, shared, crypto, limits)
+    }
+
+    fn on(
+        sockets: Sockets,
+        shared: Option<SocketAddr>,
+        crypto: noq::ServerConfig,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
         let address = Mutex::new(sockets.locals()[0]);
         let endpoint = noq::Endpoint::new_with_abstract_socket(
             transport::config(),
@@ -61,6 +86,7 @@ impl Listener {
             endpoint,
             sockets,
             address,
+            shared,
             refuses: AtomicBool::new(false),
             admission: Arc::new(Mutex::new(Admission::new(limits))),
         })
@@ -135,7 +161,11 @@ impl Listener {
     /// The address is taken, or not one of this host.
     pub(super) fn reopen(&self, address: SocketAddr) -> io::Result<()> {
         let is_new = address != self.address();
-        let open = || self.sockets.add(&[Bind::from(address)]);
+        let bind = Bind {
+            shared: self.shared == Some(address),
+            ..address.into()
+        };
+        let open = || self.sockets.add(&[bind]);
         match is_new {
             true => self.sockets.showing_local(open)?,
             false => open()?,

@@ -151,13 +151,40 @@ impl Server {
         identity: &Identity,
         config: ServerConfig,
     ) -> Result<Self, BindError> {
+        Self::start(identity, config, |crypto, limits| {
+            Listener::bind(listen, crypto, limits)
+        })
+    }
+
+    /// As [`bind`](Self::bind), on a UDP socket that is bound, such as a supervisor passes on.
+    ///
+    /// A move closes it. If the server then stays, it opens another one at that address. Should the one who has passed
+    /// it on still have it, both need `SO_REUSEADDR`, which this other one has.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn from_socket(
+        socket: std::net::UdpSocket,
+        identity: &Identity,
+        config: ServerConfig,
+    ) -> Result<Self, BindError> {
+        Self::start(identity, config, |crypto, limits| {
+            Listener::adopt(socket, crypto, limits)
+        })
+    }
+
+    fn start(
+        identity: &Identity,
+        config: ServerConfig,
+        listen: impl FnOnce(noq::ServerConfig, Limits) -> Result<Listener, BindError>,
+    ) -> Result<Self, BindError> {
         config.elsewhere.check()?;
         let crypto = transport::server(Arc::new(tls::server_config(identity)?));
         let limits = Limits {
             unvalidated: config.unvalidated_handshakes,
             all: config.handshakes,
         };
-        let listener = Arc::new(Listener::bind(listen, crypto.clone(), limits)?);
+        let listener = Arc::new(listen(crypto.clone(), limits)?);
         let (outputs, moving) = mpsc::unbounded_channel();
         Ok(Self {
             listener,

@@ -41,6 +41,8 @@ type Serve = Arc<dyn Fn(Guest) -> Pin<Box<dyn Future<Output = ()> + Send>> + Sen
 pub(crate) struct Door {
     serve: Serve,
     open: Option<Open>,
+    /// What listens already, and is to be used at first.
+    listener: Option<std::net::TcpListener>,
 }
 
 /// What listens; it ends when `stage` is dropped.
@@ -67,7 +69,13 @@ impl Door {
         Self {
             serve: Arc::new(move |guest| Box::pin(serve(guest))),
             open: None,
+            listener: None,
         }
+    }
+
+    /// When it is opened for the first time, this listens, wherever it does.
+    pub(crate) fn pass_on(&mut self, listener: std::net::TcpListener) {
+        self.listener = Some(listener);
     }
 
     /// Opens it there, unless it is open. Returns the address, with the port that was free if none was named.
@@ -78,7 +86,13 @@ impl Door {
         if let Some(open) = &self.open {
             return Ok(open.address);
         }
-        let listener = listen(address)?;
+        let listener = match self.listener.take() {
+            Some(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)?
+            }
+            None => listen(address)?,
+        };
         let address = listener.local_addr()?;
         let (stage, watched) = watch::channel(Stage::Open);
         let done = tokio::spawn(accept(listener, self.serve.clone(), watched));
