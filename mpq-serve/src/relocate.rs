@@ -25,6 +25,7 @@ use crate::error::{At, Error, Failure};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::site::descriptors;
+use crate::supervisor;
 use crate::tcp::Doors;
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
@@ -374,6 +375,7 @@ impl Move {
         };
         let on_reopened = |listen| {
             let _ = self.control.write(&Serving { listen });
+            supervisor::moved();
             let doors = self.doors.clone();
             tokio::spawn(async move { doors.lock().await.reopen(listen) });
         };

@@ -22,6 +22,11 @@ pub(crate) fn reloading() {
     }
 }
 
+/// It can be reached again after a move, as this process, which may be the supervisor's of another host.
+pub(crate) fn moved() {
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+}
+
 /// It takes nobody in any more.
 pub(crate) fn leaving() {
     tell(&[NotifyState::Stopping]);

@@ -64,7 +64,7 @@ async fn signals_without_a_meaning_do_not_end_it() {
 }
 
 #[tokio::test]
-async fn systemd_is_told_when_the_server_is_ready_reloads_and_leaves() {
+async fn systemd_is_told_when_the_server_is_ready_reloads_moves_and_leaves() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
@@ -76,11 +76,18 @@ async fn systemd_is_told_when_the_server_is_ready_reloads_and_leaves() {
         let length = systemd.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
-    let (mut server, _) = start_in(&[], &[("NOTIFY_SOCKET", path.as_os_str())]);
+    let port = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+    let target = port.local_addr().unwrap().to_string();
+    drop(port);
+    let moving = ["--migrate-to", &target, "--move-in-process", "0"];
+    let (mut server, _) = start_in(&moving, &[("NOTIFY_SOCKET", path.as_os_str())]);
     assert_eq!(told(), "READY=1\n");
     server.tell(Signal::SIGHUP);
     assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
     assert_eq!(told(), "READY=1\n");
+    server.tell(Signal::SIGUSR1);
+    let pid = server.process.0.id();
+    assert_eq!(told(), format!("MAINPID={pid}\nREADY=1\n"));
     server.tell(Signal::SIGTERM);
     assert_eq!(told(), "STOPPING=1\n");
     assert!(server.process.0.wait().unwrap().success());
