@@ -5,9 +5,12 @@
 //! the move are [introduced](crate::proto::forward), so that the server can speak to them first. For those that come
 //! later the server is at its old address, and they are at the forwarder's.
 //!
+//! Clients that follow are not forwarded. What they sent to the old address would come to the server as if they had
+//! stayed there.
+//!
 //! What is forwarded is not looked at, and its packets stay as long as they were. The bits of ECN are not forwarded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,6 +32,8 @@ const MAX_CLIENTS: usize = 4_096;
 const WAITING: usize = 64;
 /// The largest datagram, bytes.
 const LARGEST: usize = 65_536;
+/// For so long nothing is forwarded from the addresses of clients that follow. Later somebody else may have them.
+const FOLLOWING_PERIOD: Duration = Duration::from_secs(60);
 /// Between two introductions of a client to a server that has not spoken yet.
 const INTRODUCTION_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -39,6 +44,8 @@ pub struct Forwarding {
     pub secret: Secret,
     /// The clients that are to be forwarded.
     pub clients: Vec<SocketAddr>,
+    /// Those that are not, since they follow.
+    pub followers: Vec<SocketAddr>,
 }
 
 /// Forwards between clients and a server that has moved.
@@ -48,6 +55,9 @@ pub struct Forwarder {
     server: SocketAddr,
     idle: Duration,
     clients: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>>,
+    /// Who is not forwarded, and until when.
+    followers: HashSet<SocketAddr>,
+    followed: Instant,
     /// Each resolves when its client is gone.
     tasks: JoinSet<SocketAddr>,
 }
@@ -70,6 +80,13 @@ impl Forwarder {
             server,
             idle,
             clients: HashMap::new(),
+            followers: forwarding
+                .followers
+                .iter()
+                .copied()
+                .map(canonical)
+                .collect(),
+            followed: Instant::now() + FOLLOWING_PERIOD,
             tasks: JoinSet::new(),
         };
         let key = ForwardKey::new(&forwarding.secret);
@@ -106,6 +123,9 @@ impl Forwarder {
 
     async fn forward(&mut self, client: SocketAddr, datagram: &[u8]) {
         if !self.clients.contains_key(&client) {
+            if self.followers.contains(&client) && Instant::now() < self.followed {
+                return;
+            }
             if self.clients.len() >= MAX_CLIENTS {
                 return;
             }
@@ -201,6 +221,70 @@ impl std::fmt::Debug for Forwarding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Forwarding")
             .field("clients", &self.clients)
+            .field("followers", &self.followers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn socket() -> UdpSocket {
+        UdpSocket::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    async fn received(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = [0; 2_000];
+        let receive = socket.recv_from(&mut buffer);
+        let (length, from) = tokio::time::timeout(Duration::from_secs(10), receive)
+            .await
+            .expect("it comes")
+            .unwrap();
+        (buffer[..length].to_vec(), from)
+    }
+
+    #[tokio::test]
+    async fn each_client_has_a_way_of_its_own_and_who_follows_has_none() {
+        let [server, known, follower, new] = [
+            socket().await,
+            socket().await,
+            socket().await,
+            socket().await,
+        ];
+        let secret = [1; 32];
+        let forwarding = Forwarding {
+            secret,
+            clients: vec![known.local_addr().unwrap()],
+            followers: vec![follower.local_addr().unwrap()],
+        };
+        let front = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let old_address = front.local_addr().unwrap();
+        let idle = Duration::from_millis(300);
+        let server_at = server.local_addr().unwrap();
+        let forwarder = Forwarder::new(front, server_at, &forwarding, idle)
+            .await
+            .unwrap();
+        let running = tokio::spawn(forwarder.run());
+        // Until the server speaks.
+        let key = ForwardKey::new(&secret);
+        let (introduction, way) = received(&server).await;
+        assert_eq!(key.introduced(&introduction), known.local_addr().ok());
+        assert_eq!(received(&server).await, (introduction, way));
+        server.send_to(b"hello", way).await.unwrap();
+        assert_eq!(received(&known).await, (b"hello".to_vec(), old_address));
+
+        follower.send_to(b"no", old_address).await.unwrap();
+        new.send_to(b"new", old_address).await.unwrap();
+        let (datagram, other_way) = loop {
+            let (datagram, from) = received(&server).await;
+            if from != way {
+                break (datagram, from);
+            }
+        };
+        assert_eq!(datagram, b"new", "and nothing else");
+        server.send_to(b"welcome", other_way).await.unwrap();
+        assert_eq!(received(&new).await, (b"welcome".to_vec(), old_address));
+        running.await.unwrap().unwrap();
     }
 }

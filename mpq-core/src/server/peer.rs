@@ -167,11 +167,13 @@ impl Peer {
         self.machine.lock().unwrap().keeps_paths()
     }
 
-    /// The client's addresses, if it is to be forwarded.
-    pub(super) fn to_forward(&self) -> Vec<SocketAddr> {
-        if !self.machine.lock().unwrap().is_kept() {
-            return Vec::new();
-        }
+    /// Whether the client is to be forwarded.
+    pub(super) fn is_kept(&self) -> bool {
+        self.machine.lock().unwrap().is_kept()
+    }
+
+    /// Where the client was before the freeze.
+    pub(super) fn old_remotes(&self) -> Vec<SocketAddr> {
         let paths = self.paths.lock().unwrap();
         paths.old.values().map(|old| old.remote).collect()
     }

@@ -167,12 +167,14 @@ impl Relocation {
 
     /// Draws what the server will know its forwarder by.
     fn prepare_forwarding(&self) {
-        let sockets = &self.listener.sockets;
-        let clients = self.to_forward().into_iter();
-        let clients = clients.map(|client| sockets.network_address(client));
+        let addresses = |kept| {
+            let clients = self.clients(kept).into_iter();
+            clients.map(|client| self.listener.sockets.network_address(client))
+        };
         *self.forwarding.lock().unwrap() = Some(Forwarding {
             secret: tls::random(),
-            clients: clients.collect(),
+            clients: addresses(true).collect(),
+            followers: addresses(false).collect(),
         });
     }
 
@@ -182,14 +184,15 @@ impl Relocation {
             let key = ForwardKey::new(&forwarding.secret);
             self.listener
                 .sockets
-                .expect_forwarder(key, &self.to_forward());
+                .expect_forwarder(key, &self.clients(true));
         }
     }
 
-    /// The addresses of the clients that are to be forwarded.
-    fn to_forward(&self) -> Vec<SocketAddr> {
+    /// The addresses of the clients that are to be forwarded, or of those that follow.
+    fn clients(&self, kept: bool) -> Vec<SocketAddr> {
         let peers = self.hub.peers().into_iter();
-        peers.flat_map(|(_, peer)| peer.to_forward()).collect()
+        let peers = peers.filter(|(_, peer)| peer.is_kept() == kept);
+        peers.flat_map(|(_, peer)| peer.old_remotes()).collect()
     }
 
     fn abandon(&mut self) {

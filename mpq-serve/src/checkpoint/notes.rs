@@ -205,6 +205,7 @@ pub struct ToForward {
     /// What the server knows the forwarder by, in hexadecimal.
     secret: String,
     clients: Vec<SocketAddr>,
+    followers: Vec<SocketAddr>,
 }
 
 /// From a forwarder: it forwards.
@@ -224,6 +225,7 @@ impl ToForward {
             server,
             secret: HEXLOWER.encode(&forwarding.secret),
             clients: forwarding.clients.clone(),
+            followers: forwarding.followers.clone(),
         }
     }
 
@@ -233,6 +235,7 @@ impl ToForward {
         Some(Forwarding {
             secret: secret.try_into().ok()?,
             clients: self.clients.clone(),
+            followers: self.followers.clone(),
         })
     }
 }
