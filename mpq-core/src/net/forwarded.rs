@@ -36,6 +36,14 @@ impl Forwarded {
         };
     }
 
+    /// A client is gone: whoever has its address later is itself there.
+    pub(super) fn end(&mut self, client: SocketAddr) {
+        if let Some(Some(socket)) = self.sockets.remove(&client) {
+            self.clients.remove(&socket);
+        }
+        self.names.retain(|_, of| *of != client);
+    }
+
     /// By what address the network knows a client.
     pub(super) fn name(&self, client: SocketAddr) -> SocketAddr {
         match self.sockets.get(&client) {
@@ -116,5 +124,20 @@ mod tests {
         assert_eq!(forwarded.socket(at(1)), Some(at(8)));
         assert_eq!(forwarded.client(at(8)), at(1));
         assert_eq!(forwarded.client(at(9)), at(9), "that one is gone");
+    }
+
+    #[test]
+    fn whoever_has_the_address_of_a_client_that_is_gone_is_not_forwarded() {
+        let key = ForwardKey::new(&[1; 32]);
+        let mut forwarded = Forwarded::default();
+        forwarded.expect(key.clone(), &[at(1), at(2)]);
+        forwarded.introduce(at(9), &key.introduction(at(1), 0));
+        for client in [at(1), at(2)] {
+            forwarded.end(client);
+            forwarded.introduce(at(9), &key.introduction(client, 0));
+            assert_eq!(forwarded.socket(client), Some(client));
+        }
+        assert_eq!(forwarded.client(at(9)), at(9));
+        assert!(forwarded.is_empty());
     }
 }

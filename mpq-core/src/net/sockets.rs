@@ -30,6 +30,7 @@ use noq::udp::Transmit;
 use tokio::sync::mpsc;
 
 use super::address::canonical;
+use super::forwarded::Forwarded;
 use super::noq_udp::Receiver;
 use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
@@ -226,13 +227,23 @@ impl Sockets {
         self.0.forwarded.write().unwrap().expect(key, clients);
     }
 
+    /// The server has moved, and nobody is forwarded from its old address.
+    pub(crate) fn expect_no_forwarder(&self) {
+        *self.0.forwarded.write().unwrap() = Forwarded::default();
+    }
+
+    /// A client is gone that was forwarded.
+    pub(crate) fn end_forwarding(&self, client: SocketAddr) {
+        self.0.forwarded.write().unwrap().end(client);
+    }
+
     /// By what address the network knows a client.
     pub(crate) fn network_address(&self, client: SocketAddr) -> SocketAddr {
         self.0.forwarded.read().unwrap().name(client)
     }
 
-    /// Whether somebody forwards for this client.
-    pub(crate) fn is_forwarded(&self, client: SocketAddr) -> bool {
+    /// Whether somebody has said that it forwards for this client.
+    pub(crate) fn is_introduced(&self, client: SocketAddr) -> bool {
         self.0.forwarded.read().unwrap().is_introduced(client)
     }
 

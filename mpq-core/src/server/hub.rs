@@ -48,6 +48,17 @@ impl Hub {
         self.input(Input::Gone(id));
     }
 
+    /// The addresses of this one, which is over, are not forwarded any more, unless others have them as well.
+    pub(super) fn end_forwarding(&self, over: &Peer) {
+        let remotes = over.old_remotes().into_iter();
+        for remote in remotes.filter(|remote| over.sockets.is_introduced(*remote)) {
+            let has_it = |peer: &Peer| peer.old_remotes().contains(&remote);
+            if !self.peers().iter().any(|(_, peer)| has_it(peer)) {
+                over.sockets.end_forwarding(remote);
+            }
+        }
+    }
+
     /// One of those that there are.
     pub(super) fn peer(&self, id: u64) -> Option<Arc<Peer>> {
         self.peers.lock().unwrap().get(&id).cloned()

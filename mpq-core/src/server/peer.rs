@@ -405,7 +405,7 @@ impl Peer {
                 path: *id,
                 has_come: remote.is_ok_and(|remote| self.sockets.has_heard(remote)),
                 has_spoken: before.is_some_and(|before| before != received),
-                is_forwarded: self.sockets.is_forwarded(old.remote),
+                is_forwarded: self.sockets.is_introduced(old.remote),
             })
         });
         heard.collect()

@@ -59,6 +59,7 @@ pub(super) fn start(
         let remotes = peer.paths.lock().unwrap().remotes();
         let _ = sender.send(Traffic::new(start.elapsed(), &closed, &remotes));
         driver.take_leave().await;
+        hub.end_forwarding(&peer);
     });
     traffic
 }

@@ -180,11 +180,12 @@ impl Relocation {
 
     /// The server is elsewhere: clients that are forwarded are where the forwarder is.
     fn expect_forwarder(&self) {
-        if let Some(forwarding) = &*self.forwarding.lock().unwrap() {
-            let key = ForwardKey::new(&forwarding.secret);
-            self.listener
-                .sockets
-                .expect_forwarder(key, &self.clients(true));
+        let sockets = &self.listener.sockets;
+        match &*self.forwarding.lock().unwrap() {
+            Some(Forwarding { secret, .. }) => {
+                sockets.expect_forwarder(ForwardKey::new(secret), &self.clients(true));
+            }
+            None => sockets.expect_no_forwarder(),
         }
     }
 

@@ -10,7 +10,7 @@
 //! | `reactive` | moves that it is not told of |
 //! | `pool` | nothing but what all are: every place is in the pool |
 //! | `symmetric` | firewalls, and other interfaces while it cannot hear of a move |
-//! | `restart` | moves |
+//! | `restart` | moves without a forwarder |
 //!
 //! All are spared an interface that flaps while something else is wrong with the ways, since that uses up path ids;
 //! and those who answer in the server's name, be it on the path, at one of its addresses, or as a copy
@@ -18,7 +18,7 @@
 
 use mpq_core::proto::Strategy;
 
-use crate::schedule::{Move, Op, Schedule};
+use crate::schedule::{FORWARDED, Move, NO_COPY, Op, Schedule};
 
 /// Before anything happens, milliseconds.
 const GREETINGS: u16 = 1_000;
@@ -147,10 +147,10 @@ impl Timetable {
     }
 
     fn is_fair_move(&mut self, wanted: &mut Move) -> bool {
-        if self.strategy == Strategy::Restart {
-            return false;
-        }
-        wanted.ghost = u8::MAX;
+        wanted.ghost = match self.strategy {
+            Strategy::Restart => FORWARDED,
+            _ => wanted.ghost.max(NO_COPY),
+        };
         if self.is_told {
             wanted.announced = true;
             wanted.lead = wanted.lead.max(WORD);

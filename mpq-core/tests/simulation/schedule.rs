@@ -81,9 +81,12 @@ pub(crate) struct Move {
     pub(crate) outage: u16,
     /// The freeze fails if this is below 64; the less it is, the later the new address is there.
     pub(crate) luck: u8,
-    /// The old process goes on, too, if this is below 16.
+    /// The old process goes on, too, if this is below [`NO_COPY`]; from [`FORWARDED`] on, a forwarder stays there.
     pub(crate) ghost: u8,
 }
+
+pub(crate) const NO_COPY: u8 = 16;
+pub(crate) const FORWARDED: u8 = 192;
 
 impl Schedule {
     /// Any bytes make a schedule.

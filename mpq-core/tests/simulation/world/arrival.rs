@@ -50,6 +50,8 @@ pub(super) enum Arrival {
     },
     /// The server has waited for a path.
     Pathless(u64),
+    /// The server is told where the forwarder of a client is.
+    Introduced(u64),
     /// The server is told that a path is validated.
     Validated {
         client: u64,
@@ -135,6 +137,7 @@ impl World {
             } => self.probe(client, from, target),
             Arrival::Abandoned { client, path } => self.abandoned(client, path),
             Arrival::Pathless(id) => self.pathless(id),
+            Arrival::Introduced(id) => self.introduced(id),
             Arrival::Validated { client, path } => self.validated(client, path),
             Arrival::Resume(download) => self.resume(download),
             // The connection is no more.

@@ -154,7 +154,7 @@ impl World {
     }
 
     pub(super) fn probe(&mut self, client: u64, from: IpAddr, target: SocketAddr) {
-        let somebody = self.is_live(target) || self.decoy == Some(target);
+        let somebody = self.is_live(client, target) || self.decoy == Some(target);
         if somebody && self.net.leads(self.now, from, target) {
             self.send(|| Arrival::Answer {
                 client,
@@ -273,9 +273,9 @@ impl World {
         } else {
             Some(remote)
         };
-        let (server, knows) = (self.listening, self.sides.contains_key(&client));
+        let (server, knows) = (self.server_of(client), self.sides.contains_key(&client));
         let reached = to.filter(|to| {
-            let answers = self.is_live(*to) && (Some(*to) != server || knows);
+            let answers = self.is_live(client, *to) && (Some(*to) != server || knows);
             answers && self.net.leads(self.now, from, *to)
         });
         if reached.is_none() || self.net.below(5) == 0 {
@@ -293,7 +293,7 @@ impl World {
         peer.opening.remove(&path);
         peer.open.insert(path, Path::new(from, remote));
         peer.probes.remove(&remote.ip());
-        if reached == self.listening {
+        if reached == server {
             self.path_at_server(client, path, from);
         }
         let open = Input::PathOpen {

@@ -27,6 +27,8 @@ pub(crate) enum Excuse {
     Pathless,
     /// The server did not hear of it for a minute.
     Silent,
+    /// It was forwarded before it could say HELLO, and does not know where the server is that moves again.
+    Forwarded,
 }
 
 impl fmt::Display for Excuse {
@@ -43,6 +45,7 @@ impl fmt::Display for Excuse {
             Self::NoIds => "no path ids",
             Self::Pathless => "no path left",
             Self::Silent => "silent",
+            Self::Forwarded => "forwarded",
         })
     }
 }

@@ -175,8 +175,8 @@ impl World {
         }
         let peer = &self.peers[&id];
         let leads = |path: &Path| {
-            let reached = self.reached(peer, path);
-            reached.is_some() && reached == self.listening
+            let reached = self.reached(id, peer, path);
+            reached.is_some() && reached == self.server_of(id)
         };
         let leads: Vec<_> = peer.open.values().map(leads).collect();
         let is_served = self.sides.get(&id).is_some_and(|side| !side.holds);
@@ -200,7 +200,7 @@ impl World {
             via: path.local,
             ..*path
         });
-        let leads = path.is_some_and(|path| self.reached(peer, &path).is_some());
+        let leads = path.is_some_and(|path| self.reached(id, peer, &path).is_some());
         self.counts.wronged += u32::from(leads);
     }
 
@@ -215,7 +215,7 @@ impl World {
         self.peers.iter().find_map(|(id, peer)| {
             let state = peer.machine.state();
             let client = format!("client {id} ({}, {state})", peer.download.strategy);
-            if peer.machine.is_moving() || peer.machine.remote() != self.home {
+            if peer.machine.is_moving() || Some(peer.machine.remote()) != self.server_of(*id) {
                 return Some(format!("{client} is at {}", peer.machine.remote()));
             }
             let (open, wanted) = wanted(peer);

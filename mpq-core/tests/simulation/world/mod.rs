@@ -62,6 +62,8 @@ pub(crate) struct World {
     home: SocketAddr,
     /// A copy of the server that was left running at its old address.
     ghost: Option<SocketAddr>,
+    /// Whether the next move leaves a forwarder.
+    forwards: bool,
     /// What becomes of the next freeze, and whether the old process goes on all the same.
     fate: (Duration, Input, bool),
     /// How long the new address takes to be there.
@@ -172,6 +174,7 @@ impl World {
             listening: Some(host(0)),
             home: host(0),
             ghost: None,
+            forwards: false,
             fate: (Duration::ZERO, Input::Failed, false),
             reopening: Duration::ZERO,
             opens_at: now,

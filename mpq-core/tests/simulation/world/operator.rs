@@ -8,7 +8,7 @@ use super::arrival::Arrival;
 use super::excuse::Excuse;
 use super::network::{ALL, GOOD, host, local};
 use super::{MAX_PEERS, MILLISECOND, World};
-use crate::schedule::{Move, Op};
+use crate::schedule::{FORWARDED, Move, NO_COPY, Op};
 
 impl World {
     fn pick(&self, client: u8) -> Option<u64> {
@@ -134,9 +134,10 @@ impl World {
             false => {
                 let (listen, before) = (target, self.home);
                 let thawed = server::Input::Thawed { listen, before };
-                (outage, thawed, wanted.ghost < 16)
+                (outage, thawed, wanted.ghost < NO_COPY)
             }
         };
+        self.forwards = wanted.ghost >= FORWARDED;
         self.reopening = MILLISECOND * u32::from(255 - wanted.luck);
         let others = (0..ALL).filter(|i| wanted.others >> i & 1 == 1);
         let targets = match wanted.announced {
@@ -147,7 +148,7 @@ impl World {
             targets,
             lead: MILLISECOND * u32::from(wanted.lead),
             outage,
-            forwarded: false,
+            forwarded: self.forwards,
         };
         self.server(server::Input::Announce(announcement));
     }

@@ -190,6 +190,9 @@ pub(super) struct Side {
     pub(super) known: BTreeSet<u32>,
     /// Nothing is sent on these: they may lead to where the client was.
     pub(super) stale: BTreeSet<u32>,
+    /// Where a forwarder stands for its client, and whether the server knows of it.
+    pub(super) forwarder: Option<SocketAddr>,
+    pub(super) introduced: bool,
     /// The paths of before.
     pub(super) old: Vec<OldPath>,
     /// It is listened for.
@@ -240,6 +243,8 @@ impl Side {
             open: BTreeMap::from([(0, SidePath::new(local(0), at))]),
             known: BTreeSet::from([0]),
             stale: BTreeSet::new(),
+            forwarder: None,
+            introduced: true,
             old: Vec::new(),
             awaited: false,
             knocks: HashSet::new(),

@@ -125,6 +125,9 @@ impl World {
             true => self.counts.moves += 1,
             false => {
                 self.counts.cancelled += 1;
+                self.sides
+                    .values_mut()
+                    .for_each(|side| side.introduced = true);
                 self.each_side(&peer::Input::Stay);
             }
         }
@@ -205,7 +208,15 @@ impl World {
             return;
         };
         let newest = self.server.sequence();
-        for peer in self.peers.values_mut() {
+        for (id, peer) in &mut self.peers {
+            // It need not be told.
+            if self
+                .sides
+                .get(id)
+                .is_some_and(|side| side.machine.is_kept())
+            {
+                continue;
+            }
             let told = match peer.announcements.last() {
                 Some(Frame::Migration { sequence, .. }) => *sequence == newest,
                 _ => false,

@@ -167,14 +167,17 @@ impl World {
             return;
         };
         let new = side.new_paths();
-        let spoke = side.old.iter().any(|old| old.has_spoken);
+        let spoke = side
+            .old
+            .iter()
+            .any(|old| old.has_spoken || old.is_forwarded);
         if new.is_empty() && !spoke && stage != Stage::Serving {
             return;
         }
         side.awaited = false;
         let old = side.old.clone();
         for old in &mut side.old {
-            old.has_spoken = false;
+            (old.has_spoken, old.is_forwarded) = (false, false);
         }
         self.side(id, Input::Heard { stage, new, old });
     }
@@ -323,8 +326,33 @@ impl World {
         for id in self.sides.keys().copied().collect::<Vec<_>>() {
             let side = self.sides.get_mut(&id).unwrap();
             side.stale = side.known.clone();
+            let forwarder = side.forwarder.take();
+            if side.machine.is_kept() {
+                side.forwarder = forwarder.or(Some(self.home));
+            } else if forwarder.is_some()
+                && let Some(peer) = self.peers.get_mut(&id)
+            {
+                peer.excuse(Excuse::Forwarded);
+            }
+            side.introduced = side.forwarder.is_none();
             let new = side.new_paths();
             self.side(id, Input::Woken(new));
+            if self.sides.get(&id).is_some_and(|side| !side.introduced) {
+                let delay = self.net.delay() + self.reopening;
+                self.later(delay, Arrival::Introduced(id));
+            }
+        }
+    }
+
+    /// A forwarder has introduced a client.
+    pub(super) fn introduced(&mut self, id: u64) {
+        if self.listening.is_none() {
+            return self.later(MILLISECOND * 50, Arrival::Introduced(id));
+        }
+        if let Some(side) = self.sides.get_mut(&id) {
+            side.introduced = true;
+            side.old.iter_mut().for_each(|old| old.is_forwarded = true);
+            self.hear_out(id);
         }
     }
 

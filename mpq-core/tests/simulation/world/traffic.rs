@@ -7,7 +7,7 @@ use mpq_core::proto::client;
 
 use super::World;
 use super::arrival::{Arrival, Datagram};
-use super::peer::{Path, Peer};
+use super::peer::{Path, Peer, Side};
 
 /// How often both ends of a connection send something on each path.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -16,15 +16,22 @@ const PART: u64 = 20;
 const BYTES: u64 = 1_200;
 
 impl World {
-    pub(super) fn is_live(&self, place: SocketAddr) -> bool {
-        [self.listening, self.ghost].contains(&Some(place))
+    pub(super) fn is_live(&self, id: u64, place: SocketAddr) -> bool {
+        [self.listening, self.ghost, self.server_of(id)].contains(&Some(place))
+    }
+
+    /// Where a client finds the server: at its forwarder, if it has one.
+    pub(super) fn server_of(&self, id: u64) -> Option<SocketAddr> {
+        let forwarder = self.sides.get(&id).and_then(|side| side.forwarder);
+        self.listening
+            .map(|listening| forwarder.unwrap_or(listening))
     }
 
     /// The server, or the copy of it, that a packet reaches which is sent on this path.
-    pub(super) fn reached(&self, peer: &Peer, path: &Path) -> Option<SocketAddr> {
+    pub(super) fn reached(&self, id: u64, peer: &Peer, path: &Path) -> Option<SocketAddr> {
         let to = peer.sends_to(path)?;
         let leads = peer.has(path.via) && self.net.leads(self.now, path.via, to);
-        (leads && self.is_live(to)).then_some(to)
+        (leads && self.is_live(id, to)).then_some(to)
     }
 
     /// Whether a packet of the connection gets through to the server itself, and that knows of it.
@@ -33,8 +40,8 @@ impl World {
             return false;
         };
         let reaches = |path: &Path| {
-            let reached = self.reached(peer, path);
-            reached.is_some() && reached == self.listening
+            let reached = self.reached(id, peer, path);
+            reached.is_some() && reached == self.server_of(id)
         };
         self.sides.contains_key(&id) && peer.open.values().any(reaches)
     }
@@ -55,10 +62,10 @@ impl World {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
-        let reached = |(path, p): (&u32, &Path)| Some((*path, p.via, self.reached(peer, p)?));
+        let reached = |(path, p): (&u32, &Path)| Some((*path, p.via, self.reached(id, peer, p)?));
         let part = Some(peer.download.received);
         for (path, via, to) in peer.open.iter().filter_map(reached).collect::<Vec<_>>() {
-            match Some(to) == self.listening {
+            match Some(to) == self.server_of(id) {
                 true => self.side_hears(id, path, via),
                 // The copy knows as much as the server did, and sends as well.
                 false => self.send(|| {
@@ -75,10 +82,11 @@ impl World {
     }
 
     fn server_sends(&mut self, id: u64) {
-        let (Some(from), Some(peer)) = (self.listening, self.peers.get(&id)) else {
+        let (Some(from), Some(peer)) = (self.server_of(id), self.peers.get(&id)) else {
             return;
         };
-        let Some(side) = self.sides.get_mut(&id).filter(|side| !side.holds) else {
+        let sends = |side: &&mut Side| !side.holds && side.introduced;
+        let Some(side) = self.sides.get_mut(&id).filter(sends) else {
             return;
         };
         let part = Some(peer.download.received);
@@ -152,10 +160,10 @@ impl World {
 
     /// It has come to where it was sent.
     pub(super) fn ping(&mut self, client: u64, path: u32, via: IpAddr, to: SocketAddr) {
-        if !self.is_live(to) || !self.net.leads(self.now, via, to) {
+        if !self.is_live(client, to) || !self.net.leads(self.now, via, to) {
             return;
         }
-        if Some(to) == self.listening {
+        if Some(to) == self.server_of(client) {
             if !self.sides.contains_key(&client) {
                 return;
             }
@@ -174,10 +182,10 @@ impl World {
 
     /// The server wants something on a path to be acknowledged.
     pub(super) fn send_server_ping(&mut self, client: u64, path: u32) {
-        let (Some(from), Some(side)) = (self.listening, self.sides.get_mut(&client)) else {
+        let (Some(from), Some(side)) = (self.server_of(client), self.sides.get_mut(&client)) else {
             return;
         };
-        let Some(known) = side.open.get_mut(&path) else {
+        let Some(known) = side.open.get_mut(&path).filter(|_| side.introduced) else {
             return;
         };
         known.sent += BYTES;
