@@ -10,16 +10,17 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
 use mpq_core::proto::frame::{MAX_ADDRESSES, MAX_NAME};
-use mpq_core::proto::policy::acceptable;
 use mpq_core::{Congestion, Resume};
 
 use crate::access::Format;
+use crate::between_hosts::options::MoveOptions;
 use crate::checkpoint::notes::RequestId;
 use crate::config;
 use crate::guests::Limits;
 use crate::site::files::Tags;
 use crate::site::is_of_the_server;
 use crate::units::{duration, rate, size};
+use crate::values::{pid, target};
 
 const LOG: &str = "\
 Log:
@@ -46,7 +47,10 @@ Exit codes:
   8  The dump failed; the server goes on where it was
   9  The restore failed
   10  The server is moving already, or its images are in use; that goes on
-  11  The images cannot wake here: they have woken, were released, or are a copy";
+  11  The images cannot wake here: they have woken, were released, or are a copy
+  12  Something is in the way of a move to another host; the server serves where it was
+  13  A move to another host failed; the server serves where it was
+  14  It failed, and nobody has said that the server serves; the message says what to do";
 
 /// What `mpq-serve` is asked to do.
 #[derive(Debug, Clone, Parser)]
@@ -330,6 +334,15 @@ pub enum Command {
         force: bool,
     },
 
+    /// Move a running server to another host, by ssh, with its connections. All that would be in the way is looked
+    /// for on both hosts first
+    #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
+    Move(MoveOptions),
+
+    /// Receive a server. Started by `move` on the other host.
+    #[command(hide = true)]
+    Receive,
+
     /// Let a copy of these images be restored, elsewhere, and not these any more. Before they are copied, or
     /// their token.json is copied once more
     #[command(after_help = EXIT_CODES)]
@@ -422,10 +435,6 @@ impl Args {
     }
 }
 
-fn pid() -> clap::builder::RangedI64ValueParser<i32> {
-    clap::value_parser!(i32).range(1..)
-}
-
 /// An address to listen on. Of those of a name it is the first.
 fn listen(text: &str) -> Result<SocketAddr, String> {
     const EXPECTED: &str =
@@ -455,18 +464,6 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
         return Err(format!("{name} is the server's to say"));
     }
     Ok((name, value))
-}
-
-/// An address that clients can be sent to.
-fn target(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "expected ADDR:PORT, as in 192.0.2.1:4433 or [2001:db8::1]:4433")?;
-    if !acceptable(address.ip(), address) {
-        let needed = "one host's address, and port 443 or one from 1024 on";
-        return Err(format!("clients do not go there: needed is {needed}"));
-    }
-    Ok(address)
 }
 
 /// A name that clients can be told.
@@ -564,6 +561,15 @@ mod tests {
             panic!("no release");
         };
         assert_eq!(valid, Duration::from_secs(120));
+        let line = "mpq-serve move --pid 7 --to root@b --address 192.0.2.1:443 --dry-run";
+        let Some(Command::Move(options)) = parse(line).unwrap().command else {
+            panic!("no move");
+        };
+        assert_eq!(
+            (options.to.as_str(), options.ssh.as_str()),
+            ("root@b", "ssh")
+        );
+        assert!(options.dry_run && options.remote_program.is_none());
         let line = "mpq-serve dump --pid 7 --images d --control c --request 1-2";
         assert!(matches!(
             parse(line).unwrap().command,
@@ -589,6 +595,18 @@ mod tests {
                 ErrorKind::ArgumentConflict,
             ),
             ("release", ErrorKind::MissingRequiredArgument),
+            (
+                "move --to b --address 192.0.2.1:443",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "move --pid 1 --to b --address 192.0.2.1:53",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "move --pid 1 --to=-oProxyCommand=x --address 192.0.2.1:443",
+                ErrorKind::ValueValidation,
+            ),
             ("--migrate-to 0.0.0.0:4433", ErrorKind::ValueValidation),
             ("--migrate-to 192.0.2.1:0", ErrorKind::ValueValidation),
             ("--migrate-to 192.0.2.1:53", ErrorKind::ValueValidation),
@@ -650,12 +668,13 @@ mod tests {
     #[test]
     fn the_help_names_every_exit_code_and_hides_the_helper() {
         let help = Args::command().render_long_help().to_string();
-        for code in 0..=10 {
+        for code in 0..=14 {
             assert!(help.contains(&format!("\n  {code}  ")), "{code}");
         }
         assert!(
             !help.contains("dump\n") && !help.contains("  dump "),
             "{help}"
         );
+        assert!(!help.contains("  receive"), "{help}");
     }
 }

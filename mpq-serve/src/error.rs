@@ -56,6 +56,24 @@ pub enum Error {
         "the restore failed when the server may have run already, and its images cannot be used again: {0}"
     )]
     Spent(String),
+    #[error("serving at A; the move has not begun: {0} in the way of it, see above")]
+    InTheWay(String),
+    #[error("serving at A; the move failed: {0}")]
+    Returned(String),
+    #[error(
+        "the move failed: {0}; and the server could not be brought back to A: {1}; it serves nowhere until it is \
+         restored from {2}"
+    )]
+    Stranded(String, String, PathBuf),
+    #[error(
+        "the server was handed over, and B has not said that it serves: {0}; look there. Only if it does not run there, \
+         and never will: mpq-serve restore --rollback --images {1}"
+    )]
+    Unconfirmed(String, PathBuf),
+    #[error("the restore failed: {0}")]
+    NotReceived(String),
+    #[error("the host that the server comes from: {0}")]
+    Source(String),
     #[error("the server was told to leave, and was not dumped")]
     Leaving,
     #[error("{}", .0.message)]
@@ -85,7 +103,7 @@ impl Error {
     /// The exit code, as the help lists them.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Io(..) | Self::Start(_) => 1,
+            Self::Io(..) | Self::Start(_) | Self::Source(_) => 1,
             Self::NoImages(_) | Self::ForeignImages(..) => 3,
             Self::ManyImages(..) | Self::Damaged(..) => 3,
             Self::NoCriu | Self::OldCriu(_) => 4,
@@ -94,9 +112,12 @@ impl Error {
             Self::Died | Self::Leaving => 6,
             Self::Listen(..) => 7,
             Self::Dump(_) => 8,
-            Self::Restore(_) | Self::Spent(_) => 9,
+            Self::Restore(_) | Self::Spent(_) | Self::NotReceived(_) => 9,
             Self::Busy | Self::ImagesBusy(_) => 10,
             Self::Fenced(..) => 11,
+            Self::InTheWay(_) => 12,
+            Self::Returned(_) => 13,
+            Self::Stranded(..) | Self::Unconfirmed(..) => 14,
             Self::Told(failure) => failure.code,
         }
     }

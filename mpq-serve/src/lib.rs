@@ -2,10 +2,12 @@
 //!
 //! [`serve`] runs the server: it answers with the contents of a [`site`], and on SIGUSR1 it announces
 //! its move, parks, and has itself frozen (`relocate`). A helper outside of its process tree runs CRIU
-//! on it, and another command brings it back; all that is in [`checkpoint`].
+//! on it, and another command brings it back; all that is in [`checkpoint`]. One command does all of it with another
+//! host (`between_hosts`).
 
 pub mod access;
 pub mod args;
+pub mod between_hosts;
 mod certificate;
 pub mod checkpoint;
 mod config;
@@ -24,6 +26,7 @@ pub mod stats;
 mod supervisor;
 mod tcp;
 pub mod units;
+mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -73,9 +76,12 @@ pub fn main() -> ExitCode {
                 log_file,
                 time_limit,
                 claim,
+                undone: None,
             };
             restore::run(&images, options)
         }
+        Some(Command::Move(options)) => between_hosts::source::run(&options),
+        Some(Command::Receive) => between_hosts::target::run(),
         Some(Command::Release { images, valid }) => restore::release(&images, valid),
         Some(Command::Forward { control, request }) => {
             forward::run(&Control::at(control), &request)

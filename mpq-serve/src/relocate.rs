@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
 use crate::checkpoint::notes::{
-    CheckpointRequest, Failed, Manifest, RequestId, Serving, Thawed, ToForward, Undumped, Waiting,
-    now,
+    CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
+    Waiting, now,
 };
 use crate::checkpoint::{OLD_SIGNALS, heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
@@ -267,6 +267,23 @@ pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
     }
 }
 
+/// Leaves a note of what the server needs wherever it is.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn write_settings(control: &Control, options: &Serve) -> Result<(), Error> {
+    let files = [&options.pid_file, &options.log_file, &options.access_log];
+    let is_file = |file: &&PathBuf| file.as_os_str() != "-";
+    let files = files.into_iter().flatten().filter(is_file);
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    let around = files.filter_map(|file| Some(absolute(file)?.parent()?.to_owned()));
+    let root = options.root().and_then(absolute);
+    control.write(&Settings {
+        folders: root.into_iter().chain(around).collect(),
+        moves_in_process: options.move_in_process.is_some(),
+    })
+}
+
 fn fail(control: &Control, id: &RequestId, error: &Error) {
     let failed = Failed {
         failure: Failure::of(error),
@@ -349,7 +366,9 @@ impl Move {
                 Thaw::Failed(_) => Step::Stayed,
                 Thaw::At(_) => Step::Woken(Instant::now()),
             });
-            if let Err(error) = write_pid_file(&self.options) {
+            let pid_file = write_pid_file(&self.options);
+            let settings = write_settings(&self.control, &self.options);
+            for error in [pid_file, settings].into_iter().filter_map(Result::err) {
                 tracing::warn!("{error}");
             }
             thaw
@@ -480,6 +499,9 @@ impl Move {
         if let Some(file) = thawed.log_file {
             log::go_on_in(file);
         }
-        Some(Thaw::At(thawed.listen))
+        Some(match thawed.undone {
+            Some(reason) => Thaw::Failed(reason.into()),
+            None => Thaw::At(thawed.listen),
+        })
     }
 }

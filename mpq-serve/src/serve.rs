@@ -24,7 +24,7 @@ use crate::greeting;
 use crate::guests::{Guest, Guests};
 use crate::log;
 use crate::metrics::Metrics;
-use crate::relocate::{Mover, write_pid_file};
+use crate::relocate::{Mover, write_pid_file, write_settings};
 use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
 use crate::site::files::{Root, RootOptions};
@@ -100,7 +100,8 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
     let control = Control::of(std::process::id() as i32);
     control.create_anew()?;
     Control::remove_dead();
-    if let Err(error) = announce(&control) {
+    let announced = announce(&control).and_then(|()| write_settings(&control, &options));
+    if let Err(error) = announced {
         tracing::warn!("`checkpoint` will not find this server: {error}");
     }
     write_pid_file(&options)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
-use super::notes::{CheckpointRequest, Done, Failed, Forwards, RequestId, Waiting};
+use super::notes::{CheckpointRequest, Done, Failed, Forwards, RequestId, Settings, Waiting};
 use super::process::{Identity, Process};
 use super::say;
 use crate::error::{At, Error};
@@ -34,50 +34,115 @@ pub fn run(
     migrate_to: Vec<SocketAddr>,
     forward: bool,
 ) -> Result<(), Error> {
-    let pid = match (pid, &pid_file) {
-        (Some(pid), _) => pid,
-        (None, Some(file)) => read_pid(file)?,
-        (None, None) => unreachable!("clap wants one of them"),
-    };
-    let images = images.map(std::path::absolute).transpose().at(".")?;
-    let (control, server) = find_server(pid, pid_file.as_deref())?;
-    let _only_one = lock(&control, LockOf::Command)?;
-    // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
-    let helper = || match lock(&control, LockOf::Helper) {
-        Err(Error::Busy) => None,
-        result => Some(result),
-    };
-    drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
-    let id = RequestId::new();
-    let is_path = |criu: &PathBuf| criu.components().count() > 1;
-    let criu = criu::named_by_environment().map(|criu| match is_path(&criu) {
-        true => std::path::absolute(&criu).unwrap_or(criu),
-        false => criu,
-    });
-    control.write(&CheckpointRequest {
-        id: id.clone(),
-        images,
-        migrate_to,
-        criu,
-        forward,
-    })?;
-    let told = server.tell_to_move().map_err(|_| Error::NoServer(pid));
-    let result = told.and_then(|()| {
-        wait_for(DUMP_LIMIT, || outcome(&control, &server, &id))
-            .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
-    });
-    control.clear::<CheckpointRequest>();
-    if let (Ok(_), Some(forwards)) = (&result, control.read_on::<Forwards>(&id)) {
-        let Forwards { pid, server } = forwards;
-        log::tell(&format!(
-            "process {pid} forwards to {server}, until the last client that cannot follow has left"
-        ));
-    }
-    control.clear_on::<Failed>(&id);
-    control.clear_on::<Done>(&id);
-    control.clear_on::<Forwards>(&id);
-    say(&result?.display());
+    let server = RunningServer::find(pid, pid_file.as_deref())?;
+    let dumped = server.checkpoint(images, migrate_to, forward)?;
+    say(&dumped.images.display());
     Ok(())
+}
+
+/// What is left of a server that was dumped.
+#[derive(Debug)]
+pub struct Dumped {
+    /// The folder of its images.
+    pub images: PathBuf,
+    /// Who forwards for its clients.
+    pub forwarder: Option<Forwards>,
+}
+
+/// A server of this host, and never another process.
+#[derive(Debug)]
+pub struct RunningServer {
+    /// Its process id.
+    pub pid: i32,
+    control: Control,
+    process: Process,
+}
+
+impl RunningServer {
+    /// The one with this process id, or with that of the file.
+    ///
+    /// # Errors
+    /// There is no such server.
+    pub fn find(pid: Option<i32>, pid_file: Option<&Path>) -> Result<Self, Error> {
+        let pid = match (pid, pid_file) {
+            (Some(pid), _) => pid,
+            (None, Some(file)) => read_pid(file)?,
+            (None, None) => unreachable!("clap wants one of them"),
+        };
+        let (control, process) = find_server(pid, pid_file)?;
+        Ok(Self {
+            pid,
+            control,
+            process,
+        })
+    }
+
+    /// What it needs wherever it is, if it says so.
+    pub fn settings(&self) -> Option<Settings> {
+        self.control.read()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
+    /// Has it dumped, and returns when the images are complete and the server has ended. With `forward`, clients that
+    /// cannot follow are kept.
+    ///
+    /// # Errors
+    /// It moves already, or it was not dumped and goes on.
+    pub fn checkpoint(
+        &self,
+        images: Option<PathBuf>,
+        migrate_to: Vec<SocketAddr>,
+        forward: bool,
+    ) -> Result<Dumped, Error> {
+        let Self {
+            pid,
+            control,
+            process,
+        } = self;
+        let images = images.map(std::path::absolute).transpose().at(".")?;
+        let _only_one = lock(control, LockOf::Command)?;
+        // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
+        let helper = || match lock(control, LockOf::Helper) {
+            Err(Error::Busy) => None,
+            result => Some(result),
+        };
+        drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
+        let id = RequestId::new();
+        let is_path = |criu: &PathBuf| criu.components().count() > 1;
+        let criu = criu::named_by_environment().map(|criu| match is_path(&criu) {
+            true => std::path::absolute(&criu).unwrap_or(criu),
+            false => criu,
+        });
+        control.write(&CheckpointRequest {
+            id: id.clone(),
+            images,
+            migrate_to,
+            criu,
+            forward,
+        })?;
+        let told = process.tell_to_move().map_err(|_| Error::NoServer(*pid));
+        let result = told.and_then(|()| {
+            wait_for(DUMP_LIMIT, || outcome(control, process, &id))
+                .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
+        });
+        control.clear::<CheckpointRequest>();
+        let forwarder = control.read_on::<Forwards>(&id);
+        control.clear_on::<Failed>(&id);
+        control.clear_on::<Done>(&id);
+        control.clear_on::<Forwards>(&id);
+        let images = result?;
+        if let Some(Forwards { process, server }) = &forwarder {
+            let pid = process.pid;
+            log::tell(&format!(
+                "process {pid} forwards to {server}, until the last client that cannot follow has left"
+            ));
+        }
+        Ok(Dumped { images, forwarder })
+    }
 }
 
 /// How the request ended, if it has.

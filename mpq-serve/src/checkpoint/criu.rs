@@ -14,7 +14,10 @@ const OLDEST: (u32, u32) = (4, 2);
 
 /// A CRIU that is new enough.
 #[derive(Debug)]
-pub struct Criu(PathBuf);
+pub struct Criu {
+    program: PathBuf,
+    version: String,
+}
 
 impl Criu {
     /// The one that is `named`, else that of `MPQ_CRIU`, else the first that is new enough of that in `PATH` and
@@ -43,9 +46,37 @@ impl Criu {
         let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
         let version = version.ok_or(Error::NoCriu)?.trim();
         match parse(version) {
-            Some(version) if version >= OLDEST => Ok(Self(program)),
+            Some(parsed) if parsed >= OLDEST => Ok(Self {
+                version: version.to_owned(),
+                program,
+            }),
             _ => Err(Error::OldCriu(version.into())),
         }
+    }
+
+    /// Its version, as it says it.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether the kernel can do what it needs.
+    ///
+    /// # Errors
+    /// What it says is missing.
+    pub fn check(&self) -> Result<(), String> {
+        let mut check = Command::new(&self.program);
+        let output = check.arg("check").stdin(Stdio::null()).output();
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_cause = |line: &&str| line.contains("Error") || line.contains("ERROR");
+        let reason = said
+            .lines()
+            .find(is_cause)
+            .or_else(|| said.lines().next_back());
+        Err(format!("criu check: {}", reason.unwrap_or_default().trim()))
     }
 
     /// Dumps a process into `images`; it is gone then. CRIU runs `hook`, with this variable in its environment, at
@@ -92,7 +123,7 @@ impl Criu {
     }
 
     fn command(&self, action: &str, images: &Path) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.program);
         command
             .arg(action)
             // A server that was started from a shell is not the leader of its session.

@@ -10,10 +10,13 @@ use mpq_core::forwarder::Forwarder;
 
 use super::control::{Control, wait_for};
 use super::notes::{Forwards, RequestId, ToForward};
+use super::process::{Identity, Process};
 use crate::error::{At, Error};
 
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// A client that was silent for so long, and was sent nothing, is gone.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -66,6 +69,17 @@ pub fn start(control: &Control, request: &RequestId) -> Result<Option<Started>, 
     Err(Error::Dump(reason))
 }
 
+/// Ends one of a server that comes back.
+pub fn end(forwards: &Forwards) {
+    let process = Process::open(forwards.process.pid);
+    if let Ok(process) = process
+        && forwards.process.is_alive()
+        && process.kill().is_ok()
+    {
+        process.ends_within(END_LIMIT);
+    }
+}
+
 /// Forwards until there is no client any more.
 ///
 /// # Errors
@@ -88,7 +102,7 @@ pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
         control.write_on(
             request,
             &Forwards {
-                pid: std::process::id() as i32,
+                process: Identity::of(std::process::id() as i32).at("/proc")?,
                 server: order.server,
             },
         )?;

@@ -4,7 +4,8 @@
 //!   images are complete, and CRIU ends the server. If it has gone on meanwhile, since nobody came in time, the
 //!   hook fails, and CRIU lets it go on.
 //! - When the server is restored and stands still: its images are used up, so that it can never wake again; if they
-//!   are used up already, the hook fails, and CRIU ends what it has restored.
+//!   are used up already, the hook fails, and CRIU ends what it has restored. Where another host has them still,
+//!   the hook waits until that gives them up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::Control;
 use super::notes::{Done, Manifest, RequestId, now};
-use super::{images, token};
+use super::{images, standstill, token};
 use crate::error::Error;
 
 /// The variable that has a process be the hook, and says what it is to know.
@@ -50,6 +51,8 @@ pub enum Hook {
     Restore {
         /// The folder of the images.
         images: PathBuf,
+        /// Whether their token is still to come.
+        awaits_token: bool,
     },
 }
 
@@ -73,7 +76,20 @@ impl Hook {
         let step = std::env::var(STEP).unwrap_or_default();
         match (self, step.as_str()) {
             (Self::Dump { order, started }, DUMPED) => complete(order, started),
-            (Self::Restore { images }, RESTORED) => token::spend(&images),
+            (
+                Self::Restore {
+                    images: folder,
+                    awaits_token,
+                },
+                RESTORED,
+            ) => {
+                if awaits_token {
+                    // Nobody else may be left who could.
+                    let discard = |_: &Error| images::discard(&folder);
+                    standstill::await_token(&folder).inspect_err(discard)?;
+                }
+                token::spend(&folder)
+            }
             _ => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::notes::{ImageFile, Manifest, RequestId, write_whole};
 use super::token::{self, Claim, Token};
-use super::trust;
+use super::{standstill, trust};
 use crate::error::{At, Error};
 
 /// How the name of such a folder begins.
@@ -24,11 +24,13 @@ const PREFIX: &str = "checkpoint-";
 /// Whoever has locked this file may wake the server, or have somebody else do.
 const LOCK: &str = "lock";
 /// What CRIU and a restore add to images that are complete.
-const ADDED: [&str; 8] = [
+const ADDED: [&str; 10] = [
     Manifest::FILE,
     token::FILE,
     token::SPENT,
     LOCK,
+    standstill::READY,
+    standstill::HELD,
     "dump.log",
     "restore.log",
     "stats-dump",
@@ -61,17 +63,31 @@ pub fn new_folder(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> 
 /// # Errors
 /// How much there is, and how much is needed.
 pub fn check_room(folder: &Path) -> Result<(), Error> {
-    let status = fs::read_to_string("/proc/self/status").at("/proc/self/status")?;
-    let needed = memory(&status) + BESIDES_MEMORY;
+    lacks_room(folder, needed("self")?)?.map_or(Ok(()), |reason| Err(Error::Dump(reason)))
+}
+
+/// How much the images of a process may need, bytes; it is named as in `/proc`.
+///
+/// # Errors
+/// There is no such process.
+pub fn needed(process: &str) -> Result<u64, Error> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).at(&path)?;
+    Ok(memory(&status) + BESIDES_MEMORY)
+}
+
+/// What is to be said if a folder has no room for so many bytes.
+///
+/// # Errors
+/// Those of the file system.
+pub fn lacks_room(folder: &Path, needed: u64) -> Result<Option<String>, Error> {
     let space = statvfs(folder).map_err(std::io::Error::from).at(folder)?;
     let free = space.blocks_available() as u64 * space.fragment_size() as u64;
-    match free >= needed {
-        true => Ok(()),
-        false => Err(Error::Dump(format!(
-            "{} has room for {free} bytes, and the images may need {needed}",
-            folder.display()
-        ))),
-    }
+    let reason = || {
+        let folder = folder.display();
+        format!("{folder} has room for {free} bytes, and the images may need {needed}")
+    };
+    Ok((free < needed).then(reason))
 }
 
 /// What of it is in no file, bytes.
@@ -103,9 +119,9 @@ pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
     write_whole(&folder.join(Manifest::FILE), &text)
 }
 
-/// Removes what is left of a checkpoint that failed, but for CRIU's log.
+/// Removes what is left of a checkpoint, or of a copy, that failed, but for CRIU's log.
 pub fn discard(folder: &Path) {
-    for name in [Manifest::FILE, token::FILE] {
+    for name in ADDED.iter().filter(|name| !name.ends_with(".log")) {
         let _ = fs::remove_file(folder.join(name));
     }
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -116,7 +132,8 @@ pub fn discard(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-fn is_image(file: &Path) -> bool {
+/// Whether a file of this name is one of the images.
+pub fn is_image(file: &Path) -> bool {
     file.extension().is_some_and(|end| end == "img")
 }
 
@@ -215,6 +232,26 @@ impl Images {
     /// They may not wake here.
     pub fn release(&self, valid: Duration) -> Result<(), Error> {
         token::release(&self.folder, valid)
+    }
+
+    /// Their length, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.files.values().map(|file| file.bytes).sum()
+    }
+
+    /// The manifest, as it is in the folder.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// As [`release`](Self::release). Returns the token, which has a copy wake once it is beside that.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hand_over(&self, valid: Duration) -> Result<String, Error> {
+        self.release(valid)?;
+        let token = self.folder.join(token::FILE);
+        fs::read_to_string(&token).at(token)
     }
 
     /// Whether their server has woken, or is about to.

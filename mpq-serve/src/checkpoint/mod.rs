@@ -3,8 +3,9 @@
 //!
 //! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it, and [`hook`] decides whether
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
-//! leave [`images`], whose [`token`] is who may wake the server, and once. [`process`] and [`trust`] tell whose process
-//! and whose folder it is. [`forward`] stays where the server was, if that is wanted. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
+//! leave [`images`], whose [`token`] is who may wake the server, and once; [`standstill`] waits for one from
+//! another host. [`process`] and [`trust`] tell whose process and whose folder it is. [`forward`] stays where the server
+//! was, if that is wanted. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
 //! [`stdio`] and [`heap`] prepare the server's own process.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
@@ -24,6 +25,7 @@ pub mod notes;
 pub mod preflight;
 pub mod process;
 pub mod restore;
+pub mod standstill;
 pub mod stdio;
 pub mod token;
 pub mod trust;
@@ -36,6 +38,6 @@ use std::time::Duration;
 pub const OLD_SIGNALS: Duration = Duration::from_millis(100);
 
 /// Prints what a command has found out. What it was to do is done, also if nobody wants to hear of it.
-fn say(line: &impl Display) {
+pub fn say(line: &impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -152,6 +152,9 @@ pub struct Thawed {
     pub streams_of: u32,
     /// Where it logs to from now on, if not where it did.
     pub log_file: Option<PathBuf>,
+    /// Why it is where it was, if it is: its clients are told that it stays.
+    #[serde(default)]
+    pub undone: Option<String>,
 }
 
 /// From the helper to a parked server: it is not dumped.
@@ -188,6 +191,15 @@ pub struct Done {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting {}
 
+/// From a server: what it needs wherever it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Settings {
+    /// Folders that it serves, or writes files to.
+    pub folders: Vec<PathBuf>,
+    /// It moves without CRIU, and leaves no images.
+    pub moves_in_process: bool,
+}
+
 /// From a server that has woken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serving {
@@ -211,8 +223,8 @@ pub struct ToForward {
 /// From a forwarder: it forwards.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Forwards {
-    /// Its process id.
-    pub pid: i32,
+    /// Which process it is.
+    pub process: Identity,
     /// Where to.
     pub server: SocketAddr,
 }
@@ -255,7 +267,7 @@ macro_rules! notes {
 }
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
-       Done: "done", Waiting: "waiting", Serving: "serving", Manifest: "parked", Identity: "server",
+       Done: "done", Waiting: "waiting", Serving: "serving", Settings: "settings", Manifest: "parked", Identity: "server",
        ToForward: "to-forward", Forwards: "forwards");
 
 /// Writes a JSON file, whole or not at all.

@@ -27,13 +27,19 @@ pub fn prepare(parent: &Path, request: &RequestId, criu: Option<&Path>) -> Resul
 }
 
 /// The first file that is in memory, such as the program or a library, but no more in its place (proc_pid_maps(5)).
-fn replaced(maps: &str) -> Option<&str> {
-    const GONE: &str = " (deleted)";
+pub fn replaced(maps: &str) -> Option<&str> {
+    mapped(maps).find_map(|file| file.strip_suffix(GONE))
+}
+
+/// What is added to the name of a file that has another one in its place, or none.
+pub const GONE: &str = " (deleted)";
+
+/// The files that are in memory, in parts: some more than once.
+pub fn mapped(maps: &str) -> impl Iterator<Item = &str> {
     // These never have a place.
     const WITHOUT_PLACE: [&str; 4] = ["/dev/zero", "/memfd:", "/SYSV", "/[aio]"];
-    maps.lines().find_map(|line| {
+    maps.lines().filter_map(|line| {
         let file = &line[line.find('/')?..];
-        let file = file.strip_suffix(GONE)?;
         let is_file = !WITHOUT_PLACE.iter().any(|other| file.starts_with(other));
         is_file.then_some(file)
     })

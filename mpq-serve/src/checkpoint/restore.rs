@@ -40,6 +40,8 @@ pub struct Restore {
     pub time_limit: Duration,
     /// By what right.
     pub claim: Claim,
+    /// Why its move is undone: it listens where it did, and its clients are told that it stays.
+    pub undone: Option<String>,
 }
 
 /// Restores the server whose images are in this folder, and returns when it serves. Prints one line of JSON.
@@ -50,12 +52,44 @@ pub struct Restore {
 /// address that is not free here, or what CRIU says. The images are kept.
 pub fn run(folder: &Path, options: Restore) -> Result<(), Error> {
     let images = Images::open(folder)?;
+    let restored = bring_back(&images, options)?;
+    // Whoever waits for this may send one.
+    std::thread::sleep(2 * OLD_SIGNALS);
+    let report = serde_json::json!({
+        "pid": restored.pid,
+        "listen": restored.listen,
+        "thawed": restored.thawed,
+        "restore_seconds": restored.seconds,
+    });
+    say(&report);
+    Ok(())
+}
+
+/// A server that was brought back.
+#[derive(Debug)]
+pub struct Restored {
+    /// Its process id.
+    pub pid: i32,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// When it ran again, seconds since 1970.
+    pub thawed: f64,
+    /// How long CRIU took.
+    pub seconds: f64,
+}
+
+/// Restores the server of these images, and returns when it serves. They are removed then.
+///
+/// # Errors
+/// As [`run`].
+pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> {
     images.claim(options.claim)?;
     let manifest = &images.manifest;
     let criu = Criu::find("mpq-serve restore", None)?;
-    let listen = match options.listen.or_else(|| manifest.targets.first().copied()) {
-        Some(listen) => listen,
-        None => manifest.listen,
+    let announced = || manifest.targets.first().copied();
+    let listen = match options.listen.or_else(announced) {
+        Some(listen) if options.undone.is_none() => listen,
+        _ => manifest.listen,
     };
     UdpSocket::bind(listen).map_err(|error| Error::Listen(listen, error))?;
     let log_file = options.log_file.map(std::path::absolute).transpose();
@@ -93,9 +127,11 @@ pub fn run(folder: &Path, options: Restore) -> Result<(), Error> {
         listen,
         streams_of,
         log_file,
+        undone: options.undone,
     })?;
     let started = now();
-    let mut failure = wake(&images, &criu, options.time_limit).err();
+    let awaits_token = options.claim == Claim::Awaited;
+    let mut failure = wake(images, &criu, options.time_limit, awaits_token).err();
     let restored = now();
     let serving = match &failure {
         // It was not to run yet.
@@ -124,22 +160,19 @@ pub fn run(folder: &Path, options: Restore) -> Result<(), Error> {
         fs::write(&pid_file, format!("{}\n", manifest.pid)).at(pid_file)?;
     }
     images.remove();
-    // Whoever waits for this may send one.
-    std::thread::sleep(2 * OLD_SIGNALS);
-    let report = serde_json::json!({
-        "pid": manifest.pid,
-        "listen": listen,
-        "thawed": restored,
-        "restore_seconds": restored - started,
-    });
-    say(&report);
-    Ok(())
+    Ok(Restored {
+        pid: manifest.pid,
+        listen,
+        thawed: restored,
+        seconds: restored - started,
+    })
 }
 
 /// Has CRIU restore them.
-fn wake(images: &Images, criu: &Criu, limit: Duration) -> Result<(), String> {
+fn wake(images: &Images, criu: &Criu, limit: Duration, awaits_token: bool) -> Result<(), String> {
     let hook = Hook::Restore {
         images: images.folder.clone(),
+        awaits_token,
     };
     let prepare = || {
         let program = std::env::current_exe().at("/proc/self/exe")?;

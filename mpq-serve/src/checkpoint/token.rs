@@ -71,6 +71,8 @@ pub enum Claim {
     Rollback,
     /// That no other copy has woken, nor will.
     Forced,
+    /// Nothing: the token will come when the server is restored and stands still.
+    Awaited,
 }
 
 impl Place {
@@ -179,6 +181,7 @@ pub fn claim(folder: &Path, manifest: &[u8], claim: Claim) -> Result<(), Error> 
     let here = Place::of(folder)?;
     match (claim, token) {
         (Claim::Forced, _) if !is_spent(folder) => issue(folder, manifest),
+        (Claim::Awaited, None) if !is_spent(folder) => Ok(()),
         (Claim::Rollback, Some(Holder::Released { from, until }))
             if from.is(&here) && !is_spent(folder) =>
         {

@@ -1,0 +1,124 @@
+//! What a running server needs of the host that it is to move to.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::messages::{NeededFile, Needs};
+use super::options::MoveOptions;
+use crate::checkpoint::command::RunningServer;
+use crate::checkpoint::control::Control;
+use crate::checkpoint::criu::Criu;
+use crate::checkpoint::notes::ImageFile;
+use crate::checkpoint::{images, preflight};
+use crate::error::{At, Error};
+
+/// What this server needs at B.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error> {
+    let proc = PathBuf::from(format!("/proc/{}", server.pid));
+    let read = |name: &str| {
+        let path = proc.join(name);
+        fs::read_to_string(&path).at(path)
+    };
+    let maps = read("maps")?;
+    let is_there = |file: &&str| !file.ends_with(preflight::GONE);
+    let files: BTreeSet<&str> = preflight::mapped(&maps).filter(is_there).collect();
+    let files = files.into_iter().map(|path| {
+        let path = PathBuf::from(path);
+        let sha256 = ImageFile::of(&path).at(&path)?.sha256;
+        Ok(NeededFile { path, sha256 })
+    });
+    let settings = server.settings().unwrap_or_default();
+    let cwd = proc.join("cwd");
+    let mut folders = vec![fs::read_link(&cwd).at(cwd)?];
+    folders.extend(settings.folders);
+    let log_file = options.log_file.clone();
+    folders.extend(
+        log_file
+            .as_deref()
+            .and_then(Path::parent)
+            .map(PathBuf::from),
+    );
+    folders.sort();
+    folders.dedup();
+    let tasks = proc.join("task");
+    let ids = fs::read_dir(&tasks).at(tasks)?.flatten();
+    Ok(Needs {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        machine: std::env::consts::ARCH.to_owned(),
+        processor: processor(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        files: files.collect::<Result<_, Error>>()?,
+        folders,
+        ids: ids
+            .filter_map(|id| id.file_name().to_str()?.parse().ok())
+            .collect(),
+        bytes: images::needed(&server.pid.to_string())?,
+        address: options.address,
+        images: options.images.clone(),
+        log_file,
+        time_limit: options.time_limit,
+    })
+}
+
+/// What is in the way of the move at A.
+pub fn problems(server: &RunningServer, needs: &Needs) -> Vec<String> {
+    let mut problems = criu(&mut None);
+    if server.settings().unwrap_or_default().moves_in_process {
+        problems.push("the server was started with --move-in-process".to_owned());
+    }
+    let maps = fs::read_to_string(format!("/proc/{}/maps", server.pid)).unwrap_or_default();
+    if let Some(file) = preflight::replaced(&maps) {
+        problems.push(format!(
+            "{file} was replaced or removed since the server started"
+        ));
+    }
+    problems.extend(no_room(needs));
+    problems
+}
+
+/// What is wrong with the CRIU of this host. Its version, if there is one.
+pub fn criu(version: &mut Option<String>) -> Vec<String> {
+    let criu = match Criu::find("mpq-serve move", None) {
+        Ok(criu) => criu,
+        Err(error) => return vec![error.to_string()],
+    };
+    *version = Some(criu.version().to_owned());
+    criu.check().err().into_iter().collect()
+}
+
+/// What is to be said if there is no room for the images on this host.
+pub fn no_room(needs: &Needs) -> Option<String> {
+    let folder = needs.images.clone().unwrap_or_else(Control::images);
+    // The others are made.
+    let there = folder.ancestors().find(|folder| folder.is_dir())?;
+    match images::lacks_room(there, needs.bytes) {
+        Ok(reason) => reason,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// What a processor can do, as the kernel says it: a program that has looked may use all of it.
+pub fn processor(cpuinfo: &str) -> Vec<String> {
+    let list = cpuinfo.lines().find_map(|line| {
+        let (name, list) = line.split_once(':')?;
+        ["flags", "Features"].contains(&name.trim()).then_some(list)
+    });
+    let words = list.unwrap_or_default().split_whitespace();
+    words.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_features_of_a_processor_are_found() {
+        let x86 = "model name\t: x\nflags\t\t: fpu avx2\n\nflags\t\t: fpu\n";
+        assert_eq!(processor(x86), ["fpu", "avx2"]);
+        assert_eq!(processor("Features\t: fp asimd\n"), ["fp", "asimd"]);
+        assert!(processor("").is_empty());
+    }
+}
