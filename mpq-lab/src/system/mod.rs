@@ -7,3 +7,4 @@ pub mod criu;
 pub mod host;
 pub mod revision;
 pub mod setup;
+pub mod sshd;

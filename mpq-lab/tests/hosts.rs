@@ -1,0 +1,158 @@
+//! `mpq-serve move` between two hosts, which share no mounts, process ids or interfaces, by ssh.
+
+use std::process::Child;
+
+use common::{criu, privileged};
+use operated::{LIMIT, ScriptedCriu, wait_until};
+use serde_json::Value;
+use two_hosts::{SLOWLY, TwoHosts, said};
+
+mod common;
+#[path = "common/operated.rs"]
+mod operated;
+#[path = "common/two_hosts.rs"]
+mod two_hosts;
+
+/// Exit codes of `move`.
+const IN_THE_WAY: i32 = 12;
+const RETURNED: i32 = 13;
+
+/// A download that is under way.
+fn begun(hosts: &TwoHosts) -> Child {
+    let download = hosts.download("file");
+    hosts.wait_for_bytes("file");
+    download
+}
+
+fn has(events: &[Value], name: &str) -> bool {
+    events.iter().any(|event| event["event"] == name)
+}
+
+#[tokio::test]
+async fn a_download_goes_on_at_another_host_after_one_command() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start(SLOWLY);
+    let server = hosts.server_id();
+    let download = begun(&hosts);
+    let moved = hosts.moving(&criu(), &["--json"]).output().unwrap();
+    let said = said(&moved, 0);
+    let report: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    let events = hosts.assert_whole("file", download);
+    assert!(has(&events, "first_byte_after_move"), "{events:?}");
+    assert!(said.contains("serving at B"), "{said}");
+    assert_eq!(report["serving_at"], "B");
+    assert_eq!(report["pid"], server);
+    assert!(report["bytes"].as_u64() > Some(100_000), "{report}");
+    let pause = report["seconds"]["pause"].as_f64();
+    assert!(pause > Some(0.0) && pause < report["seconds"]["total"].as_f64());
+    // For who looks how long it took (--nocapture).
+    println!("{said}{report}");
+    assert!(hosts.b.has_process(server) && !hosts.a.has_process(server));
+    hosts.a.assert_no_images();
+    hosts.b.assert_no_images();
+}
+
+#[tokio::test]
+async fn all_that_is_in_the_way_is_said_at_once_and_no_client_hears_of_it() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start(SLOWLY);
+    let server = hosts.server_id();
+    let look = |options: &[&str], code| {
+        let options = [options, &["--dry-run"]].concat();
+        let output = hosts.moving(&criu(), &options).output().unwrap();
+        assert!(output.stdout.is_empty());
+        said(&output, code)
+    };
+    let text = look(&[], 0);
+    assert!(text.contains("nothing is in the way"), "{text}");
+
+    // Another process has the id of the server there, what is served is not there, and the address is no host's.
+    hosts.b.shell(&format!(
+        "mount -t tmpfs tmpfs {}; echo {} >/proc/sys/kernel/ns_last_pid; sleep 1000 >/dev/null 2>&1 &",
+        hosts.file("served").display(),
+        server - 1
+    ));
+    let text = look(&["--address", "10.77.0.99:4433"], IN_THE_WAY);
+    for part in [
+        &format!("threads: {server}"),
+        "there is no folder",
+        "cannot listen on 10.77.0.99:4433",
+        "serving at A; the move has not begun: 3 things are in the way",
+    ] {
+        assert_eq!(text.matches(part).count(), 1, "{part}: {text}");
+    }
+    // Nor without --dry-run.
+    let output = hosts.moving(&criu(), &[]).output().unwrap();
+    assert!(said(&output, IN_THE_WAY).contains("2 things"));
+    assert!(!hosts.log().contains("moving to"), "{}", hosts.log());
+    hosts.b.assert_no_images();
+}
+
+#[tokio::test]
+async fn whatever_fails_before_the_hand_over_has_the_server_serve_where_it_was() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start(SLOWLY);
+    let server = hosts.server_id();
+    for (script, reason) in [
+        // Whoever receives it is killed, and CRIU goes on; CRIU fails; the operator ends the move.
+        ("kill -9 $PPID; exec $criu \"$@\"", "the way to B has ended"),
+        ("exit 1", "CRIU: exit status: 1"),
+        ("touch $begun; sleep 1; exec $criu \"$@\"", "told to end"),
+    ] {
+        let faulty = ScriptedCriu::new("restore", script);
+        let download = begun(&hosts);
+        let moving = hosts.moving(&faulty.program(), &[]).spawn().unwrap();
+        if reason == "told to end" {
+            faulty.wait_until("begun");
+            let id = hosts.a.shell("pgrep -f 'mpq-serve move'");
+            let id = id.lines().next().unwrap();
+            hosts.a.shell(&format!("kill -TERM {id}"));
+        }
+        let text = said(&moving.wait_with_output().unwrap(), RETURNED);
+        assert!(text.contains("serving at A"), "{text}");
+        assert!(text.contains(reason), "{text}");
+        let events = hosts.assert_whole("file", download);
+        assert!(has(&events, "cancelled"), "{events:?}");
+        assert!(hosts.a.has_process(server));
+        hosts.a.assert_no_images();
+        wait_until("its end at B", LIMIT, || !hosts.b.has_process(server));
+        wait_until("its images' end", LIMIT, || {
+            hosts.b.shell("find /run -name '*.img'").is_empty()
+        });
+        hosts.b.assert_no_images();
+    }
+
+    // It can still move.
+    let download = begun(&hosts);
+    said(&hosts.moving(&criu(), &[]).output().unwrap(), 0);
+    hosts.assert_whole("file", download);
+    assert!(hosts.b.has_process(server));
+}
+
+#[tokio::test]
+async fn a_hundred_downloads_go_on_at_another_host() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    // Half a megabyte takes thirteen seconds then.
+    let hosts = TwoHosts::start(&["--limit-rate", "300k"]);
+    let of_files = (0..50).map(|number| format!("half-{number}"));
+    let names = of_files.chain((0..50).map(|number| format!("random-{number}")));
+    let downloads: Vec<_> = names.map(|name| (hosts.download(&name), name)).collect();
+    for (_, name) in &downloads {
+        hosts.wait_for_bytes(name);
+    }
+    let moved = hosts.moving(&criu(), &["--json"]).output().unwrap();
+    let text = said(&moved, 0);
+    for (download, name) in downloads {
+        let events = hosts.assert_whole(&name, download);
+        assert!(has(&events, "first_byte_after_move"), "{name}: {events:?}");
+    }
+    println!("{text}{}", String::from_utf8_lossy(&moved.stdout));
+}
