@@ -91,3 +91,28 @@ async fn a_dump_that_fails_gives_the_address_back() {
     assert!(ended.status.success(), "{ended:?}: {}", operated.log());
     operated.assert_serves_at(&operated.address);
 }
+
+/// Nobody is left who would end the forwarder, other than the server.
+#[tokio::test]
+async fn so_does_a_helper_that_is_killed() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let stuck = ScriptedCriu::new(
+        "dump",
+        "echo $PPID $$ > $begun.new; mv $begun.new $begun; exec sleep 60",
+    );
+    let operated = Operated::start(&stuck.program(), &SLOWLY);
+    let (client, _) = plain(&operated);
+    let mut checkpoint = operated.checkpoint(&operated.images());
+    let checkpoint = checkpoint.arg("--forward").spawn().unwrap();
+    stuck.wait_until("begun");
+    let pids = fs::read_to_string(stuck.file("begun")).unwrap();
+    for pid in pids.split_whitespace() {
+        kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    assert_refused(&checkpoint.wait_with_output().unwrap(), NOT_DUMPED, "");
+    let ended = client.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}: {}", operated.log());
+    operated.assert_serves_at(&operated.address);
+}

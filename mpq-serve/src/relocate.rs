@@ -20,7 +20,7 @@ use crate::checkpoint::notes::{
     CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
     Waiting, now,
 };
-use crate::checkpoint::{OLD_SIGNALS, heap, helper, preflight, stdio};
+use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, preflight, stdio};
 use crate::error::{At, Error, Failure};
 use crate::log;
 use crate::metrics::Metrics;
@@ -480,6 +480,7 @@ impl Move {
         // no helper where it is now.
         self.control.clear_on::<Manifest>(&self.id);
         self.thawed().unwrap_or_else(|| {
+            forward::end_of(&self.control, &self.id);
             let message = failure.message.clone();
             *self.undumped.lock().expect("nobody panics") = Some(failure);
             Thaw::Failed(message.into())

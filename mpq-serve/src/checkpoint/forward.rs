@@ -9,7 +9,7 @@ use std::time::Duration;
 use mpq_core::forwarder::Forwarder;
 
 use super::control::{Control, wait_for};
-use super::notes::{Forwards, RequestId, ToForward};
+use super::notes::{Forwards, Manifest, RequestId, ToForward};
 use super::process::{Identity, Process};
 use crate::error::{At, Error};
 
@@ -69,6 +69,14 @@ pub fn start(control: &Control, request: &RequestId) -> Result<Option<Started>, 
     Err(Error::Dump(reason))
 }
 
+/// Ends the one of this request, if there is one, also where the helper that started it is gone or stuck: the server,
+/// whose note of being parked is removed, wants its address back.
+pub fn end_of(control: &Control, request: &RequestId) {
+    if let Some(forwards) = control.read_on::<Forwards>(request) {
+        end(&forwards);
+    }
+}
+
 /// Ends one of a server that comes back.
 pub fn end(forwards: &Forwards) {
     let process = Process::open(forwards.process.pid);
@@ -83,7 +91,7 @@ pub fn end(forwards: &Forwards) {
 /// Forwards until there is no client any more.
 ///
 /// # Errors
-/// Those of the socket.
+/// Those of the socket; the server goes on where it was.
 pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
     let order = control.read_on::<ToForward>(request);
     control.clear_on::<ToForward>(request);
@@ -106,6 +114,10 @@ pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
                 server: order.server,
             },
         )?;
+        // Either the server finds that note when it goes on, or its own is gone here.
+        if control.read_on::<Manifest>(request).is_none() {
+            return Err(Error::Dump("the server has gone on".to_owned()));
+        }
         forwarder.run().await.map_err(failed)
     })
 }
