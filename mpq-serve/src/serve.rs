@@ -332,14 +332,22 @@ async fn answer(session: Session, service: Arc<Service>, guest: Guest) {
         });
         while requests.try_join_next().is_some() {}
     }
-    // Also where the client makes no more requests (GOAWAY): it waits for those that it has made.
-    while requests.join_next().await.is_some() {}
-    // Closes the connection, if it is not closed yet.
-    drop(h3);
-    drop(guest);
+    let responses = async {
+        // Also where the client makes no more requests (GOAWAY): it waits for those that it has made.
+        while requests.join_next().await.is_some() {}
+        // Closes the connection, if it is not closed yet.
+        drop(h3);
+    };
+    // Not when the responses are over: it may be long before they have their turn, and find that it is gone.
+    let connection = async {
+        let traffic = traffic.await;
+        drop(guest);
+        traffic
+    };
+    let ((), traffic) = tokio::join!(responses, connection);
     tracing::info!("{remote} disconnected");
     service.metrics.open_connections.dec();
-    if let Ok(traffic) = traffic.await {
+    if let Ok(traffic) = traffic {
         stats::log(remote, &traffic);
     }
 }

@@ -75,6 +75,22 @@ async fn who_comes_when_there_is_no_room_is_refused_until_somebody_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_left_makes_room_whatever_the_rate() {
+    in_time(async {
+        // The next kilobyte is due in 100 s.
+        let options = ["--random", "1M", "--max-connections", "1"];
+        let (_server, address) = start(&[&options[..], &["--limit-rate", "80"]].concat());
+        let mut first = Client::connect(address).await;
+        let _answer = first.ask(&[]).await;
+        first.connection.close(VarInt::from_u32(0x100), b"");
+        while connect(address).await.is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rates_are_shared() {
     in_time(async {
         // Two halves of a megabyte, at a megabyte in a second.
