@@ -116,3 +116,18 @@ async fn so_does_a_helper_that_is_killed() {
     assert!(ended.status.success(), "{ended:?}: {}", operated.log());
     operated.assert_serves_at(&operated.address);
 }
+
+#[tokio::test]
+async fn nobody_forwards_where_there_is_no_such_client() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let mut operated = Operated::start(&criu(), &[]);
+    let mut checkpoint = operated.checkpoint(&operated.images());
+    let output = checkpoint.arg("--forward").output().unwrap();
+    let images = printed(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("forwards"), "{said}");
+    let restored = operated.restore(&images);
+    operated.assert_restored(&restored);
+}

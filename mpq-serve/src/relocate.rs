@@ -442,7 +442,10 @@ impl Move {
             log_file: self.options.log_file.clone(),
             files: Default::default(),
         };
-        let to_forward = self.server.forwarding().map(|forwarding| {
+        // Without clients a forwarder ends at once.
+        let forwarding = self.server.forwarding();
+        let forwarding = forwarding.filter(|forwarding| !forwarding.clients.is_empty());
+        let to_forward = forwarding.map(|forwarding| {
             let to_forward = ToForward::new(parked.listen, parked.targets[0], &forwarding);
             self.control.write_on(&self.id, &to_forward)
         });
