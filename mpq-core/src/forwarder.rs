@@ -22,12 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::net::address::{canonical, mapped};
-use crate::proto::forward::ForwardKey;
+use crate::proto::forward::{ForwardKey, MAX_CLIENTS};
 use crate::proto::probe::Secret;
 use crate::tls::random;
 
-/// How many clients there can be. Each has a socket; what further ones send is dropped.
-const MAX_CLIENTS: usize = 4_096;
 /// Datagrams of a client that wait to be sent on; more are dropped.
 const WAITING: usize = 64;
 /// The largest datagram, bytes.
@@ -126,6 +124,7 @@ impl Forwarder {
             if self.followers.contains(&client) && Instant::now() < self.followed {
                 return;
             }
+            // Each has a socket.
             if self.clients.len() >= MAX_CLIENTS {
                 return;
             }

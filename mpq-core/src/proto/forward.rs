@@ -16,6 +16,9 @@ use ring::hmac;
 
 use super::probe::{QUIC_V1, Secret, header};
 
+/// How many clients a forwarder forwards for.
+pub const MAX_CLIENTS: usize = 4_096;
+
 /// The hash has this length, bytes.
 const TAG_LENGTH: usize = 32;
 /// An address, IPv4 ones as IPv6 ones are mapped to them, and a port.

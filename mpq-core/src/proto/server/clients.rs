@@ -74,9 +74,13 @@ impl Clients {
         self.0.get(&client).is_some_and(|client| !client.is_kept)
     }
 
-    /// Keeps all strangers, which somebody will forward; who they are.
-    pub(super) fn keep(&mut self) -> Vec<u64> {
-        let strangers = self.standing(Standing::Stranger).collect::<Vec<_>>();
+    /// Keeps strangers, which somebody will forward, until there are as many of them; who they are.
+    pub(super) fn keep(&mut self, most: usize) -> Vec<u64> {
+        let kept = self.0.values().filter(|client| client.is_kept).count();
+        let strangers = self.standing(Standing::Stranger);
+        let strangers = strangers
+            .take(most.saturating_sub(kept))
+            .collect::<Vec<_>>();
         for id in &strangers {
             if let Some(client) = self.0.get_mut(id) {
                 (client.standing, client.is_kept) = (Standing::Here, true);
@@ -179,7 +183,11 @@ mod tests {
         clients.connected(now, 1);
         clients.connected(now, 2);
         clients.follow(now, 3);
-        assert_eq!(clients.keep(), [1, 2]);
+        assert_eq!(clients.keep(2), [1, 2]);
+        clients.connected(now, 4);
+        assert!(clients.keep(2).is_empty(), "nobody would forward it");
+        assert_eq!(clients.dismiss(now), [4]);
+        clients.gone(4);
         assert!(!clients.has_strangers());
         clients.leave();
         assert_eq!(clients.missing().collect::<Vec<_>>(), [1, 2, 3]);

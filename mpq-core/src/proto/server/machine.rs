@@ -8,6 +8,7 @@ use super::clients::Clients;
 use super::drain::Drain;
 use super::knocks::Knocks;
 use super::{AlternativeAddresses, Announcement, Input, Output, Stage};
+use crate::proto::forward::MAX_CLIENTS;
 use crate::proto::frame::Frame;
 
 /// From parking on, a client may still say HELLO for so long: its handshake may have been done just now.
@@ -359,7 +360,7 @@ impl ServerMachine {
             return;
         }
         if self.announcement.forwarded {
-            let kept = self.clients.keep().into_iter().map(Output::Keep);
+            let kept = self.clients.keep(MAX_CLIENTS).into_iter().map(Output::Keep);
             self.outputs.extend(kept);
         }
         if self.dismiss(chance) {
