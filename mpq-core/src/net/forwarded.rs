@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::proto::forward::ForwardKey;
+use crate::proto::forward::{self, ForwardKey};
 
 /// Those of a server's clients that are forwarded.
 #[derive(Debug, Default)]
@@ -26,7 +26,8 @@ impl Forwarded {
 
     /// The server has moved. Of these clients each is forwarded as soon as it is introduced.
     pub(super) fn expect(&mut self, key: ForwardKey, clients: &[SocketAddr]) {
-        let names = clients.iter().map(|client| (self.name(*client), *client));
+        let name = |client| forward::name(self.name(client));
+        let names = clients.iter().map(|client| (name(*client), *client));
         let names = names.collect();
         *self = Self {
             key: Some(key),
@@ -108,6 +109,17 @@ mod tests {
         assert_eq!(ends(at(2)), (None, false));
         assert_eq!(forwarded.client(at(9)), at(1));
         assert_eq!(forwarded.client(at(8)), at(8));
+    }
+
+    #[test]
+    fn a_client_of_the_same_link_is_introduced_though_its_scope_is_not_told() {
+        let key = ForwardKey::new(&[1; 32]);
+        let client = "[fe80::1%2]:50000".parse().unwrap();
+        let mut forwarded = Forwarded::default();
+        forwarded.expect(key.clone(), &[client]);
+        assert!(forwarded.introduce(at(9), &key.introduction(client, 0)));
+        assert_eq!(forwarded.socket(client), Some(at(9)));
+        assert_eq!(forwarded.client(at(9)), client);
     }
 
     #[test]

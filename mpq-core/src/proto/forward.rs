@@ -62,6 +62,11 @@ impl fmt::Debug for ForwardKey {
     }
 }
 
+/// A client as introductions name it: without the scope of an IPv6 address, which means something on one host only.
+pub fn name(client: SocketAddr) -> SocketAddr {
+    read(&bytes(client))
+}
+
 fn bytes(address: SocketAddr) -> [u8; ADDRESS_LENGTH] {
     let ip = match address.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
