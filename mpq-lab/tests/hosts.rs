@@ -140,8 +140,8 @@ async fn a_hundred_downloads_go_on_at_another_host() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    // Half a megabyte takes thirteen seconds then.
-    let hosts = TwoHosts::start(&["--limit-rate", "300k"]);
+    // Half a megabyte takes twenty seconds then.
+    let hosts = TwoHosts::start(&["--limit-rate", "200k"]);
     let of_files = (0..50).map(|number| format!("half-{number}"));
     let names = of_files.chain((0..50).map(|number| format!("random-{number}")));
     let downloads: Vec<_> = names.map(|name| (hosts.download(&name), name)).collect();
