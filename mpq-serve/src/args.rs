@@ -77,8 +77,8 @@ pub struct Serve {
     #[arg(value_name = "DIR", conflicts_with = "root")]
     pub dir: Option<PathBuf>,
 
-    /// Read options from this TOML file: its keys are the long names of options, without the dashes. What the
-    /// command line says counts for more
+    /// Read options from this TOML file: its keys are the long names of options, without the dashes. An
+    /// option on the command line replaces that of the file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -295,7 +295,7 @@ pub enum Command {
         migrate_to: Vec<SocketAddr>,
 
         /// Keep clients that cannot follow, such as browsers: a process stays here and forwards what they and the
-        /// server send, until the last of them has left
+        /// server send, until they have been silent for a minute
         #[arg(long)]
         forward: bool,
     },
@@ -323,13 +323,13 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
         time_limit: Duration,
 
-        /// Wake the server from images that were released from here, once their copies can wake no more. Only if
-        /// none of them has: both servers would send with the same keys
+        /// Restore images that were released here, once the time for which their copies could be restored is
+        /// over. Only if none of them was restored: two servers would send with the same keys
         #[arg(long)]
         rollback: bool,
 
-        /// Wake the server from images that were released from here, or are a copy, at once. Only if it is certain
-        /// that no other copy has woken, nor will
+        /// Restore images that were released here, or are a copy, at once. Only if it is certain that no other
+        /// copy was restored, or will be
         #[arg(long, conflicts_with = "rollback")]
         force: bool,
     },
@@ -343,8 +343,8 @@ pub enum Command {
     #[command(hide = true)]
     Receive,
 
-    /// Let a copy of these images be restored, elsewhere, and not these any more. Before they are copied, or
-    /// their token.json is copied once more
+    /// Let a copy of these images be restored on another host, and these no longer. Run it before they are
+    /// copied, or copy their token.json once more afterwards
     #[command(after_help = EXIT_CODES)]
     Release {
         /// Directory that `checkpoint` has printed, or the one that this is in if there is no other

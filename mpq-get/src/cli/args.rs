@@ -45,7 +45,7 @@ pub struct Args {
     /// What to get; https:// may be left out
     pub url: String,
 
-    /// Write to FILE; `-` is standard output
+    /// Write to FILE; `-` is standard output, where the body goes without -o and -O, too
     #[arg(short, long, value_name = "FILE", conflicts_with = "remote_name")]
     pub output: Option<PathBuf>,
 
