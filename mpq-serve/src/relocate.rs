@@ -20,7 +20,7 @@ use crate::checkpoint::notes::{
     CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
     Waiting, now,
 };
-use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, preflight, stdio};
+use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, preflight, stdio};
 use crate::error::{At, Error, Failure};
 use crate::log;
 use crate::metrics::Metrics;
@@ -357,7 +357,10 @@ impl Move {
                     () = self.told_to_leave() => Thaw::Failed(Error::Leaving.into()),
                 },
                 None => match helper.await {
-                    Ok(Ok(helper)) => self.freeze(targets.clone(), announced, helper).await,
+                    Ok(Ok(helper)) => {
+                        let targets = targets.clone();
+                        self.freeze(targets, announced, helper, images).await
+                    }
                     Ok(Err(error)) => Thaw::Failed(error.into()),
                     Err(_) => Thaw::Failed("the helper was not started".into()),
                 },
@@ -418,8 +421,14 @@ impl Move {
         Ok(())
     }
 
-    /// Has the helper dump the process, and resolves when it has woken, here or there.
-    async fn freeze(&self, targets: Vec<SocketAddr>, announced: f64, helper: i32) -> Thaw {
+    /// Has the helper dump the process into `images`, and resolves when it has woken, here or there.
+    async fn freeze(
+        &self,
+        targets: Vec<SocketAddr>,
+        announced: f64,
+        helper: i32,
+        images: &Path,
+    ) -> Thaw {
         for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
             clear(&self.control);
         }
@@ -484,6 +493,8 @@ impl Move {
         self.control.clear_on::<Manifest>(&self.id);
         self.thawed().unwrap_or_else(|| {
             forward::end_of(&self.control, &self.id);
+            // The helper and CRIU may have been killed when they were complete. Another server would wake from them.
+            images::discard(images);
             let message = failure.message.clone();
             *self.undumped.lock().expect("nobody panics") = Some(failure);
             Thaw::Failed(message.into())

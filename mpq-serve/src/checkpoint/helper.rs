@@ -121,11 +121,12 @@ fn dump_when_parked(order: &Order, control: &Control) -> Result<(), Error> {
     };
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let dumped = criu.dump(order.pid, &order.images, &program, hook.variable());
-    // CRIU does not say why its hook refused.
-    let dumped = match control.read_on::<Manifest>(&order.request) {
-        Some(_) => dumped.map_err(Error::Dump),
-        None => Err(Error::Dump("it had waited too long for CRIU".into())),
-    };
+    // CRIU does not say why its hook refused. If it succeeds the hook has not, and the images may be in use by now: a
+    // restore has cleared the notes.
+    let dumped = dumped.map_err(|reason| match control.read_on::<Manifest>(&order.request) {
+        Some(_) => Error::Dump(reason),
+        None => Error::Dump("it had waited too long for CRIU".into()),
+    });
     // The server wants its address back.
     if let (Err(_), Some(forwarder)) = (&dumped, forwarder) {
         forwarder.end();
