@@ -10,7 +10,8 @@ use common::{criu, privileged};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use operated::{
-    BUSY, FENCED, NOT_RESTORED, Operated, ScriptedCriu, assert_refused, copy, printed, wait_until,
+    BUSY, FENCED, NOT_RESTORED, Operated, ScriptedCriu, age, assert_refused, copy, printed,
+    wait_until,
 };
 
 mod common;
@@ -81,8 +82,8 @@ async fn what_was_released_comes_back() {
                 // Clocks may differ by a minute.
                 let output = operated.restore_with(&images, &["--rollback"]);
                 assert_refused(&output, FENCED, "may still wake");
-                age(&images.join(TOKEN));
-                age(&there.join(TOKEN));
+                age(&images);
+                age(&there);
                 vec!["--rollback"]
             }
             _ => vec!["--force"],
@@ -97,14 +98,6 @@ async fn what_was_released_comes_back() {
             assert_refused(&operated.restore(&there), FENCED, reason);
         }
     }
-}
-
-/// As if two minutes had passed.
-fn age(token: &Path) {
-    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(token).unwrap()).unwrap();
-    let until = &mut value["holder"]["released"]["until"];
-    *until = (until.as_u64().unwrap() - 120).into();
-    fs::write(token, value.to_string()).unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use operated::{
     BUSY, IMAGES, NOT_DUMPED, NOT_PERMITTED, OTHER_USER, Operated, ScriptedCriu, assert_refused,
-    chmod, mode, printed,
+    chmod, helper_of, mode, printed,
 };
 
 mod common;
@@ -201,17 +201,6 @@ async fn a_replaced_program_is_found_before_a_client_hears_of_the_move() {
     operated.assert_unmoved();
 }
 
-/// The process that waits with CRIU for this server.
-fn helper_of(server: i32) -> Option<i32> {
-    let wanted = format!("dump\0--pid\0{server}\0");
-    let pids = fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.find(|pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&wanted)
-    })
-}
-
 #[tokio::test]
 async fn a_helper_that_is_killed_leaves_the_server_where_it_was() {
     let Some(_alone) = privileged().await else {
@@ -237,12 +226,13 @@ async fn a_criu_that_comes_too_late_leaves_the_server_where_it_was() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    let slow = ScriptedCriu::slow(63);
-    let operated = Operated::start(&slow.program(), &[]);
+    let held = ScriptedCriu::held("dump");
+    let operated = Operated::start(&held.program(), &[]);
     let output = operated.checkpoint(&operated.images()).output().unwrap();
     assert_refused(&output, NOT_DUMPED, "the server goes on where it was");
     operated.assert_serves_at(&operated.address);
-    slow.wait_until("ended");
+    held.go();
+    held.wait_until("ended");
     operated.assert_serves_at(&operated.address);
     assert_no_images(&operated);
 }

@@ -47,15 +47,7 @@ impl Operated {
     pub(crate) fn start_as(program: &Path, criu: &Path, options: &[&str]) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir(folder.path().join("images")).unwrap();
-        let server = Command::new(program)
-            .args(["--listen", "127.0.0.1:0", "--random", "1M"])
-            .args(options)
-            .arg("--log-file")
-            .arg(folder.path().join("log"))
-            .env("MPQ_CRIU", criu)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let server = spawn(program, criu, folder.path(), "127.0.0.1:0", options);
         let mut operated = Self {
             server,
             folder,
@@ -68,6 +60,15 @@ impl Operated {
         let (_, rest) = log.split_once("listening on ").unwrap();
         operated.address = rest.lines().next().unwrap().to_owned();
         operated
+    }
+
+    /// Starts another server at this address, in the place of one that has ended.
+    pub(crate) fn start_anew(&mut self, address: &str, options: &[&str]) {
+        let folder = self.folder.path();
+        fs::remove_file(folder.join("log")).unwrap();
+        let program = built("mpq-serve").unwrap();
+        self.server = spawn(&program, &self.criu, folder, address, options);
+        self.wait_for_log("certificate");
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -166,6 +167,18 @@ impl Operated {
     }
 }
 
+fn spawn(program: &Path, criu: &Path, folder: &Path, listen: &str, options: &[&str]) -> Child {
+    Command::new(program)
+        .args(["--listen", listen, "--random", "1M"])
+        .args(options)
+        .arg("--log-file")
+        .arg(folder.join("log"))
+        .env("MPQ_CRIU", criu)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 impl Drop for Operated {
     fn drop(&mut self) {
         if let Some(pid) = self.restored {
@@ -182,6 +195,26 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut is: impl FnMut() -> bo
         assert!(Instant::now() < end, "waited too long for {what}");
         sleep(Duration::from_millis(5));
     }
+}
+
+/// The process that waits with CRIU for this server.
+pub(crate) fn helper_of(server: i32) -> Option<i32> {
+    let wanted = format!("dump\0--pid\0{server}\0");
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&wanted)
+    })
+}
+
+/// As if two minutes had passed since these images were released.
+pub(crate) fn age(images: &Path) {
+    let token = images.join("token.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&token).unwrap()).unwrap();
+    let until = &mut value["holder"]["released"]["until"];
+    *until = (until.as_u64().unwrap() - 120).into();
+    fs::write(token, value.to_string()).unwrap();
 }
 
 /// A copy of a folder with images, as `cp -a` makes it.
@@ -231,6 +264,18 @@ impl ScriptedCriu {
         Self::new("dump", &script.replace("{}", &seconds.to_string()))
     }
 
+    /// One that waits until it is [let](Self::go) begin with this.
+    pub(crate) fn held(action: &str) -> Self {
+        let wait = "until [ -e $folder/go ]; do sleep 0.01; done";
+        let script =
+            format!("touch $begun; {wait}; $criu \"$@\"; code=$?; touch $ended; exit $code");
+        Self::new(action, &script)
+    }
+
+    pub(crate) fn go(&self) {
+        fs::write(self.file("go"), "").unwrap();
+    }
+
     /// This shell script takes its place where it does this; `$criu` is the program, `$folder` that of the
     /// script, and `$begun` and `$ended` files in it.
     pub(crate) fn new(action: &str, script: &str) -> Self {
@@ -245,6 +290,26 @@ impl ScriptedCriu {
         );
         scripted.write("criu", &text);
         scripted
+    }
+
+    /// One that is killed at this step of its action, just before our program hears of that, or just afterwards.
+    /// First of all what `also` says is done; `$criu` is its process there.
+    pub(crate) fn killed(action: &str, step: &str, is_before: bool, also: &str) -> Self {
+        // Of its scripts the last one runs first.
+        let options = match is_before {
+            true => "\"$@\" --action-script $folder/kill",
+            false => "--action-script $folder/kill \"$@\"",
+        };
+        let killed = Self::new(action, &format!("shift; exec $criu {action} {options}"));
+        let find = "criu=$PPID; until grep -q criu /proc/$criu/comm; do \
+                    criu=$(cut -d' ' -f4 /proc/$criu/stat); done";
+        killed.write(
+            "kill",
+            &format!(
+                "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = {step} ] || exit 0\n{find}\n{also}\nkill -9 $criu\n"
+            ),
+        );
+        killed
     }
 
     /// A script beside it.
