@@ -32,6 +32,8 @@ const WAITING: usize = 64;
 const LARGEST: usize = 65_536;
 /// For so long nothing is forwarded from the addresses of clients that follow. Later somebody else may have them.
 const FOLLOWING_PERIOD: Duration = Duration::from_secs(60);
+/// How long the server may take to be at its new address.
+const LONGEST_MOVE: Duration = Duration::from_secs(600);
 /// Between two introductions of a client to a server that has not spoken yet.
 const INTRODUCTION_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -61,8 +63,8 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// At a socket with the server's old address, for a server that is going to be at `server`. Clients that were silent
-    /// for `idle`, and were not sent anything either, are gone. Runs in a runtime of tokio.
+    /// At a socket with the server's old address, for a server that is going to be at `server`. Clients to whom that says
+    /// nothing for `idle` are gone; it has ten minutes to be there. Runs in a runtime of tokio.
     ///
     /// # Errors
     /// Those of the system calls.
@@ -177,13 +179,17 @@ struct Way {
 impl Way {
     async fn forward(mut self, mut datagrams: mpsc::Receiver<Vec<u8>>, idle: Duration) {
         let mut introductions = interval(INTRODUCTION_INTERVAL);
-        let mut silent = Instant::now() + idle;
+        // The server's silence counts: it answers clients, and has left if it does not.
+        let patience = match self.introduction {
+            Some(_) => idle.max(LONGEST_MOVE),
+            None => idle,
+        };
+        let mut silent = Instant::now() + patience;
         loop {
             // A server that is not there yet refuses what it is sent. That is as good as lost.
             tokio::select! {
                 Some(datagram) = datagrams.recv() => {
                     let _ = self.back.send(&datagram).await;
-                    silent = Instant::now() + idle;
                 }
                 Ok(()) = self.back.readable() => if self.send_back() {
                     self.introduction = None;
@@ -284,6 +290,18 @@ mod tests {
         assert_eq!(datagram, b"new", "and nothing else");
         server.send_to(b"welcome", other_way).await.unwrap();
         assert_eq!(received(&new).await, (b"welcome".to_vec(), old_address));
-        running.await.unwrap().unwrap();
+        // Whoever is not answered any more keeps nobody here.
+        let asks = async {
+            loop {
+                new.send_to(b"anybody?", old_address).await.unwrap();
+                tokio::time::sleep(idle / 10).await;
+            }
+        };
+        let patience = Duration::from_secs(10);
+        tokio::select! {
+            ended = running => ended.unwrap().unwrap(),
+            never = asks => never,
+            () = tokio::time::sleep(patience) => panic!("it stays"),
+        }
     }
 }

@@ -62,10 +62,12 @@ fn read(
             value => std::slice::from_ref(value),
         };
         let is_flag = matches!(option.get_action(), ArgAction::SetTrue);
+        let stands_alone = |values: clap::builder::ValueRange| values.min_values() == 0;
+        let stands_alone = is_flag || option.get_num_args().is_some_and(stands_alone);
         let before = added.len();
         for value in values {
             let text = match value {
-                Value::Boolean(set) if is_flag => {
+                Value::Boolean(set) if stands_alone => {
                     added.extend(set.then(|| format!("--{key}").into()));
                     continue;
                 }
@@ -135,6 +137,10 @@ mod tests {
         let line = "mpq-serve --pool 192.0.2.3:1024 --config FILE --listen [::]:2";
         assert_eq!(added(text, line).unwrap(), ["--seed=7", "--tcp"]);
         assert_eq!(added(text, "mpq-serve").unwrap(), [""; 0]);
+        let random = |value| added(&format!("random = {value}"), "mpq-serve --config FILE");
+        assert_eq!(random("true").unwrap(), ["--random"]);
+        assert_eq!(random("false").unwrap(), [""; 0]);
+        assert_eq!(random("'1M'").unwrap(), ["--random=1M"]);
         let line = "mpq-serve --config FILE dir";
         assert_eq!(added("root = '/srv'", line).unwrap(), [""; 0]);
         assert_eq!(

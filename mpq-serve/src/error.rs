@@ -46,7 +46,7 @@ pub enum Error {
     Died,
     #[error("refused: this server is moving already")]
     Busy,
-    #[error("cannot listen on {0}: {1}; give --listen an address of this host that is free")]
+    #[error("cannot listen on {0}: {1}; give an address of this host that is free")]
     Listen(SocketAddr, io::Error),
     #[error("the checkpoint failed, the server goes on where it was: {0}")]
     Dump(String),

@@ -138,7 +138,7 @@ impl RunningServer {
         if let Some(Forwards { process, server }) = &forwarder {
             let pid = process.pid;
             log::tell(&format!(
-                "process {pid} forwards to {server}, until the last client that cannot follow has left"
+                "process {pid} forwards to {server}, until it has been silent for a minute to clients that cannot follow"
             ));
         }
         Ok(Dumped { images, forwarder })
