@@ -4,6 +4,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -81,7 +82,10 @@ async fn who_has_left_makes_room_whatever_the_rate() {
         let options = ["--random", "1M", "--max-connections", "1"];
         let (_server, address) = start(&[&options[..], &["--limit-rate", "80"]].concat());
         let mut first = Client::connect(address).await;
-        let _answer = first.ask(&[]).await;
+        let answer = first.ask(&[]).await;
+        while answer.received.load(Ordering::Relaxed) < 1_024 {
+            sleep(Duration::from_millis(1)).await;
+        }
         first.connection.close(VarInt::from_u32(0x100), b"");
         while connect(address).await.is_err() {
             sleep(Duration::from_millis(1)).await;
