@@ -180,11 +180,13 @@ impl Mover {
         !is_old
     }
 
-    /// How far the move is that is under way.
+    /// How far the move is that is under way, or that has ended so soon that a signal from its images may still come.
     fn step(&self) -> Option<Step> {
         let under_way = self.under_way.as_ref()?;
         let step = *under_way.progress.step.borrow();
-        (!under_way.task.is_finished()).then_some(step)
+        let has_images = self.options.move_in_process.is_none();
+        let counts = !under_way.task.is_finished() || has_images && step.hears_old_signals();
+        counts.then_some(step)
     }
 
     /// Waits until who has asked for a move has read what became of it, as long as that should take.
