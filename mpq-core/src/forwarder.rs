@@ -8,7 +8,7 @@
 //! Clients that follow are not forwarded. What they sent to the old address would come to the server as if they had
 //! stayed there.
 //!
-//! What is forwarded is not looked at, and its packets stay as long as they were. The bits of ECN are not forwarded.
+//! What is forwarded is not looked at, and its packets keep their length. The bits of ECN are not forwarded.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};

@@ -14,7 +14,8 @@ pub(super) struct Forwarded {
     sockets: HashMap<SocketAddr, Option<SocketAddr>>,
     /// Whose socket it is.
     clients: HashMap<SocketAddr, SocketAddr>,
-    /// By what the next forwarder knows them: who had moved before, had another forwarder.
+    /// The clients by the addresses that introductions name. For one that came by way of an earlier forwarder, that is
+    /// the forwarder's socket.
     names: HashMap<SocketAddr, SocketAddr>,
 }
 

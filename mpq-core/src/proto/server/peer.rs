@@ -329,9 +329,9 @@ impl PeerMachine {
             return;
         }
         self.outputs.push_back(Output::Speak);
-        self.is_kept = false;
         self.redirects = capabilities & Frame::REDIRECT != 0;
         if self.redirects || capabilities & Frame::MULTIPATH != 0 {
+            self.is_kept = false;
             self.tell(ServerInput::Hello(self.id));
         }
     }
