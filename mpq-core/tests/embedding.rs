@@ -1,5 +1,6 @@
 //! What a program that embeds the crate may rely on: what it drops is undone, what it does not poll is
-//! done all the same, what it does not know of is seen to, and nothing waits for a peer that is lost.
+//! done all the same, what it does not know of is seen to, and nothing waits for a peer that is lost. One file, since it
+//! is one list of promises, kept on one bench.
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The HTTP/3 adapter over real noq connections on loopback, alone and against quinn + h3-quinn.
+//! One file, since h3's traits are one contract.
 
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -2,7 +2,8 @@
 //! state and input, and what each strategy makes of the same move.
 //!
 //! They are part of the crate's documentation. After a change of a machine, run this test
-//! with `UPDATE_TRANSITIONS=1` and read the difference.
+//! with `UPDATE_TRANSITIONS=1` and read the difference. One file, since the tables, the diagrams and the moves are made
+//! by the same rig.
 
 #[path = "support/diagram.rs"]
 mod diagram;

@@ -1,5 +1,6 @@
 //! What the machines never do, whatever they are told. Each test fails if its guard is taken out;
-//! `cargo lab guards` does that, one guard after the other.
+//! `cargo lab guards` does that, one guard after the other. One file, since the list of guards
+//! names its tests.
 
 #[path = "../support/hint.rs"]
 mod hint;
