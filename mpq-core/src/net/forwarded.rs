@@ -54,6 +54,12 @@ impl Forwarded {
         }
     }
 
+    /// Whether a packet is an introduction.
+    pub(super) fn is_introduction(&self, packet: &[u8]) -> bool {
+        let key = self.key.as_ref();
+        key.is_some_and(|key| key.introduced(packet).is_some())
+    }
+
     /// Whether a packet that came from `socket` is an introduction. The first one counts: who repeats it from elsewhere
     /// takes no client away.
     pub(super) fn introduce(&mut self, socket: SocketAddr, packet: &[u8]) -> bool {

@@ -202,7 +202,11 @@ impl SocketSet {
         }
         let remote = canonical(meta.addr);
         let packets = buffer[..meta.len].chunks(meta.stride.max(1));
-        for packet in packets.filter(|packet| probe::has_long_header(packet)) {
+        // Anybody can send packets with long headers, and each would hold up who sends.
+        let introduces = |packet: &&[u8]| {
+            probe::has_long_header(packet) && self.forwarded.read().unwrap().is_introduction(packet)
+        };
+        for packet in packets.filter(introduces) {
             self.forwarded.write().unwrap().introduce(remote, packet);
         }
         let client = self.forwarded.read().unwrap().client(remote);

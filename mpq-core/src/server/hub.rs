@@ -112,30 +112,23 @@ impl Hub {
     fn perform(&self, machine: &mut ServerMachine) {
         while let Some(output) = machine.poll() {
             let peers = self.peers.lock().unwrap();
+            let handle = |client, input| {
+                if let Some(peer) = peers.get(&client) {
+                    peer.handle(input);
+                }
+            };
             match output {
                 Output::Send(client, frame) => {
                     if let Some(peer) = peers.get(&client) {
                         peer.tell(frame);
                     }
                 }
-                Output::OpenGate(client) => {
-                    if let Some(peer) = peers.get(&client) {
-                        peer.handle(peer::Input::Release);
-                    }
-                }
+                Output::OpenGate(client) => handle(client, peer::Input::Release),
+                Output::Keep(client) => handle(client, peer::Input::Keep),
+                Output::Dismiss(client) => handle(client, peer::Input::Dismiss),
                 Output::CloseGate(client) => {
                     if let Some(peer) = peers.get(&client) {
                         peer.gate.close();
-                    }
-                }
-                Output::Keep(client) => {
-                    if let Some(peer) = peers.get(&client) {
-                        peer.handle(peer::Input::Keep);
-                    }
-                }
-                Output::Dismiss(client) => {
-                    if let Some(peer) = peers.get(&client) {
-                        peer.handle(peer::Input::Dismiss);
                     }
                 }
                 Output::CloseGates => peers.values().for_each(|peer| peer.gate.close()),

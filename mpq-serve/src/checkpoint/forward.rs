@@ -17,7 +17,7 @@ use crate::error::{At, Error};
 const START_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// A client that was silent for so long, and was sent nothing, is gone.
+/// A client to whom the server has said nothing for so long is gone.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// A forwarder that goes on if its starter ends.
