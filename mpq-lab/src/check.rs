@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::arms::tcp;
 use crate::system::host::{cargo, show};
 use crate::system::setup::setup;
-use crate::system::sshd;
+use crate::system::{runc, sshd};
 
 /// mpq-core with all that is optional.
 const OF_CORE: [&str; 3] = ["--package", "mpq-core", "--all-features"];
@@ -34,7 +34,11 @@ pub fn check(arguments: &[String]) -> Result<()> {
     let mut test = cargo(&["test", "--release", "--workspace"]);
     test.args(arguments);
     // The arms over TCP need more than the demo does, and so do moves by ssh.
-    let more = || tcp::setup().and_then(|()| sshd::setup());
+    let more = || {
+        tcp::setup()
+            .and_then(|()| sshd::setup())
+            .and_then(|()| runc::setup())
+    };
     match setup().and_then(|criu| more().map(|()| criu)) {
         Ok(criu) => {
             test.env("MPQ_CRIU", criu).env("MPQ_LAB_PRIVILEGED", "1");

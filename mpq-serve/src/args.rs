@@ -300,6 +300,41 @@ pub enum Command {
         forward: bool,
     },
 
+    /// Announce the move of a running server, and return when it stands still: for container engines and others that
+    /// dump it and restore it themselves. Restored, it goes on by itself. Whoever dumps it has to end it: two servers
+    /// would send with the same keys
+    #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
+    Park {
+        /// Process id of the server
+        #[arg(long, value_name = "PID", group = "server", value_parser = pid())]
+        pid: Option<i32>,
+
+        /// File that holds the process id of the server
+        #[arg(long, value_name = "FILE", group = "server")]
+        pid_file: Option<PathBuf>,
+
+        /// Address to move to instead of those the server was started with; may be repeated, up to 8
+        /// times. There it listens, unless it listens on all addresses
+        #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
+        migrate_to: Vec<SocketAddr>,
+
+        /// How long it may stand still before it goes on where it was; in s, or with ms, s, m or h
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+        limit: Duration,
+    },
+
+    /// Have a server go on where it is that `park` has stopped. Only if no copy of it was restored, or will be
+    #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
+    Unpark {
+        /// Process id of the server
+        #[arg(long, value_name = "PID", group = "server", value_parser = pid())]
+        pid: Option<i32>,
+
+        /// File that holds the process id of the server
+        #[arg(long, value_name = "FILE", group = "server")]
+        pid_file: Option<PathBuf>,
+    },
+
     /// Bring a checkpointed server back, here, with its connections
     #[command(after_help = EXIT_CODES)]
     Restore {
@@ -416,7 +451,9 @@ impl Args {
             return Err(definition.error(ErrorKind::MissingRequiredArgument, message));
         }
         let of_a_checkpoint = match &args.command {
-            Some(Command::Checkpoint { migrate_to, .. }) => migrate_to.as_slice(),
+            Some(Command::Checkpoint { migrate_to, .. } | Command::Park { migrate_to, .. }) => {
+                migrate_to.as_slice()
+            }
             _ => &[],
         };
         for (option, addresses) in [

@@ -36,7 +36,7 @@ use checkpoint::control::Control;
 use checkpoint::hook::{Hook, Order};
 use checkpoint::restore::{self, Restore};
 use checkpoint::token::Claim;
-use checkpoint::{command, forward, helper};
+use checkpoint::{command, forward, helper, park};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
@@ -56,6 +56,13 @@ pub fn main() -> ExitCode {
             migrate_to,
             forward,
         }) => command::run(pid, pid_file, images, migrate_to, forward),
+        Some(Command::Park {
+            pid,
+            pid_file,
+            migrate_to,
+            limit,
+        }) => park::run(pid, pid_file, migrate_to, limit),
+        Some(Command::Unpark { pid, pid_file }) => park::undo(pid, pid_file),
         Some(Command::Restore {
             images,
             listen,

@@ -18,8 +18,10 @@ use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
 use crate::checkpoint::notes::{
     CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
-    Waiting, now,
+    Unpark, Waiting, now,
 };
+use crate::checkpoint::park::{Outcome, Parked};
+use crate::checkpoint::process::Identity;
 use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, preflight, stdio};
 use crate::error::{At, Error, Failure};
 use crate::log;
@@ -212,6 +214,7 @@ impl Mover {
             migrate_to: Vec::new(),
             criu: None,
             forward: false,
+            park: None,
         });
         let progress = Arc::new(Progress {
             step: watch::Sender::new(Step::Announced),
@@ -258,6 +261,15 @@ impl Mover {
     }
 }
 
+/// Says which process this is.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn announce(control: &Control) -> Result<(), Error> {
+    let pid = std::process::id() as i32;
+    control.write(&Identity::of(pid).at("/proc")?)
+}
+
 /// Has the process id written where the operator wants it.
 ///
 /// # Errors
@@ -293,6 +305,16 @@ fn fail(control: &Control, id: &RequestId, error: &Error) {
     let _ = control.write_on(id, &failed);
 }
 
+/// What freezes the server once it is parked.
+enum Freeze {
+    /// Nothing: it is silent for so long.
+    InProcess(Duration),
+    /// The helper, by CRIU, into this folder.
+    ByHelper(PathBuf),
+    /// Whoever has it parked, in this time.
+    ByOthers(Duration),
+}
+
 /// One move of the server.
 struct Move {
     server: Server,
@@ -318,22 +340,27 @@ impl Move {
         if targets.is_empty() {
             return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
         }
-        if self.options.move_in_process.is_some() {
-            return self.relocate(targets, Path::new("")).await;
+        if let Some(silence) = self.options.move_in_process {
+            return self.relocate(targets, &Freeze::InProcess(silence)).await;
+        }
+        if let Some(limit) = request.park {
+            preflight::check_maps()?;
+            return self.relocate(targets, &Freeze::ByOthers(limit)).await;
         }
         let parent = request.images.or_else(|| self.options.images.clone());
         let parent = std::path::absolute(parent.unwrap_or_else(Control::images)).at(".")?;
         // Before anybody is told of a move that cannot be.
         let images = preflight::prepare(&parent, &self.id, self.criu.as_deref())?;
-        let moved = self.relocate(targets, &images).await;
-        if moved.is_err() {
+        let freeze = Freeze::ByHelper(images);
+        let moved = self.relocate(targets, &freeze).await;
+        if let (Err(_), Freeze::ByHelper(images)) = (&moved, freeze) {
             // Unless there is something in it, which the helper may still write or remove.
-            let _ = std::fs::remove_dir(&images);
+            let _ = std::fs::remove_dir(images);
         }
         moved
     }
 
-    async fn relocate(&self, targets: Vec<SocketAddr>, images: &Path) -> Result<(), Error> {
+    async fn relocate(&self, targets: Vec<SocketAddr>, freeze: &Freeze) -> Result<(), Error> {
         let announcement = Announcement {
             targets: match self.options.unannounced {
                 true => Vec::new(),
@@ -350,18 +377,22 @@ impl Move {
         tracing::info!("moving to {targets:?}");
         let announced = now();
         let (starts_helper, helper) = oneshot::channel::<Result<i32, Error>>();
-        let freeze = async {
+        let frozen = async {
             self.progress.step.send_replace(Step::Parked);
             self.doors.lock().await.close().await;
-            let thaw = match self.options.move_in_process {
-                Some(silence) => tokio::select! {
-                    () = tokio::time::sleep(silence) => Thaw::At(targets[0]),
+            let thaw = match freeze {
+                Freeze::InProcess(silence) => tokio::select! {
+                    () = tokio::time::sleep(*silence) => Thaw::At(targets[0]),
                     () = self.told_to_leave() => Thaw::Failed(Error::Leaving.into()),
                 },
-                None => match helper.await {
+                Freeze::ByOthers(limit) => {
+                    let parked = self.manifest(targets.clone(), announced);
+                    self.stand_by(&parked, *limit).await
+                }
+                Freeze::ByHelper(images) => match helper.await {
                     Ok(Ok(helper)) => {
-                        let targets = targets.clone();
-                        self.freeze(targets, announced, helper, images).await
+                        let parked = self.manifest(targets.clone(), announced);
+                        self.freeze(&parked, helper, images).await
                     }
                     Ok(Err(error)) => Thaw::Failed(error.into()),
                     Err(_) => Thaw::Failed("the helper was not started".into()),
@@ -385,11 +416,10 @@ impl Move {
             }
         };
         let start_helper = async {
-            if self.options.move_in_process.is_none() {
+            if let Freeze::ByHelper(images) = freeze {
                 tokio::time::sleep(self.options.lead.saturating_sub(HEAD_START)).await;
                 let (control, id) = (self.control.clone(), self.id.clone());
-                let images = PathBuf::from(images);
-                let criu = self.criu.clone();
+                let (images, criu) = (images.clone(), self.criu.clone());
                 let start = move || helper::start(&control, &images, &id, criu.as_deref());
                 if let Ok(result) = tokio::task::spawn_blocking(start).await {
                     let _ = starts_helper.send(result);
@@ -406,7 +436,7 @@ impl Move {
         let moved = tokio::select! {
             // First of all, since a move that cannot begin needs no helper.
             biased;
-            moved = self.server.relocate(announcement, freeze, on_reopened) => moved,
+            moved = self.server.relocate(announcement, frozen, on_reopened) => moved,
             // The move is undone, and the clients are told.
             () = told_to_leave_before => return Err(Error::Leaving),
             never = start_helper => match never {},
@@ -423,21 +453,9 @@ impl Move {
         Ok(())
     }
 
-    /// Has the helper dump the process into `images`, and resolves when it has woken, here or there.
-    async fn freeze(
-        &self,
-        targets: Vec<SocketAddr>,
-        announced: f64,
-        helper: i32,
-        images: &Path,
-    ) -> Thaw {
-        for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
-            clear(&self.control);
-        }
-        let _no_file_is_open = descriptors::close().await;
-        stdio::detach();
-        heap::give_back();
-        let parked = Manifest {
+    /// What is known of the images of this server, which is parked.
+    fn manifest(&self, targets: Vec<SocketAddr>, announced: f64) -> Manifest {
+        Manifest {
             program: Manifest::PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id() as i32,
@@ -452,7 +470,66 @@ impl Move {
             pid_file: self.options.pid_file.clone(),
             log_file: self.options.log_file.clone(),
             files: Default::default(),
+        }
+    }
+
+    /// Waits until somebody else has dumped the process and restored it, or it is to go on.
+    async fn stand_by(&self, parked: &Manifest, limit: Duration) -> Thaw {
+        for clear in [Control::clear::<Unpark>, Control::clear::<Serving>] {
+            clear(&self.control);
+        }
+        let _no_file_is_open = descriptors::close().await;
+        // The standard streams are left to whoever dumps it.
+        log::flush();
+        heap::give_back();
+        let standing = match Parked::new(Instant::now(), limit) {
+            Ok(standing) => standing,
+            Err(error) => return Thaw::Failed(error.into()),
         };
+        if let Err(error) = self.control.write_on(&self.id, parked) {
+            return Thaw::Failed(error.into());
+        }
+        let outcome = loop {
+            let is_to_leave = *self.progress.leave.borrow();
+            if let Some(outcome) = standing.look(Instant::now(), &self.control, is_to_leave) {
+                break outcome;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        };
+        self.control.clear_on::<Manifest>(&self.id);
+        match outcome {
+            Outcome::Restored => {
+                let told = self.control.create().and_then(|()| announce(&self.control));
+                if let Err(error) = told {
+                    tracing::warn!("`park` will not find this server: {error}");
+                }
+                tracing::info!("restored");
+                // Any host has the unspecified address.
+                Thaw::At(match parked.listen.ip().is_unspecified() {
+                    true => parked.listen,
+                    false => parked.targets[0],
+                })
+            }
+            Outcome::Unparked => Thaw::Failed(Error::Dump("told to go on".into()).into()),
+            Outcome::Forgotten => Thaw::Failed(Error::Dump("nobody dumped it".into()).into()),
+            Outcome::ToldToLeave => {
+                // Its clients may be with the restored one by now: a word from here would end that.
+                tracing::info!("leaving without a word, parked");
+                log::flush();
+                self.control.remove();
+                std::process::exit(0)
+            }
+        }
+    }
+
+    /// Has the helper dump the process into `images`, and resolves when it has woken, here or there.
+    async fn freeze(&self, parked: &Manifest, helper: i32, images: &Path) -> Thaw {
+        for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
+            clear(&self.control);
+        }
+        let _no_file_is_open = descriptors::close().await;
+        stdio::detach();
+        heap::give_back();
         // Without clients a forwarder ends at once.
         let forwarding = self.server.forwarding();
         let forwarding = forwarding.filter(|forwarding| !forwarding.clients.is_empty());
@@ -461,7 +538,7 @@ impl Move {
             self.control.write_on(&self.id, &to_forward)
         });
         let told = to_forward.unwrap_or(Ok(()));
-        if let Err(error) = told.and_then(|()| self.control.write_on(&self.id, &parked)) {
+        if let Err(error) = told.and_then(|()| self.control.write_on(&self.id, parked)) {
             return Thaw::Failed(error.into());
         }
         let since = tokio::time::Instant::now();

@@ -18,13 +18,12 @@ use crate::args::Serve;
 use crate::certificate;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::heap;
-use crate::checkpoint::process;
 use crate::error::{At, Error};
 use crate::greeting;
 use crate::guests::{Guest, Guests};
 use crate::log;
 use crate::metrics::Metrics;
-use crate::relocate::{Mover, write_pid_file, write_settings};
+use crate::relocate::{Mover, announce, write_pid_file, write_settings};
 use crate::service::{Running, Service};
 use crate::signals::{Signals, Wish};
 use crate::site::files::{Root, RootOptions};
@@ -261,12 +260,6 @@ fn doors(service: &Arc<Service>, identity: &Identity, options: &Serve) -> Result
         doors.operator = Some((door, operator));
     }
     Ok(doors)
-}
-
-/// Says which process this is.
-fn announce(control: &Control) -> Result<(), Error> {
-    let pid = std::process::id() as i32;
-    control.write(&process::Identity::of(pid).at("/proc")?)
 }
 
 /// Ends a handshake, and then answers the client, if there is still room for it.

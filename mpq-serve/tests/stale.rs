@@ -57,7 +57,7 @@ fn a_stale_pid_file_ends_nobody() {
     let left = Control::of(innocent.id());
     left.create().unwrap();
     let now = Identity::of(innocent.id()).unwrap();
-    let started = now.started - 1;
+    let started = now.started - 2;
     left.write(&Identity { started, ..now }).unwrap();
     fs::write(&pid_file, innocent.id().to_string()).unwrap();
     for (option, value) in [

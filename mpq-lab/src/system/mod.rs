@@ -6,5 +6,6 @@ pub mod counters;
 pub mod criu;
 pub mod host;
 pub mod revision;
+pub mod runc;
 pub mod setup;
 pub mod sshd;

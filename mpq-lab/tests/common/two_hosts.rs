@@ -142,12 +142,7 @@ impl TwoHosts {
         let bytes: Vec<u8> = (0..LENGTH).map(|i| ((i * i) >> 8) as u8).collect();
         fs::write(path.join("src/half"), &bytes[..LENGTH / 8]).unwrap();
         fs::write(path.join("src/file"), bytes).unwrap();
-        let [client, a, b] = ["client", "a", "b"].map(|name| Space::start(path, name));
-        client.ip("link add bridge type bridge");
-        client.ip("addr add 10.77.0.1/24 dev bridge");
-        client.ip("link set bridge up");
-        a.connect(&client, "to-a", A);
-        b.connect(&client, "to-b", B);
+        let [client, a, b] = spaces(path);
         let sshd = start_sshd(&b, path);
         let server = start_server(&a, path, options);
         let hosts = Self {
@@ -263,6 +258,17 @@ impl Drop for TwoHosts {
             let _ = child.wait();
         }
     }
+}
+
+/// The client, and both hosts, connected. They have copies of what is in `src` below this folder.
+pub(crate) fn spaces(path: &Path) -> [Space; 3] {
+    let [client, a, b] = ["client", "a", "b"].map(|name| Space::start(path, name));
+    client.ip("link add bridge type bridge");
+    client.ip("addr add 10.77.0.1/24 dev bridge");
+    client.ip("link set bridge up");
+    a.connect(&client, "to-a", A);
+    b.connect(&client, "to-b", B);
+    [client, a, b]
 }
 
 /// Of a download of this name: what comes before the hyphen.

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
-use super::notes::{CheckpointRequest, Done, Failed, Forwards, RequestId, Settings, Waiting};
+use super::notes::{
+    CheckpointRequest, Done, Failed, Forwards, Manifest, RequestId, Serving, Settings, Unpark,
+    Waiting,
+};
 use super::process::{Identity, Process};
 use super::say;
 use crate::error::{At, Error};
@@ -19,6 +22,9 @@ use crate::log;
 const DUMP_LIMIT: Duration = Duration::from_secs(3600);
 /// How long the helper of a checkpoint that has failed may still be there.
 const ENDING_LIMIT: Duration = Duration::from_millis(500);
+/// How long a parked server may take to hear that it is to go on, and then to do so.
+const HEARING_LIMIT: Duration = Duration::from_secs(2);
+const UNPARKING_LIMIT: Duration = Duration::from_secs(10);
 /// How long CRIU and the helper may take to end once the server has.
 const LAST_STEPS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -99,39 +105,26 @@ impl RunningServer {
         forward: bool,
     ) -> Result<Dumped, Error> {
         let Self {
-            pid,
-            control,
-            process,
+            control, process, ..
         } = self;
         let images = images.map(std::path::absolute).transpose().at(".")?;
-        let _only_one = lock(control, LockOf::Command)?;
-        // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
-        let helper = || match lock(control, LockOf::Helper) {
-            Err(Error::Busy) => None,
-            result => Some(result),
-        };
-        drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
-        let id = RequestId::new();
+        let _only_one = self.lock()?;
         let is_path = |criu: &PathBuf| criu.components().count() > 1;
         let criu = criu::named_by_environment().map(|criu| match is_path(&criu) {
             true => std::path::absolute(&criu).unwrap_or(criu),
             false => criu,
         });
-        control.write(&CheckpointRequest {
+        let id = RequestId::new();
+        let request = CheckpointRequest {
             id: id.clone(),
             images,
             migrate_to,
             criu,
             forward,
-        })?;
-        let told = process.tell_to_move().map_err(|_| Error::NoServer(*pid));
-        let result = told.and_then(|()| {
-            wait_for(DUMP_LIMIT, || outcome(control, process, &id))
-                .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
-        });
-        control.clear::<CheckpointRequest>();
+            park: None,
+        };
+        let result = self.ask(&request, || outcome(control, process, &id));
         let forwarder = control.read_on::<Forwards>(&id);
-        control.clear_on::<Failed>(&id);
         control.clear_on::<Done>(&id);
         control.clear_on::<Forwards>(&id);
         let images = result?;
@@ -143,20 +136,102 @@ impl RunningServer {
         }
         Ok(Dumped { images, forwarder })
     }
+
+    /// Has it stand still for whoever dumps it, for so long at the most, and returns when it does.
+    ///
+    /// # Errors
+    /// It moves already, or it does not park and goes on.
+    pub fn park(&self, migrate_to: Vec<SocketAddr>, limit: Duration) -> Result<(), Error> {
+        let _only_one = self.lock()?;
+        let id = RequestId::new();
+        let request = CheckpointRequest {
+            id: id.clone(),
+            images: None,
+            migrate_to,
+            criu: None,
+            forward: false,
+            park: Some(limit),
+        };
+        self.ask(&request, || {
+            let parked = || Some(Ok(drop(self.control.read_on::<Manifest>(&id)?)));
+            let ended = self.process.has_ended();
+            failed(&self.control, &id)
+                .or_else(parked)
+                .or(ended.then_some(Err(Error::Died)))
+        })
+    }
+
+    /// Has it go on where it was, if it is parked for somebody else, and returns when it serves.
+    ///
+    /// # Errors
+    /// It is not parked, or does not go on.
+    pub fn unpark(&self) -> Result<(), Error> {
+        let _only_one = self.lock()?;
+        self.control.clear::<Serving>();
+        self.control.write(&Unpark {})?;
+        let is_heard = || self.control.read::<Unpark>().is_none().then_some(());
+        if wait_for(HEARING_LIMIT, is_heard).is_none() {
+            self.control.clear::<Unpark>();
+            return Err(Error::Dump("it is not parked".to_owned()));
+        }
+        wait_for(UNPARKING_LIMIT, || self.control.read::<Serving>())
+            .map(drop)
+            .ok_or_else(|| Error::Dump("it does not listen again".to_owned()))
+    }
+
+    /// Has nobody else ask it for a move.
+    fn lock(&self) -> Result<File, Error> {
+        let lock = lock(&self.control, LockOf::Command)?;
+        // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
+        let helper = || match self::lock(&self.control, LockOf::Helper) {
+            Err(Error::Busy) => None,
+            result => Some(result),
+        };
+        drop(wait_for(ENDING_LIMIT, helper).unwrap_or(Err(Error::Busy))?);
+        Ok(lock)
+    }
+
+    /// Asks it for a move, and waits until `outcome` knows what comes of that.
+    fn ask<T>(
+        &self,
+        request: &CheckpointRequest,
+        mut outcome: impl FnMut() -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Self { control, pid, .. } = self;
+        control.write(request)?;
+        let told = self.process.tell_to_move();
+        let result = told.map_err(|_| Error::NoServer(*pid)).and_then(|()| {
+            let outcome = || {
+                say_if_waiting(control, &request.id);
+                outcome()
+            };
+            wait_for(DUMP_LIMIT, outcome)
+                .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
+        });
+        control.clear::<CheckpointRequest>();
+        control.clear_on::<Failed>(&request.id);
+        result
+    }
 }
 
-/// How the request ended, if it has.
-fn outcome(control: &Control, server: &Process, id: &RequestId) -> Option<Result<PathBuf, Error>> {
+fn say_if_waiting(control: &Control, id: &RequestId) {
     if control.read_on::<Waiting>(id).is_some() {
         control.clear_on::<Waiting>(id);
         log::tell(
             "the move begins once the clients of the last one have come, in 30 s at the most",
         );
     }
-    let failed = || {
-        let failed = control.read_on::<Failed>(id)?;
-        Some(Err(Error::Told(failed.failure)))
-    };
+}
+
+/// Why there is no move, if the server has said that.
+fn failed<T>(control: &Control, id: &RequestId) -> Option<Result<T, Error>> {
+    let failed = control.read_on::<Failed>(id)?;
+    Some(Err(Error::Told(failed.failure)))
+}
+
+/// How the request for a checkpoint ended, if it has.
+fn outcome(control: &Control, server: &Process, id: &RequestId) -> Option<Result<PathBuf, Error>> {
+    let failed = || failed(control, id);
     let ended = server.has_ended();
     if let Some(failed) = failed() {
         return Some(failed);

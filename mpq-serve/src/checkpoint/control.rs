@@ -266,7 +266,7 @@ mod tests {
         control.remove_if_dead();
         assert!(control.exists(), "its server is there");
 
-        let started = alive.started + 1;
+        let started = alive.started + 2;
         let dead = Identity { started, ..alive };
         control.write(&dead).unwrap();
         let lock = control.try_lock(LockOf::Helper).unwrap();

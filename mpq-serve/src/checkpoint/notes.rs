@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use mpq_core::forwarder::Forwarding;
@@ -68,6 +68,9 @@ pub struct CheckpointRequest {
     pub criu: Option<PathBuf>,
     /// Whether clients that cannot follow are kept, and forwarded from here.
     pub forward: bool,
+    /// How long the server is to stand still for somebody else who dumps it, if it is.
+    #[serde(default)]
+    pub park: Option<Duration>,
 }
 
 /// What a checkpoint is: beside CRIU's images, written when they are complete.
@@ -191,6 +194,10 @@ pub struct Done {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Waiting {}
 
+/// To a server that is parked for somebody else: it is to go on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Unpark {}
+
 /// From a server: what it needs wherever it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
@@ -268,7 +275,7 @@ macro_rules! notes {
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
        Done: "done", Waiting: "waiting", Serving: "serving", Settings: "settings", Manifest: "parked", Identity: "server",
-       ToForward: "to-forward", Forwards: "forwards");
+       ToForward: "to-forward", Forwards: "forwards", Unpark: "unpark");
 
 /// Writes a JSON file, whole or not at all.
 ///

@@ -15,15 +15,24 @@ use crate::error::{At, Error};
 /// What is in the way.
 pub fn prepare(parent: &Path, request: &RequestId, criu: Option<&Path>) -> Result<PathBuf, Error> {
     Criu::find("mpq-serve", criu)?;
-    let maps = fs::read_to_string("/proc/self/maps").at("/proc/self/maps")?;
-    if let Some(file) = replaced(&maps) {
-        return Err(Error::Dump(format!(
-            "{file} was replaced or removed since the server started; CRIU needs it as it was"
-        )));
-    }
+    check_maps()?;
     let folder = images::new_folder(parent, request)?;
     images::check_room(&folder).inspect_err(|_| images::discard(&folder))?;
     Ok(folder)
+}
+
+/// Checks that what this process has in memory is still in its place.
+///
+/// # Errors
+/// What is not.
+pub fn check_maps() -> Result<(), Error> {
+    let maps = fs::read_to_string("/proc/self/maps").at("/proc/self/maps")?;
+    match replaced(&maps) {
+        Some(file) => Err(Error::Dump(format!(
+            "{file} was replaced or removed since the server started; CRIU needs it as it was"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The first file that is in memory, such as the program or a library, but no more in its place (proc_pid_maps(5)).

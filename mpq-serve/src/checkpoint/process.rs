@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +15,13 @@ use serde::{Deserialize, Serialize};
 const START_TIME: usize = 22 - 3;
 
 /// What tells a process from any other that has its id later.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Identity {
     /// Its id,
     pub pid: i32,
     /// in this namespace of ids.
     pub pid_namespace: u64,
-    /// When it started, in ticks since the system did.
+    /// When it started, in ticks since the system did, give or take one.
     pub started: u64,
     /// Device and inode of its program.
     pub program: (u64, u64),
@@ -37,9 +38,17 @@ impl Identity {
         Ok(Self {
             pid,
             pid_namespace: fs::metadata("/proc/self/ns/pid")?.ino(),
-            started: started(&stat).ok_or(io::ErrorKind::InvalidData)?,
+            started: started(&stat)
+                .and_then(|ticks| ticks.checked_add_signed(-shift()))
+                .ok_or(io::ErrorKind::InvalidData)?,
             program: (program.dev(), program.ino()),
         })
+    }
+
+    /// Whether this is that process, whatever its program is called now.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        (self.pid, self.pid_namespace) == (other.pid, other.pid_namespace)
+            && self.started.abs_diff(other.started) <= 1
     }
 
     /// Whether that process is still there.
@@ -51,6 +60,32 @@ impl Identity {
     pub fn is_of_this_namespace(&self) -> bool {
         fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() == self.pid_namespace)
     }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same_process(other) && self.program == other.program
+    }
+}
+
+/// By how many ticks this process sees others start later than they did: one that was restored has a namespace in which
+/// time goes on from its dump (time_namespaces(7)).
+fn shift() -> i64 {
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    ticks_of_boottime(&offsets, per_second.unwrap_or(100))
+}
+
+fn ticks_of_boottime(offsets: &str, ticks_per_second: i64) -> i64 {
+    let line = offsets
+        .lines()
+        .find_map(|line| line.strip_prefix("boottime"));
+    let mut numbers = line.unwrap_or_default().split_whitespace();
+    let [seconds, nanoseconds] = [(); 2].map(|()| {
+        let number = numbers.next().and_then(|number| number.parse::<i64>().ok());
+        number.unwrap_or_default()
+    });
+    seconds * ticks_per_second + nanoseconds * ticks_per_second / 1_000_000_000
 }
 
 fn started(stat: &str) -> Option<u64> {
@@ -128,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_of_time_shifts_when_processes_started() {
+        let offsets = "monotonic           5         0\nboottime           -2 500000000\n";
+        assert_eq!(ticks_of_boottime(offsets, 100), -150);
+        assert_eq!(ticks_of_boottime("", 100), 0);
+    }
+
+    #[test]
     fn a_process_is_known_until_it_ends() {
         let mut child = Command::new("sleep")
             .arg("1000")
@@ -140,7 +182,7 @@ mod tests {
         assert!(identity.is_alive() && !process.has_ended());
         assert!(!process.ends_within(Duration::from_millis(5)));
         let later = Identity {
-            started: identity.started + 1,
+            started: identity.started + 2,
             ..identity.clone()
         };
         assert!(!later.is_alive());
