@@ -1,35 +1,40 @@
-//! A server in a container, which an engine moves between two hosts: it is parked, and the engine does the rest.
+//! A server in a container moves between two hosts, by ssh and the engine that runs it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::{criu, privileged};
 use mpq_lab::system::host::built;
 use mpq_lab::system::runc;
+use mpq_serve::site::random::Random;
 use operated::{LIMIT, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use two_hosts::{A, B, Space, spaces};
+use two_hosts::{A, B, Space, said, spaces, ssh, start_sshd};
 
 mod common;
 #[path = "common/operated.rs"]
 mod operated;
 #[path = "common/two_hosts.rs"]
-#[allow(dead_code, reason = "there is no ssh here")]
+#[allow(dead_code, reason = "the server is another one here")]
 mod two_hosts;
 
 /// What is served, bytes: at 4 Mbit/s it takes ten seconds.
 const LENGTH: usize = 5_000_000;
 /// The container's name, on either host.
 const NAME: &str = "server";
+/// Exit codes of `move-container`.
+const IN_THE_WAY: i32 = 12;
+const RETURNED: i32 = 13;
 
-/// Two hosts, and what the engine needs at each.
+/// Two hosts with a bundle that both can run, as from storage that they share, and the client's.
 struct Hosts {
     client: Space,
     a: Space,
     b: Space,
+    sshd: Child,
     folder: TempDir,
 }
 
@@ -38,17 +43,26 @@ impl Hosts {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir(folder.path().join("src")).unwrap();
         let [client, a, b] = spaces(folder.path());
+        let sshd = start_sshd(&b, folder.path());
         let hosts = Self {
             client,
             a,
             b,
+            sshd,
             folder,
         };
-        for name in ["bundle-a", "bundle-b"] {
-            hosts.make_bundle(&hosts.file(name));
-        }
-        // This host has no packet filter that could lock the network meanwhile.
+        hosts.make_bundle();
+        let program = built("mpq-serve").unwrap();
+        hosts.make_program("mpq-serve", &format!("exec {} \"$@\"", program.display()));
+        // No packet filter is here that could lock the network meanwhile.
         fs::write(hosts.file("criu.conf"), "network-lock skip\n").unwrap();
+        let engine = format!(
+            "LD_LIBRARY_PATH={} exec {} --criu {} --root /run/runc \"$@\"",
+            runc::libraries().unwrap().display(),
+            runc::program().unwrap().display(),
+            criu().display()
+        );
+        hosts.make_program("runc", &engine);
         hosts
     }
 
@@ -56,101 +70,89 @@ impl Hosts {
         self.folder.path().join(name)
     }
 
-    /// A container of this host's programs, in its network.
-    fn make_bundle(&self, bundle: &Path) {
-        let root = bundle.join("rootfs");
+    fn make_program(&self, name: &str, script: &str) {
+        fs::write(self.file(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+        operated::chmod(&self.file(name), 0o755);
+    }
+
+    /// A container of this machine's programs, in the network of its host.
+    fn make_bundle(&self) {
+        let root = self.file("bundle/rootfs");
         for folder in ["usr", "proc", "dev", "sys", "run", "etc", "mpq", "data"] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         for name in ["bin", "lib", "lib64"] {
             symlink(format!("usr/{name}"), root.join(name)).unwrap();
         }
-        let status = self
-            .runc(&self.a)
-            .args(["spec", "--bundle"])
-            .arg(bundle)
-            .status();
-        assert!(status.unwrap().success());
-        let file = bundle.join("config.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        config["root"]["readonly"] = json!(false);
-        config["annotations"]["org.criu.config"] = json!(self.file("criu.conf"));
-        config["process"]["terminal"] = json!(false);
-        config["process"]["args"] = json!([
-            "/mpq/mpq-serve",
-            "--listen",
-            "0.0.0.0:4433",
-            "--limit-rate",
-            "4M",
-            "--log-file",
-            "/data/log",
-            "--random",
-            LENGTH.to_string(),
-        ]);
-        let programs = built("mpq-serve").unwrap();
+        let program = built("mpq-serve").unwrap();
         let bind = |from: &Path, to: &str| json!({"destination": to, "source": from, "type": "bind", "options": ["rbind", "ro"]});
-        let mounts = config["mounts"].as_array_mut().unwrap();
-        mounts.push(bind(Path::new("/usr"), "/usr"));
-        mounts.push(bind(programs.parent().unwrap(), "/mpq"));
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.retain(|namespace| namespace["type"] != "network");
-        fs::write(file, config.to_string()).unwrap();
+        let own = |kind: &str, to: &str| json!({"destination": to, "source": kind, "type": kind});
+        let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "annotations": {"org.criu.config": self.file("criu.conf")},
+            "root": {"path": "rootfs"},
+            "process": {
+                "cwd": "/",
+                "user": {"uid": 0, "gid": 0},
+                "env": ["PATH=/mpq:/usr/bin"],
+                "args": [
+                    "mpq-serve",
+                    "--listen",
+                    "0.0.0.0:4433",
+                    "--limit-rate",
+                    "4M",
+                    "--log-file",
+                    "/data/log",
+                    "--random",
+                    LENGTH.to_string(),
+                ],
+            },
+            "mounts": [
+                own("proc", "/proc"),
+                own("tmpfs", "/dev"),
+                own("tmpfs", "/run"),
+                bind(Path::new("/usr"), "/usr"),
+                bind(program.parent().unwrap(), "/mpq"),
+            ],
+            "linux": {"namespaces": namespaces},
+        });
+        fs::write(self.file("bundle/config.json"), config.to_string()).unwrap();
     }
 
-    /// The engine at this host.
-    fn runc(&self, host: &Space) -> Command {
-        let mut command = host.command(runc::program().unwrap());
-        command
-            .env("LD_LIBRARY_PATH", runc::libraries().unwrap())
-            .arg("--root")
-            .arg("/run/runc")
-            .arg("--criu")
-            .arg(criu());
-        command
+    /// Starts the container at the first host.
+    fn run(&self) {
+        let mut run = self.a.command(self.file("runc"));
+        let (out, err) = (Stdio::null(), Stdio::null());
+        run.args(["run", "--detach", "--bundle"])
+            .arg(self.file("bundle"));
+        let status = run.arg(NAME).stdout(out).stderr(err).status();
+        assert!(status.unwrap().success());
+        wait_until("the server", LIMIT, || self.log().contains("certificate"));
     }
 
-    fn does(&self, host: &Space, arguments: &[&str], bundle: Option<&str>) -> Output {
-        let mut command = self.runc(host);
-        let (verb, rest) = arguments.split_first().unwrap();
-        command.arg(verb);
-        if let Some(bundle) = bundle {
-            command.arg("--bundle").arg(self.file(bundle));
+    fn log(&self) -> String {
+        fs::read_to_string(self.file("bundle/rootfs/data/log")).unwrap_or_default()
+    }
+
+    /// Has the container move to the second host.
+    fn moving(&self, options: &[&str]) -> Command {
+        let mut command = self.a.command(self.file("mpq-serve"));
+        command
+            .args(["move-container", NAME, "--to", &format!("root@{B}")])
+            .args(["--address", &format!("{B}:4433")])
+            .args(["--ssh", &ssh(self.folder.path()), "--engine"])
+            .arg(self.file("runc"))
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if !options.contains(&"--bundle") {
+            command.arg("--bundle").arg(self.file("bundle"));
         }
-        // Not a pipe, which the container would keep open.
-        let said = fs::File::create(self.file("said")).unwrap();
-        let (out, err) = match bundle {
-            Some(_) => (Stdio::null(), Stdio::null()),
-            None => (Stdio::null(), said.into()),
-        };
-        let output = command.args(rest).stdout(out).stderr(err).output().unwrap();
-        let said = fs::read_to_string(self.file("said")).unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?} {said}");
-        output
+        command
     }
 
-    /// Parks the server that is at `from` and has the engine bring it to `to`.
-    fn move_container(&self, [from, to]: [&Space; 2], address: &str, bundles: [&str; 2]) {
-        let address = format!("{address}:4433");
-        let (images, work) = (self.file("images"), self.file("work"));
-        let paths = [images.to_str().unwrap(), work.to_str().unwrap()];
-        let folders = ["--image-path", paths[0], "--work-path", paths[1]];
-        let park = ["exec", NAME, "/mpq/mpq-serve", "park", "--pid", "1"];
-        let park = [&park[..], &["--migrate-to", &address]].concat();
-        self.does(from, &park, None);
-        self.does(
-            from,
-            &[&["checkpoint"], &folders[..], &[NAME]].concat(),
-            None,
-        );
-        let [old, new] = bundles.map(|bundle| self.file(bundle).join("rootfs/data"));
-        fs::remove_dir_all(&new).unwrap();
-        fs::rename(old, new).unwrap();
-        fs::create_dir(self.file(bundles[0]).join("rootfs/data")).unwrap();
-        let restore = [&["restore", "--detach"], &folders[..], &[NAME]].concat();
-        self.does(to, &restore, Some(bundles[1]));
-        fs::remove_dir_all(images).unwrap();
-    }
-
+    /// Begins a download.
     fn download(&self) -> Child {
         let mut get = self.client.command(built("mpq-get").unwrap());
         let child = get
@@ -165,50 +167,86 @@ impl Hosts {
         wait_until("its first bytes", LIMIT, has_begun);
         child
     }
+
+    /// The download is complete, over one connection; what the client told.
+    fn assert_whole(&self, download: Child) -> Vec<Value> {
+        let output = download.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said} {}", self.log());
+        let mut expected = vec![0; LENGTH];
+        Random::new(LENGTH as u64, 0).fill(0, &mut expected);
+        assert!(fs::read(self.file("got")).unwrap() == expected);
+        let events: Vec<Value> = said
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(count(&events, "connected") == 1 && count(&events, "retry") == 0);
+        fs::remove_file(self.file("got")).unwrap();
+        events
+    }
+
+    fn has_container(&self, host: &Space) -> bool {
+        let mut state = host.command(self.file("runc"));
+        let output = state.args(["state", NAME]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success() && said.contains("\"running\"")
+    }
 }
 
 impl Drop for Hosts {
     fn drop(&mut self) {
         for host in [&self.a, &self.b] {
-            let _ = self.runc(host).args(["delete", "--force", NAME]).output();
+            let mut delete = host.command(self.file("runc"));
+            let _ = delete.args(["delete", "--force", NAME]).output();
         }
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
     }
 }
 
+fn count(events: &[Value], name: &str) -> usize {
+    let of_that_name = events.iter().filter(|event| event["event"] == name);
+    of_that_name.count()
+}
+
 #[tokio::test]
-async fn an_engine_moves_the_container_of_a_server_to_another_host_and_back() {
+async fn a_container_goes_on_at_another_host_or_where_it_was() {
     let Some(_alone) = privileged().await else {
         return;
     };
     let hosts = Hosts::start();
-    hosts.does(&hosts.a, &["run", "--detach", NAME], Some("bundle-a"));
-    let log = |bundle: &str| fs::read_to_string(hosts.file(bundle).join("rootfs/data/log"));
-    let listens = || log("bundle-a").is_ok_and(|log| log.contains("certificate"));
-    wait_until("the server", LIMIT, listens);
+    hosts.run();
+
+    // Nobody hears of what is in the way.
+    let no_bundle = hosts.moving(&["--bundle", "/nowhere"]).output().unwrap();
+    let text = said(&no_bundle, IN_THE_WAY);
+    assert!(text.contains("in the way at B"), "{text}");
+    let look = hosts.moving(&["--dry-run"]).output().unwrap();
+    assert!(said(&look, 0).contains("nothing is in the way"));
+    assert!(!hosts.log().contains("moving to"), "{}", hosts.log());
+
+    // The engine at B cannot restore it.
+    let rootfs = hosts.file("bundle/rootfs").display().to_string();
+    hosts.b.shell(&format!("mount -t tmpfs tmpfs {rootfs}"));
     let download = hosts.download();
-    let (there, back) = ([&hosts.a, &hosts.b], [&hosts.b, &hosts.a]);
-    hosts.move_container(there, B, ["bundle-a", "bundle-b"]);
-    let is_there = || log("bundle-b").is_ok_and(|log| log.contains("Arriving → Serving"));
-    wait_until("the client", LIMIT, is_there);
-    hosts.move_container(back, A, ["bundle-b", "bundle-a"]);
-    let output = download.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said} {:?}", log("bundle-a"));
-    let got = fs::read(hosts.file("got")).unwrap();
-    let mut expected = vec![0; LENGTH];
-    mpq_serve::site::random::Random::new(LENGTH as u64, 0).fill(0, &mut expected);
-    assert!(got == expected, "{} bytes", got.len());
-    let events: Vec<Value> = said
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
-    assert_eq!(
-        [count("connected"), count("resumed"), count("retry")],
-        [1, 2, 0],
-        "{said}"
-    );
-    let gaps = events.iter().filter_map(|event| event["gap"].as_f64());
+    let text = said(&hosts.moving(&[]).output().unwrap(), RETURNED);
+    assert!(text.contains("bringing the container back"), "{text}");
+    assert!(hosts.has_container(&hosts.a) && !hosts.has_container(&hosts.b));
+    let events = hosts.assert_whole(download);
+    assert!(count(&events, "cancelled") == 1 && count(&events, "resumed") == 0);
+    hosts.b.shell(&format!("umount {rootfs}"));
+
+    let download = hosts.download();
+    let moved = hosts.moving(&["--json"]).output().unwrap();
+    let text = said(&moved, 0);
+    let report: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    assert_eq!(report["serving_at"], "B", "{text}");
+    assert!(hosts.has_container(&hosts.b) && !hosts.has_container(&hosts.a));
+    for host in [&hosts.a, &hosts.b] {
+        host.assert_no_images();
+    }
+    let events = hosts.assert_whole(download);
+    assert!(count(&events, "cancelled") == 0 && count(&events, "resumed") == 1);
     // For who looks how long it took (--nocapture).
-    println!("no byte for {:?} s", gaps.collect::<Vec<_>>());
+    println!("{text}{report}");
 }

@@ -16,6 +16,7 @@ use crate::access::Format;
 use crate::between_hosts::options::MoveOptions;
 use crate::checkpoint::notes::RequestId;
 use crate::config;
+use crate::containers::options::MoveContainerOptions;
 use crate::guests::Limits;
 use crate::site::files::Tags;
 use crate::site::is_of_the_server;
@@ -373,6 +374,10 @@ pub enum Command {
     /// for on both hosts first
     #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
     Move(MoveOptions),
+
+    /// Move the container of a running server to another host, by ssh and the engine that runs it, with its connections
+    #[command(after_help = EXIT_CODES)]
+    MoveContainer(MoveContainerOptions),
 
     /// Receive a server. Started by `move` on the other host.
     #[command(hide = true)]

@@ -70,6 +70,11 @@ pub enum Error {
          and never will: mpq-serve restore --rollback --images {1}"
     )]
     Unconfirmed(String, PathBuf),
+    #[error(
+        "the container was sent to B, and it is not known whether it runs there: {0}; look there. Only if it does not, \
+         and never will, have the engine restore it from {1}"
+    )]
+    UnconfirmedContainer(String, PathBuf),
     #[error("the restore failed: {0}")]
     NotReceived(String),
     #[error("the host that the server comes from: {0}")]
@@ -117,7 +122,7 @@ impl Error {
             Self::Fenced(..) => 11,
             Self::InTheWay(_) => 12,
             Self::Returned(_) => 13,
-            Self::Stranded(..) | Self::Unconfirmed(..) => 14,
+            Self::Stranded(..) | Self::Unconfirmed(..) | Self::UnconfirmedContainer(..) => 14,
             Self::Told(failure) => failure.code,
         }
     }

@@ -3,7 +3,7 @@
 //! [`serve`] runs the server: it answers with the contents of a [`site`], and on SIGUSR1 it announces
 //! its move, parks, and has itself frozen (`relocate`). A helper outside of its process tree runs CRIU
 //! on it, and another command brings it back; all that is in [`checkpoint`]. One command does all of it with another
-//! host (`between_hosts`).
+//! host (`between_hosts`), and another one with the engine that runs it in a container (`containers`).
 
 pub mod access;
 pub mod args;
@@ -11,6 +11,7 @@ pub mod between_hosts;
 mod certificate;
 pub mod checkpoint;
 mod config;
+pub mod containers;
 pub mod error;
 mod greeting;
 mod guests;
@@ -88,6 +89,7 @@ pub fn main() -> ExitCode {
             restore::run(&images, options)
         }
         Some(Command::Move(options)) => between_hosts::source::run(&options),
+        Some(Command::MoveContainer(options)) => containers::run(&options),
         Some(Command::Receive) => between_hosts::target::run(),
         Some(Command::Release { images, valid }) => restore::release(&images, valid),
         Some(Command::Forward { control, request }) => {

@@ -156,10 +156,6 @@ impl TwoHosts {
         wait_until("the server", LIMIT, || {
             hosts.log().contains("download with")
         });
-        wait_until("sshd", LIMIT, || {
-            let log = fs::read_to_string(hosts.file("sshd.log")).unwrap_or_default();
-            log.contains("Server listening")
-        });
         hosts
     }
 
@@ -186,11 +182,7 @@ impl TwoHosts {
             criu_there.display(),
             program.display()
         );
-        let ssh = format!(
-            "ssh -F none -i {} -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no \
-             -o BatchMode=yes -o LogLevel=ERROR",
-            self.file("key").display()
-        );
+        let ssh = ssh(self.folder.path());
         let mut command = self.a.command(program);
         command
             .args(["move", "--to", &format!("root@{B}"), "--pid-file"])
@@ -295,7 +287,17 @@ fn start_server(a: &Space, folder: &Path, options: &[&str]) -> Child {
         .unwrap()
 }
 
-fn start_sshd(b: &Space, folder: &Path) -> Child {
+/// What reaches the second host's ssh server, whose folder this is.
+pub(crate) fn ssh(folder: &Path) -> String {
+    format!(
+        "ssh -F none -i {} -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no \
+         -o BatchMode=yes -o LogLevel=ERROR",
+        folder.join("key").display()
+    )
+}
+
+/// Starts the second host's ssh server.
+pub(crate) fn start_sshd(b: &Space, folder: &Path) -> Child {
     for key in ["key", "host_key"] {
         let file = folder.join(key);
         let arguments = [
@@ -331,11 +333,16 @@ fn start_sshd(b: &Space, folder: &Path) -> Child {
     fs::write(folder.join("sshd.conf"), config).unwrap();
     let libraries = std::env::join_paths(sshd::libraries().unwrap()).unwrap();
     let mut command = b.command(sshd::program().unwrap());
-    command
+    let sshd = command
         .args(["-D", "-E", &file("sshd.log"), "-f", &file("sshd.conf")])
         .env("LD_LIBRARY_PATH", libraries)
         .spawn()
-        .unwrap()
+        .unwrap();
+    wait_until("sshd", LIMIT, || {
+        let log = fs::read_to_string(folder.join("sshd.log")).unwrap_or_default();
+        log.contains("Server listening")
+    });
+    sshd
 }
 
 /// What a command said that ended with this exit code.

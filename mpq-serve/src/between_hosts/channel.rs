@@ -207,9 +207,9 @@ fn relay(stderr: impl Read, host: &str) {
 }
 
 /// As the shell at B takes it for one word.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    match text.chars().all(is_plain) {
+    match !text.is_empty() && text.chars().all(is_plain) {
         true => text.to_owned(),
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
@@ -222,6 +222,7 @@ mod tests {
     #[test]
     fn a_shell_reads_one_word() {
         assert_eq!(quoted("/usr/bin/mpq-serve"), "/usr/bin/mpq-serve");
+        assert_eq!(quoted(""), "''");
         assert_eq!(quoted("/it's here"), r"'/it'\''s here'");
     }
 }

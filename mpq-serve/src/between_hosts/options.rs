@@ -63,14 +63,15 @@ pub struct MoveOptions {
 }
 
 /// A host that ssh does not take for an option.
-fn host(text: &str) -> Result<String, String> {
+pub(crate) fn host(text: &str) -> Result<String, String> {
     match text.is_empty() || text.starts_with('-') {
         true => Err("expected [USER@]HOST".to_owned()),
         false => Ok(text.to_owned()),
     }
 }
 
-fn command(text: &str) -> Result<String, String> {
+/// A program, with its options.
+pub(crate) fn command(text: &str) -> Result<String, String> {
     match text.trim().is_empty() {
         true => Err("expected a program".to_owned()),
         false => Ok(text.to_owned()),
