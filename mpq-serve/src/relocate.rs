@@ -20,7 +20,7 @@ use crate::checkpoint::notes::{
     CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
     Unpark, Waiting, now,
 };
-use crate::checkpoint::park::{Outcome, Parked};
+use crate::checkpoint::park::{self, Outcome, Parked};
 use crate::checkpoint::process::Identity;
 use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, preflight, stdio};
 use crate::error::{At, Error, Failure};
@@ -240,7 +240,8 @@ impl Mover {
             };
             tracing::error!("{error}");
             one.control.clear_on::<Undumped>(&one.id);
-            if is_awaited {
+            // Whoever has parked it waits no longer.
+            if is_awaited && self::is_awaited(&one.control) {
                 fail(&one.control, &one.id, &error);
             }
         });
@@ -254,11 +255,15 @@ impl Mover {
         self.is_awaited().then_some(request)
     }
 
-    /// Whether there is a `checkpoint` command.
     fn is_awaited(&self) -> bool {
-        let locked = self.control.try_lock(LockOf::Command);
-        locked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        is_awaited(&self.control)
     }
+}
+
+/// Whether there is a command that waits for what becomes of the move.
+fn is_awaited(control: &Control) -> bool {
+    let locked = control.try_lock(LockOf::Command);
+    locked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// Says which process this is.
@@ -504,11 +509,7 @@ impl Move {
                     tracing::warn!("`park` will not find this server: {error}");
                 }
                 tracing::info!("restored");
-                // Any host has the unspecified address.
-                Thaw::At(match parked.listen.ip().is_unspecified() {
-                    true => parked.listen,
-                    false => parked.targets[0],
-                })
+                Thaw::At(park::address(parked))
             }
             Outcome::Unparked => Thaw::Failed(Error::Dump("told to go on".into()).into()),
             Outcome::Forgotten => Thaw::Failed(Error::Dump("nobody dumped it".into()).into()),

@@ -153,10 +153,10 @@ impl RunningServer {
             park: Some(limit),
         };
         self.ask(&request, || {
-            let parked = || Some(Ok(drop(self.control.read_on::<Manifest>(&id)?)));
+            let parked = self.control.read_on::<Manifest>(&id).map(|_| Ok(()));
             let ended = self.process.has_ended();
             failed(&self.control, &id)
-                .or_else(parked)
+                .or(parked)
                 .or(ended.then_some(Err(Error::Died)))
         })
     }

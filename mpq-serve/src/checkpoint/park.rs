@@ -4,13 +4,13 @@
 //! Nobody has to tell it: a restored process is a new one, which started later than the one that was dumped.
 //! Nothing here keeps the one that was dumped from going on as well: whoever dumps it has to end it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::command::RunningServer;
 use super::control::Control;
-use super::notes::Unpark;
+use super::notes::{Manifest, Unpark};
 use super::process::Identity;
 use crate::error::{At, Error};
 
@@ -82,6 +82,20 @@ impl Parked {
             return Some(Outcome::Restored);
         }
         outcome
+    }
+}
+
+/// Where a restored server is to listen: where it did, if that was all addresses of its host, or else at the first one
+/// that was announced which its host has. If it has none of these the server was restored where it was.
+pub fn address(parked: &Manifest) -> SocketAddr {
+    let is_here = |target: &&SocketAddr| UdpSocket::bind(target).is_ok();
+    match parked.listen.ip().is_unspecified() {
+        true => parked.listen,
+        false => *parked
+            .targets
+            .iter()
+            .find(is_here)
+            .unwrap_or(&parked.listen),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::Error;
 /// So long the server stands still at the most, if this process ends and leaves it so.
 const PARKED_AT_MOST: &str = "10m";
 
-/// A command: words, or several of them for a shell.
+/// What a shell is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script(pub String);
 
@@ -186,8 +186,61 @@ fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// These words, as a shell understands them.
+/// These words, as a shell takes them.
 pub fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Script {
     let words: Vec<_> = words.into_iter().map(quoted).collect();
     Script(words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: MoveContainerOptions,
+    }
+
+    fn container(engine: &[&str]) -> Result<Container, Error> {
+        let line = ["", "s 1", "--to", "B", "--address", "10.1.0.3:4433"];
+        let line = [&line[..], engine].concat();
+        Container::new(&Line::parse_from(line).options)
+    }
+
+    #[test]
+    fn each_engine_is_spoken_to_in_its_words() {
+        let folder = Path::new("/run/i");
+        let podman = container(&[]).unwrap();
+        let address = "10.1.0.3:4433".parse().unwrap();
+        for (script, expected) in [
+            (
+                podman.park(address),
+                "podman exec 's 1' mpq-serve park --pid 1 --migrate-to '10.1.0.3:4433' --limit 10m",
+            ),
+            (
+                podman.checkpoint(folder),
+                "podman container checkpoint --export /run/i/container.tar --compress none 's 1'",
+            ),
+            (podman.back(folder)[0].clone(), "podman rm 's 1'"),
+        ] {
+            assert_eq!(script.0, expected);
+        }
+        let engine = ["--engine", "/opt/runc --root /r", "--bundle", "/b"];
+        let runc = container(&engine).unwrap();
+        assert_eq!(runc.is_there().0, "/opt/runc --root /r state 's 1'");
+        let back = runc.back(folder);
+        assert_eq!(back, [runc.restore(folder)]);
+        assert!(back[0].0.contains("restore --detach --bundle /b"));
+    }
+
+    #[test]
+    fn an_engine_that_is_not_known_or_has_no_bundle_is_in_the_way() {
+        for engine in ["docker", "runc", "crun"] {
+            let refused = container(&["--engine", engine]);
+            assert!(matches!(refused, Err(Error::InTheWay(_))), "{engine}");
+        }
+    }
 }
