@@ -154,6 +154,10 @@ async fn a_move_that_comes_to_nothing_leaves_such_a_client_where_it_was() {
     let freeze = async { Thaw::Failed("no room".into()) };
     let moved = bench.server.relocate(announcement, freeze, |_| ());
     in_time(moved).await.unwrap_err();
+    assert!(
+        bench.server.forwarding().is_none(),
+        "there is nothing to forward"
+    );
     plain.grows().await;
     bench.end();
     let body: Bytes = in_time(plain.body).await.unwrap().into();

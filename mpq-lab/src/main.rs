@@ -40,7 +40,7 @@ enum Command {
     },
     /// Run experiments of your own
     Run {
-        /// Their files; mpq-lab/scenarios has examples
+        /// Their files, or names of those in mpq-lab/scenarios
         #[arg(required = true, value_name = "FILE")]
         scenarios: Vec<PathBuf>,
 

@@ -232,7 +232,8 @@ impl Server {
     }
 
     /// What a [`Forwarder`](crate::forwarder::Forwarder) at the present address has to know. There is something from
-    /// the freeze of a move on that was announced as [forwarded](Announcement::forwarded), until the next move.
+    /// the freeze of a move on that was announced as [forwarded](Announcement::forwarded), until that has failed or the
+    /// next one begins.
     pub fn forwarding(&self) -> Option<Forwarding> {
         self.forwarding.lock().unwrap().clone()
     }

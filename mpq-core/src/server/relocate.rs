@@ -139,6 +139,7 @@ impl Relocation {
                     self.draining.clear();
                     self.listener.end_arrival();
                     if !moved {
+                        *self.forwarding.lock().unwrap() = None;
                         self.each_peer(Peer::stay);
                     }
                     self.each_peer(|peer| drop(peer.handle(peer::Input::Release)));

@@ -31,7 +31,7 @@
 //! ```
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -213,11 +213,16 @@ impl Scenario {
         }
     }
 
-    /// Reads a scenario's file.
+    /// Reads a scenario's file; if it is not there, the one of that name that comes with the lab.
     ///
     /// # Errors
     /// If it cannot be read, or is wrong; the message names the file, the line and the field.
     pub fn read(file: &Path) -> Result<Scenario> {
+        let of_the_lab = folder().join(file);
+        let file = match !file.exists() && of_the_lab.exists() {
+            true => &of_the_lab,
+            false => file,
+        };
         let wrong = || format!("the scenario {} is not usable", file.display());
         let text = std::fs::read_to_string(file).with_context(wrong)?;
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -229,8 +234,7 @@ impl Scenario {
     /// # Errors
     /// If its file is not there.
     pub fn shipped(name: &str) -> Result<Scenario> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        Scenario::read(&folder.join(name).with_extension("toml"))
+        Scenario::read(&folder().join(name).with_extension("toml"))
     }
 
     /// Reads a scenario.
@@ -274,6 +278,11 @@ impl Scenario {
             ..self.clone()
         }
     }
+}
+
+/// Where the scenarios are that come with the lab.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
 }
 
 /// A scenario as it is written.
@@ -461,7 +470,9 @@ mod tests {
 
     #[test]
     fn the_strategies_meet_eight_outages() {
-        let moves = Scenario::shipped("strategies").unwrap().moves.unwrap();
+        // As it is named on the command line.
+        let strategies = Scenario::read(Path::new("strategies.toml")).unwrap();
+        let moves = strategies.moves.unwrap();
         let outages: std::collections::BTreeSet<_> =
             (1..=16).map(|run| moves.outage(run)).collect();
         assert_eq!(outages.len(), 8);
