@@ -20,9 +20,6 @@ pub(super) const LEAVING: Duration = Duration::from_millis(50);
 /// every connection, also for those that never move. So one path is opened from each interface to each target, and
 /// stays. Where targets times interfaces are more than the ids that are left, the first targets have paths.
 ///
-/// Nor does noq repeat it for ever. After half a minute and some sixteen packets nothing more goes over a path that
-/// nobody answers. The paper's outages are shorter.
-///
 /// Nor can noq end a continuation path at once, as the paper does when the server ceases to respond. It would tell
 /// the server (PATH_ABANDON) over that very path, as no other is validated, and not again; the restored server would
 /// go on to use the path, and what it sends there would be lost. So nothing is sent over the path any more, and it is
