@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -104,7 +105,8 @@ impl Host {
         match self {
             Self::Here => {
                 let mut command = Command::new("sh");
-                command.args(["-c", script]);
+                // A Ctrl-C of the terminal does not end the engine in the middle of its work.
+                command.args(["-c", script]).process_group(0);
                 command
             }
             Self::There { ssh, host } => {
