@@ -53,7 +53,7 @@ pub struct ClientMachine {
     pub(super) heard: Instant,
     pub(super) expecting: bool,
     /// The server is at another address, and not all paths are there yet.
-    settling: bool,
+    settling: Option<BTreeSet<IpAddr>>,
     pub(super) rng: fastrand::Rng,
     pub(super) outputs: VecDeque<Output>,
 }
@@ -86,7 +86,7 @@ impl ClientMachine {
             rtt,
             heard: now,
             expecting: false,
-            settling: false,
+            settling: None,
             outputs: VecDeque::from([Output::Send(hello)]),
         }
     }
@@ -465,14 +465,18 @@ impl ClientMachine {
         let elsewhere = self.paths.openings_elsewhere(self.path_remote());
         elsewhere.into_iter().for_each(|old| self.abandon(old));
         self.enter(Phase::Settled);
-        self.settling = true;
+        // An interface that nobody could be reached from before is not waited for.
+        self.settling = Some(self.paths.locals_in_use());
         self.event(Event::Moved { sequence, remote });
     }
 
     /// Tells once all paths are where the server is.
     fn end_settling(&mut self) {
-        if self.settling && self.paths.are_all_at(self.path_remote()) {
-            self.settling = false;
+        let Some(in_use) = &self.settling else {
+            return;
+        };
+        if self.paths.are_all_at(self.path_remote(), in_use) {
+            self.settling = None;
             let remote = self.remote;
             self.event(Event::Settled { remote });
         }

@@ -312,7 +312,7 @@ pub enum Event {
         /// The server's address from now on.
         remote: SocketAddr,
     },
-    /// All paths are on the new address.
+    /// All paths are on the new address, from each interface that had one before.
     Settled {
         /// The server's address.
         remote: SocketAddr,

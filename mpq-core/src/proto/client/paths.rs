@@ -172,17 +172,21 @@ impl Paths {
         in_use.map(|path| path.id)
     }
 
-    /// Whether there is a path from every local address to `remote`, and none to anywhere else.
-    pub(super) fn are_all_at(&self, remote: SocketAddr) -> bool {
-        let is_at = |l: &IpAddr| {
-            let is_this = |p: &Path| (p.local, p.remote) == (*l, remote) && !p.closing;
-            self.open.iter().any(is_this)
+    /// The local addresses that paths are open from.
+    pub(super) fn locals_in_use(&self) -> BTreeSet<IpAddr> {
+        self.open.iter().map(|path| path.local).collect()
+    }
+
+    /// Whether all paths lead to `remote`, and there is one from each of these local addresses that reaches it still.
+    pub(super) fn are_all_at(&self, remote: SocketAddr, from: &BTreeSet<IpAddr>) -> bool {
+        let is_at = |path: &Path| {
+            path.remote == remote && self.locals.contains(&path.local) && !path.closing
         };
-        let mut facing = self
-            .locals
-            .iter()
-            .filter(|l| l.is_ipv4() == remote.is_ipv4());
-        facing.all(is_at) && self.open.len() == self.facing(remote) as usize
+        let has_path = |local: &IpAddr| self.open.iter().any(|path| path.local == *local);
+        let reaches = |l: &&IpAddr| from.contains(l) && l.is_ipv4() == remote.is_ipv4();
+        !self.open.is_empty()
+            && self.open.iter().all(is_at)
+            && self.locals.iter().filter(reaches).all(has_path)
     }
 
     /// How many local addresses are of the family of a remote one.

@@ -118,6 +118,7 @@ impl World {
             Event::Moved { remote, .. } => {
                 peer.probes.remove(&remote.ip());
                 peer.settling = true;
+                peer.in_use = peer.open.values().map(|path| path.local).collect();
             }
             Event::Settled { .. } => {
                 peer.settling = false;

@@ -99,6 +99,8 @@ pub(crate) struct Peer {
     pub(super) heard: Instant,
     /// It has moved, and its paths have not all.
     pub(super) settling: bool,
+    /// Where it had paths from when it was.
+    pub(super) in_use: BTreeSet<IpAddr>,
     /// Why its connection may be lost.
     pub(super) excuse: Option<Excuse>,
 }
@@ -138,6 +140,7 @@ impl Peer {
             announcements: Vec::new(),
             heard: now,
             settling: false,
+            in_use: BTreeSet::new(),
             excuse: None,
         }
     }
