@@ -15,6 +15,7 @@ use mpq_core::{Congestion, Resume};
 use crate::access::Format;
 use crate::between_hosts::options::MoveOptions;
 use crate::checkpoint::notes::RequestId;
+use crate::checkpoint::owner::Owner;
 use crate::config;
 use crate::containers::options::MoveContainerOptions;
 use crate::guests::Limits;
@@ -417,8 +418,16 @@ pub enum Command {
         pid: i32,
 
         /// Directory for the images, made for them
-        #[arg(long, value_name = "DIR")]
-        images: PathBuf,
+        #[arg(long, value_name = "DIR", required_unless_present = "dumper")]
+        images: Option<PathBuf>,
+
+        /// Process of root's that dumps it instead, into another one
+        #[arg(long, value_name = "PID", conflicts_with = "images", value_parser = pid())]
+        dumper: Option<i32>,
+
+        /// User and group of the server, if this is root and it is another one's
+        #[arg(long, value_name = "UID:GID", requires = "images", value_parser = owner)]
+        owner: Option<Owner>,
 
         /// Directory through which the server and its helper talk
         #[arg(long, value_name = "DIR")]
@@ -506,6 +515,17 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
         return Err(format!("{name} is the server's to say"));
     }
     Ok((name, value))
+}
+
+/// A user and a group.
+fn owner(text: &str) -> Result<Owner, String> {
+    let ids = text.split_once(':').and_then(|(uid, gid)| {
+        Some(Owner {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        })
+    });
+    ids.ok_or_else(|| "expected UID:GID".to_owned())
 }
 
 /// A name that clients can be told.

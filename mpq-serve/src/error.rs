@@ -26,7 +26,7 @@ pub enum Error {
     Fenced(PathBuf, String),
     #[error("refused: the images in {0} are being restored or released already")]
     ImagesBusy(PathBuf),
-    #[error("{0} is not safe for keys: {1}")]
+    #[error("{0} cannot be trusted: {1}")]
     Untrusted(PathBuf, String),
     #[error("no CRIU found: install CRIU 4.2 or newer, or name it in MPQ_CRIU")]
     NoCriu,

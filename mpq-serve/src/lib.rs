@@ -34,10 +34,11 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use checkpoint::control::Control;
+use checkpoint::helper::{self, Dumper, Task};
 use checkpoint::hook::{Hook, Order};
 use checkpoint::restore::{self, Restore};
 use checkpoint::token::Claim;
-use checkpoint::{command, forward, helper, park};
+use checkpoint::{command, for_user, forward, park};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
@@ -98,14 +99,31 @@ pub fn main() -> ExitCode {
         Some(Command::Dump {
             pid,
             images,
+            dumper,
+            owner,
             control,
             request,
-        }) => helper::run(&Order {
-            pid,
-            images,
-            control,
-            request,
-        }),
+        }) => {
+            let images = images.unwrap_or_default();
+            match owner {
+                Some(_) => for_user::run(Order {
+                    pid,
+                    images,
+                    control,
+                    request,
+                    owner,
+                }),
+                None => helper::run(&Task {
+                    pid,
+                    control: Control::at(control),
+                    request,
+                    dumper: match dumper {
+                        Some(dumper) => Dumper::Root(dumper),
+                        None => Dumper::Helper { images, criu: None },
+                    },
+                }),
+            }
+        }
     };
     match result {
         Ok(()) => {

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
+use crate::checkpoint::helper::Dumper;
 use crate::checkpoint::notes::{
     CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
     Unpark, Waiting, now,
@@ -215,6 +216,7 @@ impl Mover {
             criu: None,
             forward: false,
             park: None,
+            dumper: None,
         });
         let progress = Arc::new(Progress {
             step: watch::Sender::new(Step::Announced),
@@ -226,7 +228,6 @@ impl Mover {
             options: self.options.clone(),
             doors: self.doors.clone(),
             id: request.id.clone(),
-            criu: request.criu.clone(),
             forward: request.forward,
             progress: progress.clone(),
             undumped: Mutex::default(),
@@ -314,8 +315,8 @@ fn fail(control: &Control, id: &RequestId, error: &Error) {
 enum Freeze {
     /// Nothing: it is silent for so long.
     InProcess(Duration),
-    /// The helper, by CRIU, into this folder.
-    ByHelper(PathBuf),
+    /// CRIU, which this one runs.
+    By(Dumper),
     /// Whoever has it parked, in this time.
     ByOthers(Duration),
 }
@@ -327,8 +328,6 @@ struct Move {
     options: Serve,
     doors: Arc<tokio::sync::Mutex<Doors>>,
     id: RequestId,
-    /// Which is to dump it.
-    criu: Option<PathBuf>,
     /// Whether clients that cannot follow are kept, and forwarded.
     forward: bool,
     progress: Arc<Progress>,
@@ -346,26 +345,34 @@ impl Move {
             return Err(Error::Dump("nowhere to move to: give --migrate-to".into()));
         }
         if let Some(silence) = self.options.move_in_process {
-            return self.relocate(targets, &Freeze::InProcess(silence)).await;
+            return self.relocate(targets, Freeze::InProcess(silence)).await;
         }
         if let Some(limit) = request.park {
-            preflight::check_maps()?;
-            return self.relocate(targets, &Freeze::ByOthers(limit)).await;
+            preflight::check_maps("self")?;
+            return self.relocate(targets, Freeze::ByOthers(limit)).await;
+        }
+        if let Some(dumper) = request.dumper {
+            let dumper = Freeze::By(Dumper::Root(dumper));
+            return self.relocate(targets, dumper).await;
         }
         let parent = request.images.or_else(|| self.options.images.clone());
         let parent = std::path::absolute(parent.unwrap_or_else(Control::images)).at(".")?;
         // Before anybody is told of a move that cannot be.
-        let images = preflight::prepare(&parent, &self.id, self.criu.as_deref())?;
-        let freeze = Freeze::ByHelper(images);
-        let moved = self.relocate(targets, &freeze).await;
-        if let (Err(_), Freeze::ByHelper(images)) = (&moved, freeze) {
+        let criu = request.criu;
+        let images = preflight::prepare("self", &parent, &self.id, criu.as_deref())?;
+        let dumper = Dumper::Helper {
+            images: images.clone(),
+            criu,
+        };
+        let moved = self.relocate(targets, Freeze::By(dumper)).await;
+        if moved.is_err() {
             // Unless there is something in it, which the helper may still write or remove.
             let _ = std::fs::remove_dir(images);
         }
         moved
     }
 
-    async fn relocate(&self, targets: Vec<SocketAddr>, freeze: &Freeze) -> Result<(), Error> {
+    async fn relocate(&self, targets: Vec<SocketAddr>, freeze: Freeze) -> Result<(), Error> {
         let announcement = Announcement {
             targets: match self.options.unannounced {
                 true => Vec::new(),
@@ -385,7 +392,7 @@ impl Move {
         let frozen = async {
             self.progress.step.send_replace(Step::Parked);
             self.doors.lock().await.close().await;
-            let thaw = match freeze {
+            let thaw = match &freeze {
                 Freeze::InProcess(silence) => tokio::select! {
                     () = tokio::time::sleep(*silence) => Thaw::At(targets[0]),
                     () = self.told_to_leave() => Thaw::Failed(Error::Leaving.into()),
@@ -394,10 +401,10 @@ impl Move {
                     let parked = self.manifest(targets.clone(), announced);
                     self.stand_by(&parked, *limit).await
                 }
-                Freeze::ByHelper(images) => match helper.await {
+                Freeze::By(dumper) => match helper.await {
                     Ok(Ok(helper)) => {
                         let parked = self.manifest(targets.clone(), announced);
-                        self.freeze(&parked, helper, images).await
+                        self.freeze(&parked, helper, dumper.images()).await
                     }
                     Ok(Err(error)) => Thaw::Failed(error.into()),
                     Err(_) => Thaw::Failed("the helper was not started".into()),
@@ -421,11 +428,11 @@ impl Move {
             }
         };
         let start_helper = async {
-            if let Freeze::ByHelper(images) = freeze {
+            if let Freeze::By(dumper) = &freeze {
                 tokio::time::sleep(self.options.lead.saturating_sub(HEAD_START)).await;
                 let (control, id) = (self.control.clone(), self.id.clone());
-                let (images, criu) = (images.clone(), self.criu.clone());
-                let start = move || helper::start(&control, &images, &id, criu.as_deref());
+                let dumper = dumper.clone();
+                let start = move || helper::start(&control, &id, &dumper);
                 if let Ok(result) = tokio::task::spawn_blocking(start).await {
                     let _ = starts_helper.send(result);
                 }
@@ -474,6 +481,7 @@ impl Move {
             dumped: 0.0,
             pid_file: self.options.pid_file.clone(),
             log_file: self.options.log_file.clone(),
+            owner: None,
             files: Default::default(),
         }
     }
@@ -523,8 +531,8 @@ impl Move {
         }
     }
 
-    /// Has the helper dump the process into `images`, and resolves when it has woken, here or there.
-    async fn freeze(&self, parked: &Manifest, helper: i32, images: &Path) -> Thaw {
+    /// Has the helper dump the process, into `images` if it has them itself, and resolves when it has woken, here or there.
+    async fn freeze(&self, parked: &Manifest, helper: i32, images: Option<&Path>) -> Thaw {
         for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
             clear(&self.control);
         }
@@ -574,7 +582,7 @@ impl Move {
         self.thawed().unwrap_or_else(|| {
             forward::end_of(&self.control, &self.id);
             // The helper and CRIU may have been killed when they were complete. Another server would wake from them.
-            images::discard(images);
+            images.into_iter().for_each(images::discard);
             let message = failure.message.clone();
             *self.undumped.lock().expect("nobody panics") = Some(failure);
             Thaw::Failed(message.into())

@@ -41,6 +41,7 @@ fn images_of(version: &str, folder: &Path, listen: &str) {
         dump_started: 0.0,
         dumped: 0.0,
         pid_file: None,
+        owner: None,
         log_file: Some(folder.join("log")),
         files: Default::default(),
     };

@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -48,6 +49,29 @@ impl Operated {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::create_dir(folder.path().join("images")).unwrap();
         let server = spawn(program, criu, folder.path(), "127.0.0.1:0", options);
+        Self::started(server, folder, criu)
+    }
+
+    /// One that runs as this user, who has no more of the folder than a log and `run`, with the pid file in it.
+    pub(crate) fn start_for_user(criu: &Path, user: u32, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let [images, run, log] = ["images", "run", "log"].map(|name| folder.path().join(name));
+        fs::create_dir(images).unwrap();
+        fs::create_dir(&run).unwrap();
+        fs::write(&log, "").unwrap();
+        chmod(folder.path(), 0o755);
+        for path in [&run, &log] {
+            chown(path, Some(user), Some(user)).unwrap();
+        }
+        let program = built("mpq-serve").unwrap();
+        let mut command = command(&program, folder.path(), "127.0.0.1:0", options);
+        command.arg("--pid-file").arg(run.join("pid"));
+        command.env("XDG_RUNTIME_DIR", run).uid(user).gid(user);
+        let server = command.spawn().unwrap();
+        Self::started(server, folder, criu)
+    }
+
+    fn started(server: Child, folder: TempDir, criu: &Path) -> Self {
         let mut operated = Self {
             server,
             folder,
@@ -168,15 +192,19 @@ impl Operated {
 }
 
 fn spawn(program: &Path, criu: &Path, folder: &Path, listen: &str, options: &[&str]) -> Child {
-    Command::new(program)
+    let mut command = command(program, folder, listen, options);
+    command.env("MPQ_CRIU", criu).spawn().unwrap()
+}
+
+fn command(program: &Path, folder: &Path, listen: &str, options: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(["--listen", listen, "--random", "1M"])
         .args(options)
         .arg("--log-file")
         .arg(folder.join("log"))
-        .env("MPQ_CRIU", criu)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stdin(Stdio::null());
+    command
 }
 
 impl Drop for Operated {
@@ -281,7 +309,7 @@ impl ScriptedCriu {
     pub(crate) fn new(action: &str, script: &str) -> Self {
         let scripted = Self(tempfile::tempdir().unwrap());
         let text = format!(
-            "#!/bin/sh\n\
+            "#!/bin/sh -p\n\
              criu='{criu}' folder='{folder}' begun='{folder}/begun' ended='{folder}/ended'\n\
              case \"$*\" in {action}*) ;; *) exec $criu \"$@\";; esac\n\
              {script}\n",
@@ -306,7 +334,7 @@ impl ScriptedCriu {
         killed.write(
             "kill",
             &format!(
-                "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = {step} ] || exit 0\n{find}\n{also}\nkill -9 $criu\n"
+                "#!/bin/sh -p\n[ $CRTOOLS_SCRIPT_ACTION = {step} ] || exit 0\n{find}\n{also}\nkill -9 $criu\n"
             ),
         );
         killed

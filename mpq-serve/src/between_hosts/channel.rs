@@ -10,12 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::interruption::Interruption;
-use super::messages::{ToSource, ToTarget, printable, read, write};
+use super::messages::{ToSource, ToTarget, read, write};
 use super::options::MoveOptions;
 use crate::checkpoint::control::{POLL_INTERVAL, wait_for};
 use crate::checkpoint::images::Images;
 use crate::error::Error;
-use crate::log;
+use crate::log::{self, printable};
 
 /// How often it is looked whether the operator ends the move.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(20);

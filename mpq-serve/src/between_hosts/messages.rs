@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::log::printable;
 
 /// No message is longer, bytes.
 const MAX_LENGTH: u64 = 1 << 20;
@@ -135,15 +136,6 @@ pub fn read<M: DeserializeOwned>(from: &mut impl BufRead) -> Result<Option<M>, S
     serde_json::from_slice(&line)
         .map(Some)
         .map_err(|error| format!("it said {:?}: {error}", said()))
-}
-
-/// The words of another host may have anything in them, such as what changes the colours of a terminal.
-pub fn printable(text: &str) -> String {
-    let safe = |c: char| match c.is_control() {
-        true => char::REPLACEMENT_CHARACTER,
-        false => c,
-    };
-    text.chars().map(safe).collect()
 }
 
 #[cfg(test)]

@@ -28,13 +28,21 @@ pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error>
     let files: BTreeSet<&str> = preflight::mapped(&maps).filter(is_there).collect();
     let files = files.into_iter().map(|path| {
         let path = PathBuf::from(path);
-        let sha256 = ImageFile::of(&path).at(&path)?.sha256;
+        // The user of the server has named it.
+        let file = match &server.owner {
+            Some(owner) => owner.act(|| ImageFile::of(&path)),
+            None => ImageFile::of(&path),
+        };
+        let sha256 = file.at(&path)?.sha256;
         Ok(NeededFile { path, sha256 })
     });
     let settings = server.settings().unwrap_or_default();
     let cwd = proc.join("cwd");
     let mut folders = vec![fs::read_link(&cwd).at(cwd)?];
     folders.extend(settings.folders);
+    // That of root is made.
+    let around = server.controls().filter(|_| server.owner.is_some());
+    folders.extend(around.and_then(Path::parent).map(PathBuf::from));
     let log_file = options.log_file.clone();
     folders.extend(
         log_file

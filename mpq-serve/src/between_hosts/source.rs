@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::channel::Channel;
 use super::interruption::Interruption;
-use super::messages::{Findings, Needs, ToSource, ToTarget, printable};
+use super::messages::{Findings, Needs, ToSource, ToTarget};
 use super::needs;
 use super::options::MoveOptions;
 use super::timing::Timing;
@@ -20,7 +20,7 @@ use crate::checkpoint::restore::{Restore, bring_back};
 use crate::checkpoint::say;
 use crate::checkpoint::token::Claim;
 use crate::error::{At, Error};
-use crate::log;
+use crate::log::{self, printable};
 
 /// How long B may take to answer the offer; somebody may have to type a password.
 const OFFER_LIMIT: Duration = Duration::from_secs(120);
@@ -103,7 +103,7 @@ pub fn run(options: &MoveOptions) -> Result<(), Error> {
             drop(channel);
             log::tell(&format!("bringing the server back to A: {reason}"));
             if let Some(forwarder) = &forwarder {
-                forward::end(forwarder);
+                forward::end(forwarder, server.owner);
             }
             let undo = Restore {
                 listen: None,

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
+use super::for_user::RootsHelper;
 use super::notes::{
     CheckpointRequest, Done, Failed, Forwards, Manifest, RequestId, Serving, Settings, Unpark,
     Waiting,
 };
+use super::owner::Owner;
 use super::process::{Identity, Process};
-use super::say;
-use crate::error::{At, Error};
-use crate::log;
+use super::{say, trust};
+use crate::error::{At, Error, Failure};
+use crate::log::{self, printable};
 
 /// How long a server may take to be dumped.
 const DUMP_LIMIT: Duration = Duration::from_secs(3600);
@@ -25,6 +27,8 @@ const ENDING_LIMIT: Duration = Duration::from_millis(500);
 /// How long a parked server may take to hear that it is to go on, and then to do so.
 const HEARING_LIMIT: Duration = Duration::from_secs(2);
 const UNPARKING_LIMIT: Duration = Duration::from_secs(10);
+/// The exit code for a server that goes on.
+const NOT_DUMPED: u8 = 8;
 /// How long CRIU and the helper may take to end once the server has.
 const LAST_STEPS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -60,6 +64,8 @@ pub struct Dumped {
 pub struct RunningServer {
     /// Its process id.
     pub pid: i32,
+    /// Whose it is, if not this user's.
+    pub owner: Option<Owner>,
     control: Control,
     process: Process,
 }
@@ -75,12 +81,22 @@ impl RunningServer {
             (None, Some(file)) => read_pid(file)?,
             (None, None) => unreachable!("clap wants one of them"),
         };
-        let (control, process) = find_server(pid, pid_file)?;
+        let (owner, control, process) = find_server(pid, pid_file)?;
+        if let Some(file) = pid_file {
+            // Or somebody has it name the server of somebody else.
+            trust::way(file, owner.map_or_else(trust::me, |owner| owner.uid))?;
+        }
         Ok(Self {
             pid,
+            owner,
             control,
             process,
         })
+    }
+
+    /// The folder that those of its user's servers are in through which they are talked to.
+    pub fn controls(&self) -> Option<&Path> {
+        self.control.path().parent()
     }
 
     /// What it needs wherever it is, if it says so.
@@ -105,7 +121,10 @@ impl RunningServer {
         forward: bool,
     ) -> Result<Dumped, Error> {
         let Self {
-            control, process, ..
+            pid,
+            owner,
+            control,
+            process,
         } = self;
         let images = images.map(std::path::absolute).transpose().at(".")?;
         let _only_one = self.lock()?;
@@ -115,15 +134,22 @@ impl RunningServer {
             false => criu,
         });
         let id = RequestId::new();
+        let roots = |owner| RootsHelper::start(control, *pid, owner, images.clone(), &id);
+        let helper = owner.map(roots).transpose()?;
         let request = CheckpointRequest {
             id: id.clone(),
             images,
             migrate_to,
             criu,
             forward,
+            dumper: helper.as_ref().map(RootsHelper::pid),
             park: None,
         };
         let result = self.ask(&request, || outcome(control, process, &id));
+        let result = match helper {
+            Some(helper) => of_another_user(result, helper, process),
+            None => result,
+        };
         let forwarder = control.read_on::<Forwards>(&id);
         control.clear_on::<Done>(&id);
         control.clear_on::<Forwards>(&id);
@@ -150,6 +176,7 @@ impl RunningServer {
             migrate_to,
             criu: None,
             forward: false,
+            dumper: None,
             park: Some(limit),
         };
         self.ask(&request, || {
@@ -214,6 +241,29 @@ impl RunningServer {
     }
 }
 
+/// How it ended with the server of another user, who may have anything said here.
+fn of_another_user(
+    said: Result<PathBuf, Error>,
+    helper: RootsHelper,
+    server: &Process,
+) -> Result<PathBuf, Error> {
+    let failed = match said {
+        Err(Error::Told(Failure { message, code })) => {
+            let message = printable(&message);
+            // None is a success.
+            let code = if code == 0 { NOT_DUMPED } else { code };
+            Error::Told(Failure { message, code })
+        }
+        Err(error) => error,
+        Ok(_) => Error::Died,
+    };
+    if !server.has_ended() {
+        helper.give_up();
+        return Err(failed);
+    }
+    helper.images()?.ok_or(failed)
+}
+
 fn say_if_waiting(control: &Control, id: &RequestId) {
     if control.read_on::<Waiting>(id).is_some() {
         control.clear_on::<Waiting>(id);
@@ -255,13 +305,29 @@ fn lock(control: &Control, of: LockOf) -> Result<File, Error> {
 }
 
 /// The server that has this process id, if the process that has it now is that server.
-fn find_server(pid: i32, pid_file: Option<&Path>) -> Result<(Control, Process), Error> {
-    let control = Control::of(pid);
+fn find_server(
+    pid: i32,
+    pid_file: Option<&Path>,
+) -> Result<(Option<Owner>, Control, Process), Error> {
+    // Before it is looked at, so that it cannot become another one.
+    let process = Process::open(pid);
+    let own = Control::of(pid);
+    // Only root can do anything with those of others.
+    let is_root = trust::me() == 0;
+    let owner = Owner::of(pid).ok().flatten();
+    let owner = owner.filter(|_| is_root && !own.exists());
+    let control = match owner {
+        Some(owner) => Control::of_user(pid, owner).at("/proc")?,
+        None => own,
+    };
     if !control.exists() {
         return Err(not_there(
             pid,
             pid_file,
-            "no mpq-serve of this user has that process id",
+            match owner {
+                Some(_) => "it is no mpq-serve of this version",
+                None => "no mpq-serve of this user has that process id",
+            },
         ));
     }
     control.check()?;
@@ -272,11 +338,9 @@ fn find_server(pid: i32, pid_file: Option<&Path>) -> Result<(Control, Process), 
             "it was not started by this version",
         ));
     };
-    // Before it is looked at, so that it cannot become another one.
-    let process = Process::open(pid);
     let now = Identity::of(pid);
     let reason = match (process, now) {
-        (Ok(process), Ok(now)) if now == server => return Ok((control, process)),
+        (Ok(process), Ok(now)) if now == server => return Ok((owner, control, process)),
         (Ok(_), Ok(_)) => "that server has ended, and its process id is another program's now",
         _ => "that server has ended",
     };

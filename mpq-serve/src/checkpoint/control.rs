@@ -4,15 +4,18 @@
 //! rather than sockets, since a frozen server can hold none. What is said of one checkpoint carries the
 //! id of its request in its name: whoever waits hears of his own only.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::notes::{Note, RequestId, read_json, write_json};
+use super::owner::Owner;
 use super::process::Identity;
 use super::trust;
 use crate::error::{At, Error};
@@ -28,22 +31,56 @@ pub enum LockOf {
 
 /// A server's control directory.
 #[derive(Debug, Clone)]
-pub struct Control(PathBuf);
+pub struct Control {
+    path: PathBuf,
+    /// Whose it is, if not this user's.
+    owner: Option<Owner>,
+}
 
 impl Control {
     /// Of the server with this process id, for this user.
     pub fn of(pid: i32) -> Self {
-        Self(base().join(pid.to_string()))
+        Self::at(base().join(pid.to_string()))
+    }
+
+    /// Of the server with this process id, which runs as another user.
+    ///
+    /// # Errors
+    /// Its surroundings cannot be read.
+    pub fn of_user(pid: i32, owner: Owner) -> io::Result<Self> {
+        // The user can have them say anything.
+        let environment = fs::read(format!("/proc/{pid}/environ"))?;
+        let base = base_of(owner.uid, |name| variable(&environment, name));
+        Ok(Self::at(base.join(pid.to_string())).owned_by(Some(owner)))
     }
 
     /// At a path that was handed on.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self {
+            path: path.into(),
+            owner: None,
+        }
+    }
+
+    /// The same as a directory of that user.
+    pub fn owned_by(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Does something with files that its user names or has made, by that user's rights.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn act<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match &self.owner {
+            Some(owner) => owner.act(act),
+            None => act(),
+        }
     }
 
     /// Where images go if nobody says otherwise: on tmpfs, as they hold keys. Not in the directory of a server,
@@ -57,11 +94,9 @@ impl Control {
     /// # Errors
     /// Those of the file system, and as [`check`](Self::check).
     pub fn create(&self) -> Result<(), Error> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .at(&self.0)?;
+        let mut builder = fs::DirBuilder::new();
+        let make = || builder.recursive(true).mode(0o700).create(&self.path);
+        self.act(make).at(&self.path)?;
         self.check()
     }
 
@@ -80,29 +115,33 @@ impl Control {
     /// # Errors
     /// The directory, or the one that it is in, is another user's, or a link, or can be changed by others.
     pub fn check(&self) -> Result<(), Error> {
-        if let Some(base) = self.0.parent() {
-            trust::own_folder(base)?;
+        let user = self.owner.map_or_else(trust::me, |owner| owner.uid);
+        if let Some(base) = self.path.parent() {
+            trust::own_folder(base, user)?;
         }
-        trust::private_folder(&self.0)
+        trust::private_folder(&self.path, user)
     }
 
     /// Whether there is such a server, or was one that left no time to clean up.
     pub fn exists(&self) -> bool {
-        self.0.is_dir()
+        self.act(|| Ok(self.path.is_dir())).unwrap_or_default()
     }
 
     /// Removes it with all that is in it.
     pub fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = self.act(|| fs::remove_dir_all(&self.path));
     }
 
     /// Removes all notes.
     pub fn clear_all(&self) {
-        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|end| end == "json") {
-                let _ = fs::remove_file(entry.path());
+        let _ = self.act(|| {
+            for entry in fs::read_dir(&self.path)?.flatten() {
+                if entry.path().extension().is_some_and(|end| end == "json") {
+                    let _ = fs::remove_file(entry.path());
+                }
             }
-        }
+            Ok(())
+        });
     }
 
     /// Removes it if its server has ended, and nobody is about to talk with that.
@@ -119,7 +158,7 @@ impl Control {
     /// Removes what servers of this user have left that were killed.
     pub fn remove_dead() {
         for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
-            let control = Self(entry.path());
+            let control = Self::at(entry.path());
             let is_id = |name: &str| name.parse::<i32>().is_ok();
             if entry.file_name().to_str().is_some_and(is_id) && control.check().is_ok() {
                 control.remove_if_dead();
@@ -136,12 +175,10 @@ impl Control {
             LockOf::Command => "command.lock",
             LockOf::Helper => "helper.lock",
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(O_NOFOLLOW)
-            .open(self.0.join(name))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).mode(0o600);
+        options.custom_flags(O_NOFOLLOW | O_NONBLOCK);
+        let file = self.act(|| options.open(self.path.join(name)))?;
         file.try_lock()?;
         match file.metadata()?.nlink() {
             // It was removed with its directory in the meantime.
@@ -155,7 +192,7 @@ impl Control {
     /// # Errors
     /// Those of the file system.
     pub fn write<N: Note>(&self, note: &N) -> Result<(), Error> {
-        write_json(&self.file::<N>(None), note)
+        self.write_at(&self.file::<N>(None), note)
     }
 
     /// A note, if it is there, which is gone then.
@@ -168,12 +205,12 @@ impl Control {
 
     /// A note, if it is there.
     pub fn read<N: Note>(&self) -> Option<N> {
-        read_json(&self.file::<N>(None))
+        self.read_at(&self.file::<N>(None))
     }
 
     /// Removes a note.
     pub fn clear<N: Note>(&self) {
-        let _ = fs::remove_file(self.file::<N>(None));
+        let _ = self.act(|| fs::remove_file(self.file::<N>(None)));
     }
 
     /// Leaves a note on one request, whole or not at all.
@@ -181,22 +218,31 @@ impl Control {
     /// # Errors
     /// Those of the file system.
     pub fn write_on<N: Note>(&self, request: &RequestId, note: &N) -> Result<(), Error> {
-        write_json(&self.file::<N>(Some(request)), note)
+        self.write_at(&self.file::<N>(Some(request)), note)
     }
 
     /// A note on this request, if it is there.
     pub fn read_on<N: Note>(&self, request: &RequestId) -> Option<N> {
-        read_json(&self.file::<N>(Some(request)))
+        self.read_at(&self.file::<N>(Some(request)))
     }
 
     /// Removes a note on this request.
     pub fn clear_on<N: Note>(&self, request: &RequestId) {
-        let _ = fs::remove_file(self.file::<N>(Some(request)));
+        let _ = self.act(|| fs::remove_file(self.file::<N>(Some(request))));
+    }
+
+    fn write_at(&self, file: &Path, note: &impl Note) -> Result<(), Error> {
+        let written = self.act(|| Ok(write_json(file, note)));
+        written.at(file)?
+    }
+
+    fn read_at<N: Note>(&self, file: &Path) -> Option<N> {
+        self.act(|| Ok(read_json(file))).ok()?
     }
 
     fn file<N: Note>(&self, request: Option<&RequestId>) -> PathBuf {
         let name = N::NAME;
-        self.0.join(match request {
+        self.path.join(match request {
             Some(request) => format!("{name}-{request}.json"),
             None => format!("{name}.json"),
         })
@@ -205,14 +251,29 @@ impl Control {
 
 /// Where the control directories of this user's servers are.
 fn base() -> PathBuf {
-    let uid = nix::unistd::geteuid();
-    if uid.is_root() {
+    base_of(trust::me(), |name| std::env::var_os(name))
+}
+
+/// Where those of this user are, in these surroundings.
+fn base_of(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    if uid == 0 {
         PathBuf::from("/run/mpq-serve")
-    } else if let Some(run) = std::env::var_os("XDG_RUNTIME_DIR") {
+    } else if let Some(run) = variable("XDG_RUNTIME_DIR") {
         PathBuf::from(run).join("mpq-serve")
     } else {
-        std::env::temp_dir().join(format!("mpq-serve-{uid}"))
+        let usual = || "/tmp".into();
+        let folder = PathBuf::from(variable("TMPDIR").unwrap_or_else(usual));
+        folder.join(format!("mpq-serve-{uid}"))
     }
+}
+
+/// A variable of an environment, as the kernel says that (proc_pid_environ(5)).
+fn variable(environment: &[u8], name: &str) -> Option<OsString> {
+    let value = |entry: &'_ [u8]| {
+        let rest = entry.strip_prefix(name.as_bytes())?;
+        Some(OsStr::from_bytes(rest.strip_prefix(b"=")?).to_owned())
+    };
+    environment.split(|byte| *byte == 0).find_map(value)
 }
 
 /// Waits until `look` finds something.
@@ -255,6 +316,17 @@ mod tests {
         fs::create_dir(folder.path().join("elsewhere")).unwrap();
         symlink("../elsewhere", control.path()).unwrap();
         assert!(matches!(control.create(), Err(Error::Untrusted(..))));
+    }
+
+    #[test]
+    fn the_folder_of_another_user_is_where_his_server_says() {
+        let environment = b"A=b\0XDG_RUNTIME_DIR_=x\0TMPDIR=/var/tmp\0\0";
+        let base = |uid, text: &'static [u8]| base_of(uid, |name| variable(text, name));
+        assert_eq!(base(7, environment), Path::new("/var/tmp/mpq-serve-7"));
+        assert_eq!(base(7, b""), Path::new("/tmp/mpq-serve-7"));
+        let here = b"XDG_RUNTIME_DIR=/run/user/7\0";
+        assert_eq!(base(7, here), Path::new("/run/user/7/mpq-serve"));
+        assert_eq!(base(0, here), Path::new("/run/mpq-serve"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use mpq_core::forwarder::Forwarder;
 
 use super::control::{Control, wait_for};
 use super::notes::{Forwards, Manifest, RequestId, ToForward};
+use super::owner::Owner;
 use super::process::{Identity, Process};
 use crate::error::{At, Error};
 
@@ -73,15 +74,18 @@ pub fn start(control: &Control, request: &RequestId) -> Result<Option<Started>, 
 /// whose note of being parked is removed, wants its address back.
 pub fn end_of(control: &Control, request: &RequestId) {
     if let Some(forwards) = control.read_on::<Forwards>(request) {
-        end(&forwards);
+        end(&forwards, None);
     }
 }
 
-/// Ends one of a server that comes back.
-pub fn end(forwards: &Forwards) {
-    let process = Process::open(forwards.process.pid);
+/// Ends one of a server that comes back. If that is an ordinary user's, it has said which process it is: none but of that
+/// user.
+pub fn end(forwards: &Forwards, owner: Option<Owner>) {
+    let pid = forwards.process.pid;
+    let process = Process::open(pid);
     if let Ok(process) = process
         && forwards.process.is_alive()
+        && Owner::of(pid).is_ok_and(|of| of == owner)
         && process.kill().is_ok()
     {
         process.ends_within(END_LIMIT);
@@ -120,4 +124,23 @@ pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
         }
         forwarder.run().await.map_err(failed)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_names_no_process_of_another_one() {
+        let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+        let forwards = Forwards {
+            process: Identity::of(sleeper.id() as i32).unwrap(),
+            server: "127.0.0.1:4433".parse().unwrap(),
+        };
+        let uid = nix::unistd::geteuid().as_raw() + 1;
+        end(&forwards, Some(Owner { uid, gid: uid }));
+        assert!(sleeper.try_wait().unwrap().is_none());
+        end(&forwards, None);
+        sleeper.wait().unwrap();
+    }
 }

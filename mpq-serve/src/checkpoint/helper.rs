@@ -4,7 +4,7 @@
 //! CRIU calls back ([`hook`](super::hook)) when its images are complete and the server still stands still. Only then is it
 //! certain whether the server is parked as it should be, or has gone on since nobody came.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use nix::sys::stat::{Mode, umask};
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu::Criu;
-use super::forward;
 use super::hook::{Hook, Order};
 use super::images;
 use super::notes::{Done, Helper, Manifest, RequestId, Serving, Undumped, now};
 use super::process::Process;
+use super::{for_user, forward};
 use crate::error::{At, Error, Failure};
 
 /// How long the helper waits for the server to park.
@@ -26,25 +26,46 @@ const LENDING_LIMIT: Duration = Duration::from_secs(5);
 /// Set for the helper once it is detached.
 const DETACHED: &str = "MPQ_DUMP_DETACHED";
 
-/// Starts the helper for this process, which is about to park. Returns its process id. It runs this CRIU, or else
-/// the one that it finds.
+/// Who dumps a server that parks.
+#[derive(Debug, Clone)]
+pub enum Dumper {
+    /// The helper, into this folder,
+    Helper {
+        /// which was made for it,
+        images: PathBuf,
+        /// with this CRIU, or else the one that it finds.
+        criu: Option<PathBuf>,
+    },
+    /// This process of root's.
+    Root(i32),
+}
+
+impl Dumper {
+    /// The folder of the images, if this user has it.
+    pub fn images(&self) -> Option<&Path> {
+        match self {
+            Self::Helper { images, .. } => Some(images),
+            Self::Root(_) => None,
+        }
+    }
+}
+
+/// Starts the helper for this process, which is about to park. Returns its process id.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start(
-    control: &Control,
-    images: &Path,
-    request: &RequestId,
-    criu: Option<&Path>,
-) -> Result<i32, Error> {
+pub fn start(control: &Control, request: &RequestId, dumper: &Dumper) -> Result<i32, Error> {
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let mut command = Command::new(&program);
-    if let Some(criu) = criu {
-        command.env("MPQ_CRIU", criu);
+    command.args(["dump", "--pid", &std::process::id().to_string()]);
+    match dumper {
+        Dumper::Helper { images, criu } => {
+            command.arg("--images").arg(images);
+            command.envs(criu.iter().map(|criu| ("MPQ_CRIU", criu)));
+        }
+        Dumper::Root(pid) => drop(command.args(["--dumper", &pid.to_string()])),
     }
     let status = command
-        .args(["dump", "--pid", &std::process::id().to_string(), "--images"])
-        .arg(images)
         .arg("--control")
         .arg(control.path())
         .args(["--request", &request.to_string()])
@@ -61,27 +82,44 @@ pub fn start(
     }
 }
 
+/// What the helper of a server is to do.
+#[derive(Debug)]
+pub struct Task {
+    /// Whose.
+    pub pid: i32,
+    /// The server's control directory.
+    pub control: Control,
+    /// Whose wish it is.
+    pub request: RequestId,
+    /// Who dumps it.
+    pub dumper: Dumper,
+}
+
 /// Does the helper's work. Called by the server, it only starts the process that does, and leaves a note of its id.
 ///
 /// # Errors
 /// As [`Criu`]; the server was told then.
-pub fn run(order: &Order) -> Result<(), Error> {
-    let control = Control::at(&order.control);
+pub fn run(task: &Task) -> Result<(), Error> {
+    let Task {
+        control, request, ..
+    } = task;
     if std::env::var_os(DETACHED).is_none() {
-        return detach(order, &control);
+        return detach(control, request);
     }
     let _ = nix::unistd::setsid();
     // CRIU makes its files readable by their owner only; its log, too.
     umask(Mode::from_bits_truncate(0o077));
-    if let Err(error) = dump_when_parked(order, &control) {
-        images::discard(&order.images);
-        control.clear_on::<Done>(&order.request);
+    if let Err(error) = dump_when_parked(task) {
+        if let Dumper::Helper { images, .. } = &task.dumper {
+            images::discard(images);
+        }
+        control.clear_on::<Done>(request);
         control.clear::<Serving>();
         let undumped = Undumped {
             failure: Failure::of(&error),
             streams_of: std::process::id(),
         };
-        control.write_on(&order.request, &undumped)?;
+        control.write_on(request, &undumped)?;
         wait_for(LENDING_LIMIT, || control.read::<Serving>());
     }
     // The server tells its log, and whoever waits.
@@ -90,7 +128,7 @@ pub fn run(order: &Order) -> Result<(), Error> {
 
 /// Starts the process that is no child of the server. The lock is its standard input, also that of its CRIU:
 /// whoever gets the lock next knows that both have ended.
-fn detach(order: &Order, control: &Control) -> Result<(), Error> {
+fn detach(control: &Control, request: &RequestId) -> Result<(), Error> {
     let lock = control.try_lock(LockOf::Helper).at(control.path())?;
     let program = std::env::current_exe().at("/proc/self/exe")?;
     let helper = Command::new(&program)
@@ -101,35 +139,63 @@ fn detach(order: &Order, control: &Control) -> Result<(), Error> {
         .at(&program)?;
     // Whoever adopts the new process, it is not the server.
     let pid = helper.id() as i32;
-    control.write_on(&order.request, &Helper { pid })
+    control.write_on(request, &Helper { pid })
 }
 
-fn dump_when_parked(order: &Order, control: &Control) -> Result<(), Error> {
-    let criu = Criu::find("mpq-serve", None)?;
-    let server = Process::open(order.pid).map_err(|_| Error::Leaving)?;
-    let parked = wait_for(PARKING_LIMIT, || {
-        if control.read_on::<Manifest>(&order.request).is_some() {
-            return Some(Ok(()));
-        }
-        server.has_ended().then_some(Err(Error::Leaving))
+fn dump_when_parked(task: &Task) -> Result<(), Error> {
+    let Task {
+        pid,
+        control,
+        request,
+        dumper,
+    } = task;
+    let server = Process::open(*pid).map_err(|_| Error::Leaving)?;
+    let is_parked = || control.read_on::<Manifest>(request).is_some();
+    let parked = wait_for(PARKING_LIMIT, || match is_parked() {
+        true => Some(Ok(())),
+        false => server.has_ended().then_some(Err(Error::Leaving)),
     });
     parked.unwrap_or_else(|| Err(Error::Dump("the server did not park".into())))?;
-    let forwarder = forward::start(control, &order.request)?;
-    let hook = Hook::Dump {
-        order: order.clone(),
-        started: now(),
+    let forwarder = forward::start(control, request)?;
+    let dumped = match dumper {
+        Dumper::Helper { images, .. } => {
+            let order = Order {
+                pid: *pid,
+                images: images.clone(),
+                control: control.path().to_owned(),
+                request: request.clone(),
+                owner: None,
+            };
+            dump(order)
+        }
+        Dumper::Root(dumper) => for_user::await_dump(control, request, &server, *dumper),
     };
-    let program = std::env::current_exe().at("/proc/self/exe")?;
-    let dumped = criu.dump(order.pid, &order.images, &program, hook.variable());
-    // CRIU does not say why its hook refused. If it succeeds the hook has not, and the images may be in use by now: a
-    // restore has cleared the notes.
-    let dumped = dumped.map_err(|reason| match control.read_on::<Manifest>(&order.request) {
-        Some(_) => Error::Dump(reason),
-        None => Error::Dump("it had waited too long for CRIU".into()),
-    });
     // The server wants its address back.
     if let (Err(_), Some(forwarder)) = (&dumped, forwarder) {
         forwarder.end();
     }
     dumped
+}
+
+/// Has CRIU dump a parked server.
+///
+/// # Errors
+/// What CRIU says; or the server was not parked any more.
+pub fn dump(order: Order) -> Result<(), Error> {
+    let criu = Criu::find("mpq-serve checkpoint", None)?;
+    let program = std::env::current_exe().at("/proc/self/exe")?;
+    let hook = Hook::Dump {
+        order: order.clone(),
+        started: now(),
+    };
+    let dumped = criu.dump(order.pid, &order.images, &program, hook.variable());
+    // CRIU does not say why its hook refused. If it succeeds the hook has not, and the images may be in use by now: a
+    // restore has cleared the notes.
+    dumped.map_err(|reason| {
+        let parked = order.control().read_on::<Manifest>(&order.request);
+        match parked {
+            Some(_) => Error::Dump(reason),
+            None => Error::Dump("it had waited too long for CRIU".into()),
+        }
+    })
 }

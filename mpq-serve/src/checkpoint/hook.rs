@@ -8,12 +8,13 @@
 //!   the hook waits until that gives them up.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::control::Control;
-use super::notes::{Done, Manifest, RequestId, now};
+use super::notes::{Done, Manifest, RequestId, now, read_json};
+use super::owner::Owner;
 use super::{images, standstill, token};
 use crate::error::Error;
 
@@ -35,6 +36,15 @@ pub struct Order {
     pub control: PathBuf,
     /// Whose wish it is.
     pub request: RequestId,
+    /// The server's user, if that is not this one.
+    pub owner: Option<Owner>,
+}
+
+impl Order {
+    /// The server's control directory.
+    pub fn control(&self) -> Control {
+        Control::at(&self.control).owned_by(self.owner)
+    }
 }
 
 /// What the hook is to know.
@@ -97,32 +107,44 @@ impl Hook {
 
 /// Decides whether a dump counts.
 fn complete(order: Order, dump_started: f64) -> Result<(), Error> {
+    let notes = order.control();
     let Order {
         pid,
         images,
         control,
         request,
+        owner,
     } = order;
-    let control = Control::at(control);
-    let Some(parked) = control.read_on::<Manifest>(&request) else {
+    let Some(parked) = notes.read_on::<Manifest>(&request) else {
         images::discard(&images);
         return Err(Error::Dump("it is not parked any more".into()));
     };
     let pid_file = parked.pid_file.clone();
+    // An ordinary user may say anything there, but not whose what is.
     let manifest = Manifest {
+        program: Manifest::PROGRAM.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid,
+        control,
+        owner,
         dump_started,
         dumped: now(),
         ..parked
     };
-    images::seal(&images, manifest)?;
-    control.write_on(&request, &Done { images })?;
-    // A server that goes on after all writes it again.
-    if let Some(file) = pid_file.filter(|file| names(file, pid)) {
-        let _ = fs::remove_file(file);
+    match owner {
+        None => {
+            images::seal(&images, manifest)?;
+            notes.write_on(&request, &Done { images })?;
+        }
+        // The server cannot remove what is left if it goes on after all. So they have no token until it has ended.
+        Some(_) => images::complete(&images, manifest)?,
     }
+    // A server that goes on after all writes it again.
+    let _ = notes.act(
+        || match pid_file.filter(|file| read_json(file) == Some(pid)) {
+            Some(file) => fs::remove_file(file),
+            None => Ok(()),
+        },
+    );
     Ok(())
-}
-
-fn names(pid_file: &Path, pid: i32) -> bool {
-    fs::read_to_string(pid_file).is_ok_and(|text| text.trim() == pid.to_string())
 }

@@ -54,16 +54,16 @@ pub fn new_folder(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> 
         .mode(0o700)
         .create(&folder)
         .at(&folder)?;
-    trust::private_folder(&folder)?;
+    trust::private_folder(&folder, trust::me())?;
     Ok(folder)
 }
 
-/// There is room for the memory of this process.
+/// There is room for the memory of a process; it is named as in `/proc`.
 ///
 /// # Errors
 /// How much there is, and how much is needed.
-pub fn check_room(folder: &Path) -> Result<(), Error> {
-    lacks_room(folder, needed("self")?)?.map_or(Ok(()), |reason| Err(Error::Dump(reason)))
+pub fn check_room(folder: &Path, process: &str) -> Result<(), Error> {
+    lacks_room(folder, needed(process)?)?.map_or(Ok(()), |reason| Err(Error::Dump(reason)))
 }
 
 /// How much the images of a process may need, bytes; it is named as in `/proc`.
@@ -101,11 +101,12 @@ fn memory(status: &str) -> u64 {
     status.lines().filter_map(kilobytes).sum::<u64>() * 1024
 }
 
-/// Says that the images are complete, and which they are. They can be restored from this folder then.
+/// Says that the images are complete, and which they are. They can be restored from this folder then, once they have a
+/// token.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
+pub fn complete(folder: &Path, manifest: Manifest) -> Result<(), Error> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).at(folder)? {
         let entry = entry.at(folder)?;
@@ -115,8 +116,26 @@ pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
     }
     let manifest = Manifest { files, ..manifest };
     let text = serde_json::to_vec(&manifest).expect("plain data");
-    token::issue(folder, &text)?;
     write_whole(&folder.join(Manifest::FILE), &text)
+}
+
+/// As [`complete`], and gives them their token.
+///
+/// # Errors
+/// Those of the file system.
+pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
+    complete(folder, manifest)?;
+    entitle(folder)
+}
+
+/// Gives complete images their token.
+///
+/// # Errors
+/// Those of the file system.
+pub fn entitle(folder: &Path) -> Result<(), Error> {
+    let manifest = folder.join(Manifest::FILE);
+    let text = fs::read(&manifest).at(manifest)?;
+    token::issue(folder, &text)
 }
 
 /// Removes what is left of a checkpoint, or of a copy, that failed, but for CRIU's log.
@@ -157,7 +176,7 @@ impl Images {
     /// or somebody else restores or releases them.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let folder = trust::path(&find(folder)?)?;
-        trust::private_folder(&folder)?;
+        trust::private_folder(&folder, trust::me())?;
         let file = folder.join(Manifest::FILE);
         trust::file(&file)?;
         let foreign = |reason: String| Error::ForeignImages(folder.clone(), reason);
@@ -337,6 +356,7 @@ mod tests {
             dumped: 0.0,
             pid_file: None,
             log_file: None,
+            owner: None,
             files: BTreeMap::new(),
         }
     }

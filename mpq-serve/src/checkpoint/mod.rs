@@ -11,17 +11,22 @@
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
 //! standard stream open, and says so by a note; the helper, which is no child of it (CRIU dumps
 //! children too), then dumps it. If that fails the helper says why, and the server goes on.
+//!
+//! A server of an ordinary [`owner`] has no right to be dumped: root has it dumped ([`for_user`]). Its own helper does all
+//! but that.
 
 pub mod command;
 pub mod control;
 pub mod criu;
 pub mod descendants;
+pub mod for_user;
 pub mod forward;
 pub mod heap;
 pub mod helper;
 pub mod hook;
 pub mod images;
 pub mod notes;
+pub mod owner;
 pub mod park;
 pub mod preflight;
 pub mod process;

@@ -11,13 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use mpq_core::forwarder::Forwarding;
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::owner::Owner;
 use super::process::Identity;
 use crate::error::{At, Error, Failure};
+
+/// No note is longer, bytes.
+const MAX_LENGTH: u64 = 1 << 20;
 
 /// Names one wish for a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,9 @@ pub struct CheckpointRequest {
     /// How long the server is to stand still for somebody else who dumps it, if it is.
     #[serde(default)]
     pub park: Option<Duration>,
+    /// The process that dumps it, if the server cannot: root's.
+    #[serde(default)]
+    pub dumper: Option<i32>,
 }
 
 /// What a checkpoint is: beside CRIU's images, written when they are complete.
@@ -102,6 +109,9 @@ pub struct Manifest {
     pub pid_file: Option<PathBuf>,
     /// Where it logs to.
     pub log_file: Option<PathBuf>,
+    /// Whose it is, if not root's.
+    #[serde(default)]
+    pub owner: Option<Owner>,
     /// The images.
     #[serde(default)]
     pub files: BTreeMap<String, ImageFile>,
@@ -122,7 +132,9 @@ impl ImageFile {
     /// # Errors
     /// Those of the file system.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let mut file = fs::File::open(path)?;
+        let mut options = OpenOptions::new();
+        // Whatever is there has nobody wait.
+        let mut file = options.read(true).custom_flags(O_NONBLOCK).open(path)?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
         let mut bytes = 0;
@@ -172,6 +184,17 @@ pub struct Undumped {
 /// From a server to whoever waits for its checkpoint: there is none, and the server serves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failed {
+    /// Why.
+    pub failure: Failure,
+}
+
+/// From the helper of an ordinary user's server to root's: the server is parked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ready {}
+
+/// From root's helper: the server is not dumped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refused {
     /// Why.
     pub failure: Failure,
 }
@@ -275,7 +298,7 @@ macro_rules! notes {
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
        Done: "done", Waiting: "waiting", Serving: "serving", Settings: "settings", Manifest: "parked", Identity: "server",
-       ToForward: "to-forward", Forwards: "forwards", Unpark: "unpark");
+       ToForward: "to-forward", Forwards: "forwards", Ready: "ready", Refused: "refused", Unpark: "unpark");
 
 /// Writes a JSON file, whole or not at all.
 ///
@@ -297,7 +320,7 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .custom_flags(O_NOFOLLOW)
+            .custom_flags(O_NOFOLLOW | O_NONBLOCK)
             .open(&new)?;
         io::Write::write_all(&mut file, contents)
     };
@@ -305,9 +328,14 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
     fs::rename(&new, path).at(path)
 }
 
-/// What such a file says, if it is there.
+/// What such a file says, if it is there. Whatever else is there has nobody wait, or read without end.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK);
+    let mut text = Vec::new();
+    let mut file = io::Read::take(options.open(path).ok()?, MAX_LENGTH);
+    io::Read::read_to_end(&mut file, &mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Seconds since 1970.

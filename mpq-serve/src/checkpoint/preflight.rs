@@ -7,27 +7,34 @@ use super::criu::Criu;
 use super::images;
 use super::notes::RequestId;
 use crate::error::{At, Error};
+use crate::log::printable;
 
-/// Checks that this process can be dumped, by this CRIU or the one that is found, and makes the folder for its
-/// images in `parent`.
+/// Checks that a process, which is named as in `/proc`, can be dumped, by this CRIU or the one that is found, and makes
+/// the folder for its images in `parent`.
 ///
 /// # Errors
 /// What is in the way.
-pub fn prepare(parent: &Path, request: &RequestId, criu: Option<&Path>) -> Result<PathBuf, Error> {
-    Criu::find("mpq-serve", criu)?;
-    check_maps()?;
+pub fn prepare(
+    process: &str,
+    parent: &Path,
+    request: &RequestId,
+    criu: Option<&Path>,
+) -> Result<PathBuf, Error> {
+    Criu::find("mpq-serve checkpoint", criu)?;
+    check_maps(process)?;
     let folder = images::new_folder(parent, request)?;
-    images::check_room(&folder).inspect_err(|_| images::discard(&folder))?;
+    images::check_room(&folder, process).inspect_err(|_| images::discard(&folder))?;
     Ok(folder)
 }
 
-/// Checks that what this process has in memory is still in its place.
+/// Checks that what a process has in memory is still in its place: that of this id, or `self`.
 ///
 /// # Errors
 /// What is not.
-pub fn check_maps() -> Result<(), Error> {
-    let maps = fs::read_to_string("/proc/self/maps").at("/proc/self/maps")?;
-    match replaced(&maps) {
+pub fn check_maps(process: &str) -> Result<(), Error> {
+    let maps = format!("/proc/{process}/maps");
+    let maps = fs::read_to_string(&maps).at(maps)?;
+    match replaced(&maps).map(printable) {
         Some(file) => Err(Error::Dump(format!(
             "{file} was replaced or removed since the server started; CRIU needs it as it was"
         ))),

@@ -95,9 +95,14 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
     let log_file = options.log_file.map(std::path::absolute).transpose();
     let log_file = log_file.at(".")?;
     // The log goes on where it is seen or kept; a pipe would keep its reader waiting for the end.
-    let streams_of = if goes_on() { std::process::id() } else { 0 };
+    // Those of root are not an ordinary user's to write to.
+    let streams_of = match manifest.owner {
+        None if goes_on() => std::process::id(),
+        _ => 0,
+    };
+    let control = Control::at(&manifest.control).owned_by(manifest.owner);
     match log_file.as_ref().or(manifest.log_file.as_ref()) {
-        Some(file) => drop(append(file).at(file)?),
+        Some(file) => drop(control.act(|| append(file)).at(file)?),
         None if streams_of == 0 => {
             log::tell(
                 "the server's log will be lost from here on, unless --log-file says where it goes",
@@ -114,7 +119,6 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
     }
 
     images.check()?;
-    let control = Control::at(&manifest.control);
     control.create()?;
     // Nobody takes the directory for a dead server's.
     let lock = || control.try_lock(LockOf::Command).ok();

@@ -21,7 +21,7 @@ pub fn path(folder: &Path) -> Result<PathBuf, Error> {
     let real = fs::canonicalize(folder).at(folder)?;
     for part in real.ancestors() {
         let metadata = fs::symlink_metadata(part).at(part)?;
-        if !is_mine(&metadata) && metadata.uid() != 0 {
+        if ![0, me()].contains(&metadata.uid()) {
             return Err(owner(part, &metadata));
         }
         let mode = metadata.mode();
@@ -32,12 +32,12 @@ pub fn path(folder: &Path) -> Result<PathBuf, Error> {
     Ok(real)
 }
 
-/// A folder that nobody else may look into.
+/// A folder that nobody but this user may look into.
 ///
 /// # Errors
-/// It is none, is a symbolic link, is not this user's, or is open to others.
-pub fn private_folder(folder: &Path) -> Result<(), Error> {
-    let metadata = own(folder, Metadata::is_dir, "is no folder")?;
+/// It is none, is a symbolic link, is not the user's, or is open to others.
+pub fn private_folder(folder: &Path, user: u32) -> Result<(), Error> {
+    let metadata = owned(folder, user, Metadata::is_dir, "is no folder")?;
     match metadata.mode() & OPEN_TO_OTHERS {
         0 => Ok(()),
         _ => Err(refused(folder, "it is open to others: chmod 700")),
@@ -47,9 +47,9 @@ pub fn private_folder(folder: &Path) -> Result<(), Error> {
 /// A folder that is this user's and that nobody else may write to.
 ///
 /// # Errors
-/// It is none, is a symbolic link, is not this user's, or others may write to it.
-pub fn own_folder(folder: &Path) -> Result<(), Error> {
-    let metadata = own(folder, Metadata::is_dir, "is no folder")?;
+/// It is none, is a symbolic link, is not the user's, or others may write to it.
+pub fn own_folder(folder: &Path, user: u32) -> Result<(), Error> {
+    let metadata = owned(folder, user, Metadata::is_dir, "is no folder")?;
     match metadata.mode() & WRITABLE_BY_OTHERS {
         0 => Ok(()),
         _ => Err(refused(folder, "others may write to it: chmod go-w")),
@@ -61,16 +61,37 @@ pub fn own_folder(folder: &Path) -> Result<(), Error> {
 /// # Errors
 /// It is none, is a symbolic link, is not this user's, or others may write to it.
 pub fn file(file: &Path) -> Result<Metadata, Error> {
-    let metadata = own(file, Metadata::is_file, "is no file")?;
+    let metadata = owned(file, me(), Metadata::is_file, "is no file")?;
     match metadata.mode() & WRITABLE_BY_OTHERS {
         0 => Ok(metadata),
         _ => Err(refused(file, "others may write to it: chmod 600")),
     }
 }
 
-fn own(path: &Path, is: fn(&Metadata) -> bool, not: &str) -> Result<Metadata, Error> {
+/// A name that only this user or root can have lead to what it leads to.
+///
+/// # Errors
+/// Another user owns a link, a folder or a file on the way.
+pub fn way(path: &Path, user: u32) -> Result<(), Error> {
+    let absolute = std::path::absolute(path).at(path)?;
+    let real = fs::canonicalize(path).at(path)?;
+    for part in absolute.ancestors().chain(real.ancestors()) {
+        let metadata = fs::symlink_metadata(part).at(part)?;
+        if ![0, user].contains(&metadata.uid()) {
+            return Err(owner(part, &metadata));
+        }
+    }
+    Ok(())
+}
+
+/// The user of this process.
+pub fn me() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+fn owned(path: &Path, user: u32, is: fn(&Metadata) -> bool, not: &str) -> Result<Metadata, Error> {
     let metadata = own_type(path, is, not)?;
-    match is_mine(&metadata) {
+    match metadata.uid() == user {
         true => Ok(metadata),
         false => Err(owner(path, &metadata)),
     }
@@ -83,10 +104,6 @@ fn own_type(path: &Path, is: fn(&Metadata) -> bool, not: &str) -> Result<Metadat
         false if metadata.is_symlink() => Err(refused(path, "it is a symbolic link")),
         false => Err(refused(path, &format!("it {not}"))),
     }
-}
-
-fn is_mine(metadata: &Metadata) -> bool {
-    metadata.uid() == nix::unistd::geteuid().as_raw()
 }
 
 fn owner(path: &Path, metadata: &Metadata) -> Error {
@@ -130,9 +147,10 @@ mod tests {
         path(&inner).unwrap();
 
         chmod(&inner, 0o750);
-        assert!(reason(private_folder(&inner)).contains("open to others"));
+        assert!(reason(private_folder(&inner, me())).contains("open to others"));
         chmod(&inner, 0o700);
-        private_folder(&inner).unwrap();
+        private_folder(&inner, me()).unwrap();
+        assert!(reason(private_folder(&inner, me() + 1)).contains("belongs to user"));
 
         let text = inner.join("file");
         fs::write(&text, "").unwrap();

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::engine::{Script, words};
 use crate::between_hosts::interruption::Interruption;
-use crate::between_hosts::messages::printable;
+use crate::log::printable;
 
 /// What ssh ends with if the command did not (ssh(1)).
 const UNREACHABLE: i32 = 255;
