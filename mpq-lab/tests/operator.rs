@@ -221,22 +221,6 @@ async fn a_helper_that_is_killed_leaves_the_server_where_it_was() {
     assert_no_images(&operated);
 }
 
-#[tokio::test]
-async fn a_criu_that_comes_too_late_leaves_the_server_where_it_was() {
-    let Some(_alone) = privileged().await else {
-        return;
-    };
-    let held = ScriptedCriu::held("dump");
-    let operated = Operated::start(&held.program(), &[]);
-    let output = operated.checkpoint(&operated.images()).output().unwrap();
-    assert_refused(&output, NOT_DUMPED, "the server goes on where it was");
-    operated.assert_serves_at(&operated.address);
-    held.go();
-    held.wait_until("ended");
-    operated.assert_serves_at(&operated.address);
-    assert_no_images(&operated);
-}
-
 /// Nothing with keys in it is left of a dump that does not count.
 fn assert_no_images(operated: &Operated) {
     let folders = fs::read_dir(operated.images()).unwrap().flatten();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
@@ -15,7 +15,7 @@ use super::notes::{
     Waiting,
 };
 use super::owner::Owner;
-use super::process::{Identity, Process};
+use super::process::{Identity, Process, is_held};
 use super::{say, trust};
 use crate::error::{At, Error, Failure};
 use crate::log::{self, printable};
@@ -27,6 +27,10 @@ const ENDING_LIMIT: Duration = Duration::from_millis(500);
 /// How long a parked server may take to hear that it is to go on, and then to do so.
 const HEARING_LIMIT: Duration = Duration::from_secs(2);
 const UNPARKING_LIMIT: Duration = Duration::from_secs(10);
+/// How long CRIU may hold the server until the operator hears of it,
+const HELD_LIMIT: Duration = Duration::from_secs(60);
+/// and how often it is looked.
+const HELD_INTERVAL: Duration = Duration::from_secs(1);
 /// The exit code for a server that goes on.
 const NOT_DUMPED: u8 = 8;
 /// How long CRIU and the helper may take to end once the server has.
@@ -145,7 +149,11 @@ impl RunningServer {
             dumper: helper.as_ref().map(RootsHelper::pid),
             park: None,
         };
-        let result = self.ask(&request, || outcome(control, process, &id));
+        let mut held = Held::default();
+        let result = self.ask(&request, || {
+            held.tell(*pid);
+            outcome(control, process, &id)
+        });
         let result = match helper {
             Some(helper) => of_another_user(result, helper, process),
             None => result,
@@ -238,6 +246,44 @@ impl RunningServer {
         control.clear::<CheckpointRequest>();
         control.clear_on::<Failed>(&request.id);
         result
+    }
+}
+
+/// Whether CRIU has held a server for longer than it should take.
+struct Held {
+    since: Instant,
+    looked: Instant,
+    is_told: bool,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            looked: now,
+            is_told: false,
+        }
+    }
+}
+
+impl Held {
+    /// Says so, once.
+    fn tell(&mut self, pid: i32) {
+        if self.is_told || self.looked.elapsed() < HELD_INTERVAL {
+            return;
+        }
+        self.looked = Instant::now();
+        if !is_held(pid) {
+            self.since = self.looked;
+        }
+        if self.since.elapsed() > HELD_LIMIT {
+            self.is_told = true;
+            log::tell(
+                "CRIU has held the server for a minute; it is not ended, since the server might not survive that. Look \
+                 for what it waits for, such as a disk",
+            );
+        }
     }
 }
 

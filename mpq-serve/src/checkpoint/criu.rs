@@ -6,11 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::process::Process;
+use super::descendants;
+use super::process::{Process, is_held};
 use crate::error::Error;
 
 /// The oldest version that works on today's kernels.
 const OLDEST: (u32, u32) = (4, 2);
+
+/// How long CRIU may take until it has stopped what it is to dump.
+const BEGIN_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked whether a CRIU that has begun has let go again.
+const HELD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A CRIU that is new enough.
 #[derive(Debug)]
@@ -82,8 +88,11 @@ impl Criu {
     /// Dumps a process into `images`; it is gone then. CRIU runs `hook`, with this variable in its environment, at
     /// each of its steps; the one that is run when the images are complete can have the process go on.
     ///
+    /// CRIU is ended if it has not begun in 20 s. It gives up by itself if it cannot stop the process within ten
+    /// seconds (`--timeout`). From then on nobody ends it: its code is in the process, which could not go on.
+    ///
     /// # Errors
-    /// What CRIU's log says.
+    /// What CRIU's log says; or that it has not begun.
     pub fn dump(
         &self,
         pid: i32,
@@ -96,7 +105,9 @@ impl Criu {
             .args(["--tree", &pid.to_string(), "--action-script"])
             .arg(hook)
             .env(name, value);
-        run(command, images.join("dump.log"), None)
+        let others = descendants::present();
+        let begin = |criu: &Process| wait_until_begun(criu, &others, pid);
+        run(command, images.join("dump.log"), begin)
     }
 
     /// Restores the process whose images these are, and leaves it. CRIU runs `hook` as in [`dump`](Self::dump); the
@@ -119,7 +130,14 @@ impl Criu {
             .arg(hook)
             .env(name, value)
             .stdin(lock);
-        run(command, images.join("restore.log"), Some(limit))
+        let limited = |criu: &Process| {
+            let is_late = !criu.ends_within(limit);
+            if is_late {
+                let _ = criu.kill();
+            }
+            is_late.then(|| format!("CRIU took longer than {} s", limit.as_secs_f64()))
+        };
+        run(command, images.join("restore.log"), limited)
     }
 
     fn command(&self, action: &str, images: &Path) -> Command {
@@ -154,21 +172,36 @@ fn unpacked() -> Option<PathBuf> {
     Some(cache.join("mpq/criu/usr/sbin/criu"))
 }
 
-fn run(mut command: Command, log: PathBuf, limit: Option<Duration>) -> Result<(), String> {
-    let mut run = || {
-        let mut criu = command.spawn()?;
-        let process = Process::open(criu.id() as i32)?;
-        let is_late = limit.is_some_and(|limit| !process.ends_within(limit));
-        if is_late {
-            let _ = process.kill();
+/// Returns when CRIU has ended, or has to, since it has not begun to dump this process in time: what is to be said then.
+/// Of the descendants of this process, CRIU and its own are all but the `spared`.
+fn wait_until_begun(criu: &Process, spared: &[i32], dumped: i32) -> Option<String> {
+    let mut limit = BEGIN_LIMIT;
+    while !criu.ends_within(limit) {
+        // Whether it has begun is certain while it stands still.
+        if descendants::end_unless(spared, || is_held(dumped)) {
+            let limit = BEGIN_LIMIT.as_secs();
+            return Some(format!("CRIU has not begun in {limit} s"));
         }
-        Ok((criu.wait()?, is_late))
+        limit = HELD_INTERVAL;
+    }
+    None
+}
+
+/// Runs CRIU to its end. `watch` may end it before, and says why.
+fn run(
+    mut command: Command,
+    log: PathBuf,
+    watch: impl FnOnce(&Process) -> Option<String>,
+) -> Result<(), String> {
+    let run = || {
+        descendants::keep()?;
+        let mut criu = command.spawn()?;
+        let why = watch(&Process::open(criu.id() as i32)?);
+        Ok((criu.wait()?, why))
     };
-    let (status, is_late) = run().map_err(|error: io::Error| error.to_string())?;
-    if is_late && !status.success() {
-        let limit = limit.unwrap_or_default().as_secs_f64();
-        let log = log.display();
-        return Err(format!("CRIU took longer than {limit} s (see {log})"));
+    let (status, why) = run().map_err(|error: io::Error| error.to_string())?;
+    if let Some(why) = why.filter(|_| !status.success()) {
+        return Err(format!("{why} (see {})", log.display()));
     }
     if status.success() {
         return Ok(());

@@ -1,6 +1,8 @@
 //! Ending a program with all that it has started, also what was started to stay: a CRIU that is given up may have
 //! half of a server.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use super::control::wait_for;
 use super::process::Process;
 
+/// How long the system may take to stop processes.
+const STOPPING_LIMIT: Duration = Duration::from_secs(1);
 /// How long the system may take to end processes that are killed.
 const ENDING_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,53 @@ pub fn end() -> bool {
         }
     });
     ended.is_some()
+}
+
+/// Those that this process has now.
+pub fn present() -> Vec<i32> {
+    find(own_id())
+}
+
+/// Ends all descendants of this process but these, unless it is too late when they stand still: then they go on. Whether
+/// they have ended.
+pub fn end_unless(spared: &[i32], is_too_late: impl FnOnce() -> bool) -> bool {
+    let mut stopped = BTreeMap::new();
+    let stand_still = wait_for(STOPPING_LIMIT, || {
+        let mut others = find(own_id());
+        others.retain(|pid| !spared.contains(pid));
+        for &pid in &others {
+            // As in `kill`.
+            if let Entry::Vacant(new) = stopped.entry(pid)
+                && let Ok(process) = Process::open(pid)
+                && find(own_id()).contains(&pid)
+            {
+                let _ = process.stop();
+                new.insert(process);
+            }
+        }
+        let is_still = |pid: &i32| stopped.contains_key(pid) && stands_still(*pid);
+        others.iter().all(is_still).then_some(())
+    });
+    let ends = stand_still.is_some() && !is_too_late();
+    for process in stopped.values() {
+        let _ = if ends {
+            process.kill()
+        } else {
+            process.go_on()
+        };
+    }
+    ends
+}
+
+/// The 3rd field of `stat` says so, or that it has ended.
+fn stands_still(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, fields)| fields.chars().next());
+    state.is_some_and(|state| "TtZX".contains(state))
 }
 
 fn own_id() -> i32 {
@@ -97,6 +148,26 @@ mod tests {
     fn the_parent_is_found_whatever_the_name_is() {
         assert_eq!(parent("7 (a) S 1 2) S 3 4 5"), Some(3));
         assert_eq!(parent("7 (a)"), None);
+    }
+
+    #[test]
+    fn who_is_too_late_goes_on_and_others_end() {
+        let spared = present();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        // Other tests of this process have children, too.
+        let others: Vec<_> = present()
+            .into_iter()
+            .filter(|other| *other != pid)
+            .collect();
+        let spared = [spared, others].concat();
+        assert!(!end_unless(&spared, || {
+            assert!(stands_still(pid));
+            true
+        }));
+        assert!(wait_for(ENDING_LIMIT, || (!stands_still(pid)).then_some(())).is_some());
+        assert!(end_unless(&spared, || false));
+        child.wait().unwrap();
     }
 
     #[test]

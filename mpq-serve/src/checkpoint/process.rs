@@ -88,6 +88,18 @@ fn ticks_of_boottime(offsets: &str, ticks_per_second: i64) -> i64 {
     seconds * ticks_per_second + nanoseconds * ticks_per_second / 1_000_000_000
 }
 
+/// Whether another process holds a thread of this one, as CRIU does while it dumps it.
+pub fn is_held(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let is_held = |status: String| {
+        let mut lines = status.lines();
+        let tracer = lines.find_map(|line| line.strip_prefix("TracerPid:"));
+        tracer.is_some_and(|tracer| tracer.trim() != "0")
+    };
+    let mut tasks = tasks.into_iter().flatten().flatten();
+    tasks.any(|task| fs::read_to_string(task.path().join("status")).is_ok_and(is_held))
+}
+
 fn started(stat: &str) -> Option<u64> {
     // The name, in parentheses, may hold anything.
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -122,6 +134,22 @@ impl Process {
     /// It has ended, or it is another user's.
     pub fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
+    }
+
+    /// Has it stand still, until it may [go on](Self::go_on).
+    ///
+    /// # Errors
+    /// It has ended, or it is another user's.
+    pub fn stop(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::STOP)?)
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    /// It has ended, or it is another user's.
+    pub fn go_on(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::CONT)?)
     }
 
     /// Whether it has ended, also if nobody has collected it.
