@@ -109,6 +109,40 @@ async fn frames_without_end_cost_no_memory() {
     tokio::time::timeout(2 * LIMIT, work).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn responses_that_nobody_reads_cost_little_memory() {
+    const READERS: usize = 20;
+    const RESPONSES: usize = 90;
+    /// Of each response a client takes this much, bytes.
+    const WINDOW: VarInt = VarInt::from_u32(16 << 10);
+    /// Whole pieces of them would be 236 MB.
+    const MEMORY: u64 = 128 << 10;
+    let work = async {
+        let (server, address) = start(&["--random", "10M"]);
+        let mut client = Client::connect(address).await;
+        let before = server.peak_memory();
+        let mut unread = Vec::new();
+        for _ in 0..READERS {
+            let connection = support::connect_for(address, "h3", WINDOW).await.unwrap();
+            for _ in 0..RESPONSES {
+                let (mut send, mut receive) = connection.open_bi().await.unwrap();
+                send.write_all(&request(&[])).await.unwrap();
+                send.finish().unwrap();
+                // The server has begun, with a piece of it.
+                receive.read(&mut [0; 1]).await.unwrap().unwrap();
+                unread.push(receive);
+            }
+        }
+        // Somebody who reads is served.
+        client.ask(&[]).await.end.await.unwrap().unwrap();
+        let memory = server.peak_memory();
+        println!("memory: {before} kB before, {memory} kB at the most; {MEMORY} kB are allowed");
+        assert!(memory < MEMORY, "{memory} kB");
+        no_harm_is_done(&server, client).await;
+    };
+    tokio::time::timeout(2 * LIMIT, work).await.unwrap();
+}
+
 /// Sends a frame of this type, which is large.
 async fn send_endlessly(stream: &mut SendStream, kind: u8) -> Result<(), quinn::WriteError> {
     stream.write_all(&[kind]).await?;

@@ -1,4 +1,4 @@
-//! A body in pieces, as fast as the rate limits let it.
+//! A body in pieces, as fast as the rate limits let it, and as large as memory lets them be.
 
 use std::io;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::content::Excerpt;
+use super::held::HELD;
 use super::pace::Paces;
 
 /// What is left of a body.
@@ -26,13 +27,14 @@ impl Chunks {
             return None;
         }
         let Excerpt { content, range } = &mut self.rest;
-        let len = self.paces.chunk().min(range.end - range.start);
+        let room = HELD.room(self.paces.chunk().min(range.end - range.start));
+        let len = room.bytes();
         let chunk = content.read(range.start, len as usize).await;
         if let Some(at) = self.paces.reserve(len, Instant::now()) {
             sleep_until(at).await;
         }
         range.start += len;
-        Some(chunk)
+        Some(chunk.map(|bytes| room.filled(bytes)))
     }
 
     /// Whether there was the last piece.

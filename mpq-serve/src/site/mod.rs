@@ -3,7 +3,7 @@
 //!
 //! [`files`] and [`random`] have the bytes; [`conditional`] reads from a request's header which of them
 //! it wants; `answer` decides on the head; `content` is what a body is made of, `chunks` are its pieces, as fast as
-//! `pace` allows, and `send` sends them.
+//! `pace` and as large as `held` allows, and `send` sends them.
 //!
 //! [`respond`] decides on the whole head first and then writes the body in chunks. It reads a
 //! chunk, waits for the rate limits, and sends. Sending waits while the server is parked: the chunk
@@ -21,6 +21,7 @@ mod content;
 pub mod descriptors;
 mod digests;
 pub mod files;
+mod held;
 mod listing;
 mod pace;
 pub mod random;
