@@ -205,6 +205,24 @@ fn a_knock_tells_that_the_way_is_open_as_the_answer_of_a_probe_does() {
 }
 
 #[test]
+fn interfaces_that_never_reach_the_server_leave_a_move_its_allowance() {
+    let mut rig = Rig::new();
+    rig.locals(0..20);
+    let outputs = rig.run(300 * SECOND, &[20, 20]);
+    let is_probe = |output: &&Output| matches!(output, Output::ProbeFrom { .. });
+    let probes = outputs.iter().filter(is_probe).count();
+    assert!(probes > 18 * 250, "they are tried for ever: {probes}");
+    rig.park();
+    let knock = Input::Answer {
+        local: local(0),
+        remote: server(2),
+        hint: hint(true),
+    };
+    let outputs = rig.input(knock);
+    assert!(outputs.contains(&open(0, 2)), "{outputs:?}");
+}
+
+#[test]
 fn redirected_probes_go_to_where_the_server_is() {
     let mut rig = Rig::redirecting();
     // That the server parks is nothing to it: it notices the silence.

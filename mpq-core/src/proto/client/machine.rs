@@ -555,9 +555,10 @@ impl ClientMachine {
                 true => self.redirected,
                 false => Some(remote),
             };
+            // Where it is proved to be, an interface that never reaches it takes nothing from the allowance of a move.
             let target = target.filter(|target| {
                 let probe = Round::probes(*target, 1);
-                self.budget.try_spend(now, &probe)
+                *target == self.remote || self.budget.try_spend(now, &probe)
             });
             let probe = target.map(|target| Output::ProbeFrom { local, target });
             self.outputs.extend(probe);

@@ -6,8 +6,8 @@
 //! sent, and fills again at a rate. The rate of an address halves again and again, the more was sent there in
 //! vain. Once the server was there, the address has a new allowance.
 //!
-//! Probes are counted, those before a path is opened again among them, and attempts, by what is sent for
-//! them. A knock that is returned is not: it has 27 bytes, and goes along with an attempt.
+//! Probes are counted, those before a path is opened there among them, and attempts, by what is sent for
+//! them. Probes to where the server was proved to be are not. A knock that is returned is not: it has 27 bytes, and goes along with an attempt.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
