@@ -85,6 +85,16 @@ async fn all_that_is_in_the_way_is_said_at_once_and_no_client_hears_of_it() {
     ] {
         assert_eq!(text.matches(part).count(), 1, "{part}: {text}");
     }
+    // CRIU has what the one at A has noted of the processor there.
+    let other = ScriptedCriu::new(
+        "cpuinfo?check",
+        "$criu \"$@\" && test -s \"$4/cpuinfo.img\" && echo 'Error (cpu.c:1): unsupported bits' >&2; exit 1",
+    );
+    let output = hosts.moving(&other.program(), &["--dry-run"]).output();
+    let text = said(&output.unwrap(), IN_THE_WAY);
+    let part = "in the way at B, root@10.77.0.3: the processor is not as at A: \
+                criu cpuinfo check: Error (cpu.c:1): unsupported bits";
+    assert_eq!(text.matches(part).count(), 1, "{text}");
     // Nor without --dry-run.
     let output = hosts.moving(&criu(), &[]).output().unwrap();
     assert!(said(&output, IN_THE_WAY).contains("2 things"));

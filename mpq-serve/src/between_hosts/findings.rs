@@ -18,6 +18,7 @@ pub fn of(needs: &Needs) -> Findings {
         problems.push(format!("mpq-serve is {own}, and {} at A", needs.version));
     }
     problems.extend(other_processor(needs));
+    problems.extend(needs::criu_lacks(needs));
     problems.extend(needs.files.iter().filter_map(other_file));
     let folders = needs.folders.iter().filter(|folder| !folder.is_dir());
     problems.extend(folders.map(|folder| format!("there is no folder {}", folder.display())));
@@ -81,6 +82,7 @@ mod tests {
             version: "0.0.0".into(),
             machine: std::env::consts::ARCH.into(),
             processor: vec!["hyperspace".into()],
+            processor_of_criu: None,
             files: vec![
                 NeededFile {
                     sha256: ImageFile::of(&here).unwrap().sha256,

@@ -66,8 +66,11 @@ pub struct Needs {
     pub version: String,
     /// The architecture of the processor,
     pub machine: String,
-    /// and what it can do.
+    /// what it can do,
     pub processor: Vec<String>,
+    /// and what CRIU notes of it, in hexadecimal, if there is one.
+    #[serde(default)]
+    pub processor_of_criu: Option<String>,
     /// The files that are in its memory.
     pub files: Vec<NeededFile>,
     /// The folders that it is in, serves, or writes to.

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+
 use super::messages::{NeededFile, Needs};
 use super::options::MoveOptions;
 use crate::checkpoint::command::RunningServer;
 use crate::checkpoint::control::Control;
 use crate::checkpoint::criu::Criu;
-use crate::checkpoint::notes::ImageFile;
+use crate::checkpoint::notes::{ImageFile, RequestId};
 use crate::checkpoint::{images, preflight};
 use crate::error::{At, Error};
 
@@ -58,6 +60,7 @@ pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: std::env::consts::ARCH.to_owned(),
         processor: processor(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        processor_of_criu: with_criu(Criu::note_processor).map(|noted| HEXLOWER.encode(&noted)),
         files: files.collect::<Result<_, Error>>()?,
         folders,
         ids: ids
@@ -74,6 +77,9 @@ pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error>
 /// What is in the way of the move at A.
 pub fn problems(server: &RunningServer, needs: &Needs) -> Vec<String> {
     let mut problems = criu(&mut None);
+    if problems.is_empty() && needs.processor_of_criu.is_none() {
+        problems.push("CRIU cannot tell what the processor has (criu cpuinfo dump)".to_owned());
+    }
     if server.settings().unwrap_or_default().moves_in_process {
         problems.push("the server was started with --move-in-process".to_owned());
     }
@@ -95,6 +101,27 @@ pub fn criu(version: &mut Option<String>) -> Vec<String> {
     };
     *version = Some(criu.version().to_owned());
     criu.check().err().into_iter().collect()
+}
+
+/// Asks the CRIU of this host something that wants a folder. None if it cannot be asked, or has no answer.
+fn with_criu<T>(ask: impl FnOnce(&Criu, &Path) -> Result<T, String>) -> Option<T> {
+    let criu = Criu::find("mpq-serve move", None).ok()?;
+    let folder = images::new_folder(&Control::images(), &RequestId::new()).ok()?;
+    let answer = ask(&criu, &folder);
+    images::discard(&folder);
+    answer.ok()
+}
+
+/// What CRIU says that the processor of this host lacks.
+pub fn criu_lacks(needs: &Needs) -> Option<String> {
+    let noted = needs.processor_of_criu.as_ref()?;
+    let noted = HEXLOWER.decode(noted.as_bytes()).unwrap_or_default();
+    // Nothing is known of its kind.
+    if noted.is_empty() {
+        return None;
+    }
+    let check = |criu: &Criu, folder: &Path| Ok(criu.check_processor(folder, &noted).err());
+    with_criu(check)?.map(|reason| format!("the processor is not as at A: {reason}"))
 }
 
 /// What is to be said if there is no room for the images on this host.

@@ -13,6 +13,8 @@ use crate::error::Error;
 /// The oldest version that works on today's kernels.
 const OLDEST: (u32, u32) = (4, 2);
 
+/// The file in which CRIU notes what a processor has.
+const PROCESSOR: &str = "cpuinfo.img";
 /// How long CRIU may take until it has stopped what it is to dump.
 const BEGIN_LIMIT: Duration = Duration::from_secs(20);
 /// How often it is looked whether a CRIU that has begun has let go again.
@@ -70,9 +72,41 @@ impl Criu {
     /// # Errors
     /// What it says is missing.
     pub fn check(&self) -> Result<(), String> {
-        let mut check = Command::new(&self.program);
-        let output = check.arg("check").stdin(Stdio::null()).output();
-        let output = output.map_err(|error| error.to_string())?;
+        self.ask(&["check"], None)
+    }
+
+    /// What it notes of the processor of this host, for [`check_processor`](Self::check_processor) on another one; nothing if
+    /// it knows nothing of processors of this kind. The folder is made for that.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn note_processor(&self, folder: &Path) -> Result<Vec<u8>, String> {
+        self.ask(&["cpuinfo", "dump"], Some(folder))?;
+        match fs::read(folder.join(PROCESSOR)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            noted => noted.map_err(|error| format!("{PROCESSOR}: {error}")),
+        }
+    }
+
+    /// Whether the processor of this host has what that other one has, of which this was noted. The folder is made for
+    /// that.
+    ///
+    /// # Errors
+    /// What it says is missing.
+    pub fn check_processor(&self, folder: &Path, noted: &[u8]) -> Result<(), String> {
+        let file = fs::write(folder.join(PROCESSOR), noted);
+        file.map_err(|error| format!("{PROCESSOR}: {error}"))?;
+        self.ask(&["cpuinfo", "check"], Some(folder))
+    }
+
+    /// Runs one of its checks to the end, which says on the standard error stream what is wrong.
+    fn ask(&self, check: &[&str], folder: Option<&Path>) -> Result<(), String> {
+        let mut command = Command::new(&self.program);
+        command.args(check).stdin(Stdio::null());
+        if let Some(folder) = folder {
+            command.arg("--images-dir").arg(folder);
+        }
+        let output = command.output().map_err(|error| error.to_string())?;
         if output.status.success() {
             return Ok(());
         }
@@ -82,7 +116,11 @@ impl Criu {
             .lines()
             .find(is_cause)
             .or_else(|| said.lines().next_back());
-        Err(format!("criu check: {}", reason.unwrap_or_default().trim()))
+        let check = check.join(" ");
+        Err(format!(
+            "criu {check}: {}",
+            reason.unwrap_or_default().trim()
+        ))
     }
 
     /// Dumps a process into `images`; it is gone then. CRIU runs `hook`, with this variable in its environment, at
