@@ -3,9 +3,9 @@
 use std::process::Child;
 
 use common::{criu, privileged};
-use operated::{LIMIT, ScriptedCriu, wait_until};
+use operated::{LIMIT, OTHER_USER, ScriptedCriu, wait_until};
 use serde_json::Value;
-use two_hosts::{SLOWLY, TwoHosts, said};
+use two_hosts::{SLOWLY, Space, TwoHosts, said};
 
 mod common;
 #[path = "common/operated.rs"]
@@ -143,6 +143,39 @@ async fn whatever_fails_before_the_hand_over_has_the_server_serve_where_it_was()
     said(&hosts.moving(&criu(), &[]).output().unwrap(), 0);
     hosts.assert_whole("file", download);
     assert!(hosts.b.has_process(server));
+}
+
+#[tokio::test]
+async fn root_moves_the_server_of_an_ordinary_user_to_another_host() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start_for_user(OTHER_USER, SLOWLY);
+    let server = hosts.server_id();
+    let user = |host: &Space| host.shell(&format!("stat -c %u /proc/{server} /run/user/mpq-serve"));
+    let is_users = format!("{OTHER_USER}\n{OTHER_USER}\n");
+    assert_eq!(user(&hosts.a), is_users);
+    let output = hosts.moving(&criu(), &[]).output().unwrap();
+    let text = said(&output, IN_THE_WAY);
+    assert!(text.contains("there is no folder /run/user"), "{text}");
+    let make = format!("install -d -m 700 -o {OTHER_USER} -g {OTHER_USER} /run/user");
+    hosts.b.shell(&make);
+
+    // It comes back as the same.
+    let faulty = ScriptedCriu::new("restore", "exit 1");
+    let download = begun(&hosts);
+    let output = hosts.moving(&faulty.program(), &[]).output().unwrap();
+    said(&output, RETURNED);
+    assert!(has(&hosts.assert_whole("file", download), "cancelled"));
+    assert_eq!(user(&hosts.a), is_users);
+
+    let download = begun(&hosts);
+    said(&hosts.moving(&criu(), &[]).output().unwrap(), 0);
+    hosts.assert_whole("file", download);
+    assert_eq!(user(&hosts.b), is_users);
+    assert!(!hosts.a.has_process(server));
+    hosts.a.assert_no_images();
+    hosts.b.assert_no_images();
 }
 
 #[tokio::test]

@@ -149,6 +149,40 @@ async fn whatever_fails_leaves_the_users_server_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_command_that_is_killed_leaves_the_server_at_one_place() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let begin = |operated: &Operated| {
+        let mut command = operated.checkpoint(&operated.images());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    // While clients are told, nobody is left to dump it.
+    let operated = Operated::start_for_user(&criu(), OTHER_USER, &["--lead", "2s"]);
+    let mut command = begin(&operated);
+    operated.wait_for_log("moving to");
+    command.kill().unwrap();
+    command.wait().unwrap();
+    assert_goes_on(&operated);
+    operated.wait_for_log("nobody waits for it any more");
+
+    // And once CRIU runs it is dumped all the same.
+    let held = ScriptedCriu::held("dump");
+    let mut operated = start(&held.program());
+    let mut command = begin(&operated);
+    held.wait_until("begun");
+    command.kill().unwrap();
+    command.wait().unwrap();
+    held.go();
+    operated.server.wait().unwrap();
+    let folder = files(&operated.images()).next().unwrap();
+    wait_until("its token", LIMIT, || folder.join("token.json").exists());
+    let restored = operated.restore(&folder);
+    operated.assert_restored(&restored);
+}
+
+#[tokio::test]
 async fn the_user_is_not_root() {
     let Some(_alone) = privileged().await else {
         return;

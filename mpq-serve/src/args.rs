@@ -287,7 +287,7 @@ pub enum Command {
         pid_file: Option<PathBuf>,
 
         /// Directory in which to make a new one for the images, instead of in the one that the server was started
-        /// with; the new one is printed
+        /// with, or in /run/mpq-serve/images if it is another user's; the new one is printed
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
 

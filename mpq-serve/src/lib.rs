@@ -133,7 +133,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             log::flush();
             // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "mpq-serve: {error}");
+            let error_line = log::printable(&error.to_string());
+            let _ = writeln!(io::stderr(), "mpq-serve: {error_line}");
             error.code().into()
         }
     }

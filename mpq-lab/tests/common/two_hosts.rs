@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::criu;
-use crate::operated::{LIMIT, wait_until};
+use crate::operated::{LIMIT, chmod, wait_until};
 
 /// The address of the first one.
 pub(crate) const A: &str = "10.77.0.2";
@@ -136,6 +137,15 @@ pub(crate) struct TwoHosts {
 
 impl TwoHosts {
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_by(None, options)
+    }
+
+    /// With a server of this user's. It has `/run/user` at the first host.
+    pub(crate) fn start_for_user(user: u32, options: &[&str]) -> Self {
+        Self::start_by(Some(user), options)
+    }
+
+    fn start_by(user: Option<u32>, options: &[&str]) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = folder.path();
         fs::create_dir(path.join("src")).unwrap();
@@ -144,7 +154,15 @@ impl TwoHosts {
         fs::write(path.join("src/file"), bytes).unwrap();
         let [client, a, b] = spaces(path);
         let sshd = start_sshd(&b, path);
-        let server = start_server(&a, path, options);
+        if let Some(user) = user {
+            chmod(path, 0o755);
+            for name in ["log", "pid"] {
+                fs::write(path.join(name), "").unwrap();
+                chown(path.join(name), Some(user), Some(user)).unwrap();
+            }
+            a.shell(&format!("install -d -m 700 -o {user} -g {user} /run/user"));
+        }
+        let server = start_server(&a, path, user, options);
         let hosts = Self {
             client,
             a,
@@ -268,9 +286,15 @@ fn path(name: &str) -> &str {
     name.split('-').next().unwrap_or(name)
 }
 
-fn start_server(a: &Space, folder: &Path, options: &[&str]) -> Child {
+fn start_server(a: &Space, folder: &Path, user: Option<u32>, options: &[&str]) -> Child {
     // A shell that collects it once it is dumped.
-    let script = format!("echo {SERVER_ID} >/proc/sys/kernel/ns_last_pid; \"$@\" & wait");
+    let become_user = user.map(|user| {
+        format!("XDG_RUNTIME_DIR=/run/user setpriv --reuid={user} --regid={user} --clear-groups")
+    });
+    let script = format!(
+        "echo {SERVER_ID} >/proc/sys/kernel/ns_last_pid; {} \"$@\" & wait",
+        become_user.unwrap_or_default()
+    );
     let mut command = a.command("sh");
     command.args(["-c", &script, "sh"]);
     command

@@ -150,7 +150,7 @@ fn look(
     let to = &options.to;
     let own = own
         .into_iter()
-        .map(|problem| format!("in the way at A: {problem}"));
+        .map(|problem| format!("in the way at A: {}", printable(&problem)));
     let theirs = theirs
         .iter()
         .map(|problem| format!("in the way at B, {to}: {}", printable(problem)));

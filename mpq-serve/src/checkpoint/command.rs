@@ -18,7 +18,7 @@ use super::owner::Owner;
 use super::process::{Identity, Process, is_held};
 use super::{say, trust};
 use crate::error::{At, Error, Failure};
-use crate::log::{self, printable};
+use crate::log;
 
 /// How long a server may take to be dumped.
 const DUMP_LIMIT: Duration = Duration::from_secs(3600);
@@ -294,12 +294,11 @@ fn of_another_user(
     server: &Process,
 ) -> Result<PathBuf, Error> {
     let failed = match said {
-        Err(Error::Told(Failure { message, code })) => {
-            let message = printable(&message);
-            // None is a success.
-            let code = if code == 0 { NOT_DUMPED } else { code };
-            Error::Told(Failure { message, code })
-        }
+        // None is a success.
+        Err(Error::Told(Failure { message, code: 0 })) => Error::Told(Failure {
+            message,
+            code: NOT_DUMPED,
+        }),
         Err(error) => error,
         Ok(_) => Error::Died,
     };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sys::stat::{Mode, umask};
 
 use super::control::{Control, POLL_INTERVAL, wait_for};
-use super::helper;
+use super::dump::dump;
 use super::hook::Order;
 use super::images;
 use super::notes::{Failed, Manifest, Ready, Refused, RequestId};
@@ -111,7 +111,7 @@ pub fn run(order: Order) -> Result<(), Error> {
     let share = |owner: Owner| owner.share_real_ids().at("/proc/self");
     let ready = await_ready(&order, &control, starter);
     let ready = ready.and_then(|()| order.owner.map_or(Ok(()), share));
-    let dumped = ready.and_then(|()| helper::dump(order));
+    let dumped = ready.and_then(|()| dump(order));
     match dumped {
         Ok(()) => images::entitle(&images),
         Err(error) => {
@@ -127,8 +127,11 @@ fn await_ready(order: &Order, control: &Control, starter: u32) -> Result<(), Err
     let server = Process::open(order.pid).map_err(|_| Error::Leaving)?;
     while control.read_on::<Ready>(&order.request).is_none() {
         let is_off = control.read_on::<Failed>(&order.request).is_some();
-        if is_off || server.has_ended() || parent_id() != starter {
+        if is_off || server.has_ended() {
             return Err(Error::Leaving);
+        }
+        if parent_id() != starter {
+            return Err(Error::Dump("nobody waits for it any more".to_owned()));
         }
         std::thread::sleep(POLL_INTERVAL);
     }

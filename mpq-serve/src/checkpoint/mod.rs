@@ -1,7 +1,7 @@
 //! All that has a server frozen and brought back: the commands for scripts, the helper that runs CRIU,
 //! and what a process must let go of before it can be frozen.
 //!
-//! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it, and [`hook`] decides whether
+//! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it ([`dump`]), and [`hook`] decides whether
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
 //! leave [`images`], whose [`token`] is who may wake the server, and once; [`standstill`] waits for one from
 //! another host. [`process`] and [`trust`] tell whose process and whose folder it is. [`forward`] stays where the server
@@ -19,6 +19,7 @@ pub mod command;
 pub mod control;
 pub mod criu;
 pub mod descendants;
+pub mod dump;
 pub mod for_user;
 pub mod forward;
 pub mod heap;

@@ -7,7 +7,6 @@ use super::criu::Criu;
 use super::images;
 use super::notes::RequestId;
 use crate::error::{At, Error};
-use crate::log::printable;
 
 /// Checks that a process, which is named as in `/proc`, can be dumped, by this CRIU or the one that is found, and makes
 /// the folder for its images in `parent`.
@@ -34,7 +33,7 @@ pub fn prepare(
 pub fn check_maps(process: &str) -> Result<(), Error> {
     let maps = format!("/proc/{process}/maps");
     let maps = fs::read_to_string(&maps).at(maps)?;
-    match replaced(&maps).map(printable) {
+    match replaced(&maps) {
         Some(file) => Err(Error::Dump(format!(
             "{file} was replaced or removed since the server started; CRIU needs it as it was"
         ))),
