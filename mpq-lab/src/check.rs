@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::arms::tcp;
 use crate::system::host::{cargo, show};
 use crate::system::setup::setup;
-use crate::system::{runc, sshd};
+use crate::system::{aioquic, runc, sshd};
 
 /// mpq-core with all that is optional.
 const OF_CORE: [&str; 3] = ["--package", "mpq-core", "--all-features"];
@@ -33,11 +33,12 @@ pub fn check(arguments: &[String]) -> Result<()> {
 
     let mut test = cargo(&["test", "--release", "--workspace"]);
     test.args(arguments);
-    // The arms over TCP need more than the demo does, and so do moves by ssh.
+    // The arms over TCP need more than the demo does, and so do moves by ssh, containers, and a client that is not ours.
     let more = || {
-        tcp::setup()
-            .and_then(|()| sshd::setup())
-            .and_then(|()| runc::setup())
+        tcp::setup()?;
+        sshd::setup()?;
+        runc::setup()?;
+        aioquic::setup()
     };
     match setup().and_then(|criu| more().map(|()| criu)) {
         Ok(criu) => {

@@ -1,10 +1,11 @@
 //! Clients that know nothing of moves keep their downloads while the server moves: a forwarder stays where it was.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{criu, privileged};
+use mpq_lab::system::aioquic;
 use mpq_lab::system::host::built;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,26 +21,37 @@ const SLOWLY: [&str; 2] = ["--limit-rate", "2M"];
 /// quinn's client, with a download under way, and the file that it writes.
 fn plain(operated: &Operated) -> (Child, PathBuf) {
     let file = operated.folder.path().join("plain");
-    let child = Command::new(built("mpq-get").unwrap())
-        .args([
-            "--protocol",
-            "quic",
-            "--insecure",
-            "--retry",
-            "0",
-            "--output",
-        ])
+    let mut command = Command::new(built("mpq-get").unwrap());
+    command
+        .args(["--protocol", "quic", "--insecure", "--retry", "0"])
+        .arg("--output")
         .arg(&file)
-        .arg(format!("https://{}/random", operated.address))
+        .arg(format!("https://{}/random", operated.address));
+    let part = operated.folder.path().join("plain.part");
+    (begun(command, &part), file)
+}
+
+/// The same of aioquic's.
+fn foreign(operated: &Operated) -> (Child, PathBuf) {
+    let file = operated.folder.path().join("foreign");
+    let (host, port) = operated.address.rsplit_once(':').unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/aioquic_get.py");
+    let mut command = Command::new(aioquic::python().unwrap());
+    command.arg(script).args([host, port, "/random"]).arg(&file);
+    (begun(command, &file), file)
+}
+
+/// A client whose download into this file is under way.
+fn begun(mut command: Command, file: &Path) -> Child {
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let part = operated.folder.path().join("plain.part");
-    let has_begun = || fs::metadata(&part).is_ok_and(|part| part.len() > 0);
+    let has_begun = || fs::metadata(file).is_ok_and(|file| file.len() > 0);
     wait_until("its first bytes", LIMIT, has_begun);
-    (child, file)
+    child
 }
 
 /// The process that a checkpoint says forwards.
@@ -56,12 +68,25 @@ async fn a_plain_client_downloads_through_a_move_that_is_forwarded() {
     let Some(_alone) = privileged().await else {
         return;
     };
+    downloads_through_a_move(plain);
+}
+
+#[tokio::test]
+async fn so_does_one_that_has_nothing_of_ours() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    downloads_through_a_move(foreign);
+}
+
+fn downloads_through_a_move(client: fn(&Operated) -> (Child, PathBuf)) {
     let mut operated = Operated::start(&criu(), &SLOWLY);
-    let (client, file) = plain(&operated);
+    let (client, file) = client(&operated);
     let mut checkpoint = operated.checkpoint(&operated.images());
     let output = checkpoint.arg("--forward").output().unwrap();
     let images = printed(&output);
     let forwarder = forwarder(&output.stderr);
+    let moved_at = fs::metadata(&file).map_or(0, |file| file.len());
     let restored = operated.restore(&images);
     assert!(restored.status.success(), "{restored:?}");
     let ended = client.wait_with_output().unwrap();
@@ -70,6 +95,7 @@ async fn a_plain_client_downloads_through_a_move_that_is_forwarded() {
     operated.assert_serves_at(&operated.address);
     let whole = fs::read(operated.folder.path().join("download")).unwrap();
     assert!(fs::read(file).unwrap() == whole, "{} bytes", whole.len());
+    assert!(moved_at < whole.len() as u64, "it was over before the move");
     kill(forwarder, Signal::SIGTERM).unwrap();
 }
 
