@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use clap::{Parser, Subcommand};
-use mpq_lab::arms::quinn_server;
-use mpq_lab::bench::{self, linkfail, load};
+use mpq_lab::arms::{attacker, quinn_server};
+use mpq_lab::bench::{self, attacks, linkfail, load};
 use mpq_lab::experiment::reproduce;
 use mpq_lab::experiment::scenario::Scenario;
 use mpq_lab::network::calibrate::calibrate;
@@ -63,6 +63,11 @@ enum Command {
         #[command(flatten)]
         options: linkfail::Options,
     },
+    /// Attack a server, in five ways, and see what a good client keeps of its rate, and what memory the server needs
+    Attacks {
+        #[command(flatten)]
+        options: attacks::Options,
+    },
     /// Make the network and leave it up; its hosts are the namespaces mpq-lab-client, mpq-lab-router,
     /// mpq-lab-server-a and mpq-lab-server-b
     Up {
@@ -97,6 +102,12 @@ enum Command {
     Emulate {
         /// The network's name, for whoever looks for the process
         id: String,
+    },
+    /// Be the attacker; started by the lab itself
+    #[command(hide = true)]
+    Attack {
+        #[command(flatten)]
+        options: attacker::Options,
     },
     /// Be the clients of a herd; started by the lab itself
     #[command(hide = true)]
@@ -190,6 +201,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { options } => bench::bench(&options).await?,
         Command::Herd { options } => load::load(&options).await?,
         Command::Linkfail { options } => linkfail::linkfail(&options).await?,
+        Command::Attacks { options } => attacks::attacks(&options).await?,
+        Command::Attack { options } => attacker::attack(options).await?,
         Command::HerdClients { options } => load::clients(options).await?,
         Command::QuinnServer { options } => quinn_server::serve(options).await?,
         Command::Up { links } => up::up(&links)?,

@@ -10,8 +10,9 @@
 //! - Last the [`targets`] of the project.
 //!
 //! [`compare`] runs all that and makes [`ratios`] of it; [`load`] moves a server under many clients, which is
-//! `cargo lab herd` too.
+//! `cargo lab herd` too. [`attacks`] is a command of its own, as [`linkfail`] is.
 
+pub mod attacks;
 pub mod compare;
 pub mod linkfail;
 pub mod load;
