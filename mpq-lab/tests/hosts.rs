@@ -3,9 +3,10 @@
 use std::process::Child;
 
 use common::{criu, privileged};
+use mpq_lab::system::host::built;
 use operated::{LIMIT, OTHER_USER, ScriptedCriu, wait_until};
 use serde_json::Value;
-use two_hosts::{SLOWLY, Space, TwoHosts, said};
+use two_hosts::{B, SLOWLY, Space, TwoHosts, WORK, said};
 
 mod common;
 #[path = "common/operated.rs"]
@@ -47,6 +48,8 @@ async fn a_download_goes_on_at_another_host_after_one_command() {
     assert!(report["bytes"].as_u64() > Some(100_000), "{report}");
     let pause = report["seconds"]["pause"].as_f64();
     assert!(pause > Some(0.0) && pause < report["seconds"]["total"].as_f64());
+    assert!(said.contains(&format!("made the folder {WORK}")), "{said}");
+    hosts.b.shell(&format!("grep -q /file {WORK}/access"));
     // For who looks how long it took (--nocapture).
     println!("{said}{report}");
     assert!(hosts.b.has_process(server) && !hosts.a.has_process(server));
@@ -70,18 +73,19 @@ async fn all_that_is_in_the_way_is_said_at_once_and_no_client_hears_of_it() {
     let text = look(&[], 0);
     assert!(text.contains("nothing is in the way"), "{text}");
 
-    // Another process has the id of the server there, what is served is not there, and the address is no host's.
-    hosts.b.shell(&format!(
-        "mount -t tmpfs tmpfs {}; echo {} >/proc/sys/kernel/ns_last_pid; sleep 1000 >/dev/null 2>&1 &",
-        hosts.file("served").display(),
-        server - 1
-    ));
+    // What is served is not there, and the address is no host's. That its ids are in use is not in the way.
+    hosts.occupy(server);
+    let text = look(&[], 0);
+    assert!(text.contains("nothing is in the way"), "{text}");
+    let served = hosts.file("served");
+    hosts
+        .b
+        .shell(&format!("mount -t tmpfs tmpfs {}", served.display()));
     let text = look(&["--address", "10.77.0.99:4433"], IN_THE_WAY);
     for part in [
-        &format!("threads: {server}"),
         "there is no folder",
         "cannot listen on 10.77.0.99:4433",
-        "serving at A; the move has not begun: 3 things are in the way",
+        "serving at A; the move has not begun: 2 things are in the way",
     ] {
         assert_eq!(text.matches(part).count(), 1, "{part}: {text}");
     }
@@ -97,7 +101,7 @@ async fn all_that_is_in_the_way_is_said_at_once_and_no_client_hears_of_it() {
     assert_eq!(text.matches(part).count(), 1, "{text}");
     // Nor without --dry-run.
     let output = hosts.moving(&criu(), &[]).output().unwrap();
-    assert!(said(&output, IN_THE_WAY).contains("2 things"));
+    assert!(said(&output, IN_THE_WAY).contains("something is in the way"));
     assert!(!hosts.log().contains("moving to"), "{}", hosts.log());
     hosts.b.assert_no_images();
 }
@@ -158,7 +162,8 @@ async fn root_moves_the_server_of_an_ordinary_user_to_another_host() {
     let output = hosts.moving(&criu(), &[]).output().unwrap();
     let text = said(&output, IN_THE_WAY);
     assert!(text.contains("there is no folder /run/user"), "{text}");
-    let make = format!("install -d -m 700 -o {OTHER_USER} -g {OTHER_USER} /run/user");
+    let make =
+        format!("install -d -m 700 -o {OTHER_USER} -g {OTHER_USER} /run/user; mkdir -m 777 {WORK}");
     hosts.b.shell(&make);
 
     // It comes back as the same.
@@ -183,8 +188,35 @@ async fn a_hundred_downloads_go_on_at_another_host() {
     let Some(_alone) = privileged().await else {
         return;
     };
-    // Half a megabyte takes twenty seconds then.
-    let hosts = TwoHosts::start(&["--limit-rate", "200k"]);
+    a_hundred_follow(&TwoHosts::start(FOR_LONG));
+}
+
+#[tokio::test]
+async fn a_hundred_downloads_go_on_where_another_server_has_the_same_ids() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start(FOR_LONG);
+    let server = hosts.server_id();
+    // As on two hosts that boot alike.
+    let _twin = hosts.start_twin(server);
+    let moved = a_hundred_follow(&hosts);
+    // Its id is another one there, and the other server has its own.
+    let id = moved["pid"].as_i64().unwrap() as i32;
+    assert_ne!(id, server);
+    assert_eq!(hosts.server_id(), id);
+    let get = built("mpq-get").unwrap();
+    hosts.client.shell(&format!(
+        "{} --insecure --output /run/got https://{B}:5433/random",
+        get.display()
+    ));
+}
+
+/// Half a megabyte takes twenty seconds then.
+const FOR_LONG: &[&str] = &["--limit-rate", "200k"];
+
+/// Each of a hundred downloads follows the server to the other host. What the move tells.
+fn a_hundred_follow(hosts: &TwoHosts) -> Value {
     let of_files = (0..50).map(|number| format!("half-{number}"));
     let names = of_files.chain((0..50).map(|number| format!("random-{number}")));
     let downloads: Vec<_> = names.map(|name| (hosts.download(&name), name)).collect();
@@ -198,4 +230,5 @@ async fn a_hundred_downloads_go_on_at_another_host() {
         assert!(has(&events, "first_byte_after_move"), "{name}: {events:?}");
     }
     println!("{text}{}", String::from_utf8_lossy(&moved.stdout));
+    serde_json::from_slice(&moved.stdout).unwrap()
 }

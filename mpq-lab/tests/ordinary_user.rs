@@ -10,12 +10,15 @@ use common::{criu, privileged};
 use mpq_serve::checkpoint::process::Identity;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use occupied::Occupied;
 use operated::{
     LIMIT, NO_SERVER, NOT_DUMPED, NOT_PERMITTED, OTHER_USER, Operated, ScriptedCriu,
     assert_refused, chmod, mode, printed, wait_until,
 };
 
 mod common;
+#[path = "common/occupied.rs"]
+mod occupied;
 #[path = "common/operated.rs"]
 mod operated;
 
@@ -25,8 +28,16 @@ fn run_folder(operated: &Operated) -> PathBuf {
 }
 
 fn control(operated: &Operated) -> PathBuf {
-    let id = operated.pid().to_string();
-    run_folder(operated).join("mpq-serve").join(id)
+    let name = format!("{}-", operated.pid());
+    let mut found = files(&run_folder(operated).join("mpq-serve"));
+    let is_it = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&name)
+    };
+    found.find(is_it).unwrap()
 }
 
 /// A server of the user, and a folder that belongs to root, with the one for the images.
@@ -98,9 +109,21 @@ async fn root_moves_the_server_of_an_ordinary_user() {
     assert!(!images.exists());
     assert!(operated.log().contains("Parked → Resuming (new address)"));
 
-    // And once more.
+    // And once more, to where its id is in use; and on from there.
     let images = printed(&checkpoint(&operated, &["--pid", &pid.to_string()]));
     assert!(images.join("token.json").exists());
+    let occupied = Occupied::start(pid);
+    let restored = operated.restore(&images);
+    operated.assert_restored(&restored);
+    let id = operated.restored.unwrap();
+    assert_ne!(id, pid);
+    assert_eq!(user_of(id), OTHER_USER);
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), format!("{id}\n"));
+    let images = printed(&checkpoint(&operated, &["--pid", &id.to_string()]));
+    drop(occupied);
+    let restored = operated.restore(&images);
+    operated.assert_restored(&restored);
+    assert_eq!(operated.restored, Some(pid));
 }
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {

@@ -410,6 +410,26 @@ pub enum Command {
         request: RequestId,
     },
 
+    /// Restore a server as the first process of a namespace, and stay. Started by `restore`.
+    #[command(hide = true)]
+    Init {
+        /// Process id of the server
+        #[arg(long, value_name = "PID", value_parser = pid())]
+        pid: i32,
+
+        /// The last id that it or one of its threads needs
+        #[arg(long, value_name = "ID", value_parser = pid())]
+        last_id: i32,
+
+        /// Directory of its images
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+
+        /// CRIU, and its arguments
+        #[arg(last = true, required = true, value_name = "CRIU")]
+        criu: Vec<OsString>,
+    },
+
     /// Dump a parked server. Started by the server itself.
     #[command(hide = true)]
     Dump {

@@ -38,7 +38,7 @@ use checkpoint::helper::{self, Dumper, Task};
 use checkpoint::hook::{Hook, Order};
 use checkpoint::restore::{self, Restore};
 use checkpoint::token::Claim;
-use checkpoint::{command, for_user, forward, park};
+use checkpoint::{command, for_user, forward, init, park};
 
 /// The program: reads the command line, does what it says, and reports one line if that fails.
 pub fn main() -> ExitCode {
@@ -95,6 +95,23 @@ pub fn main() -> ExitCode {
         Some(Command::Release { images, valid }) => restore::release(&images, valid),
         Some(Command::Forward { control, request }) => {
             forward::run(&Control::at(control), &request)
+        }
+        Some(Command::Init {
+            pid,
+            last_id,
+            images,
+            criu,
+        }) => {
+            let task = init::Task {
+                images,
+                pid,
+                last_id,
+                criu,
+            };
+            match init::run(&task) {
+                Ok(code) => return code.into(),
+                Err(error) => Err(error),
+            }
         }
         Some(Command::Dump {
             pid,

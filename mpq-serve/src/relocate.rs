@@ -23,7 +23,7 @@ use crate::checkpoint::notes::{
 };
 use crate::checkpoint::park::{self, Outcome, Parked};
 use crate::checkpoint::process::Identity;
-use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, preflight, stdio};
+use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, namespace, preflight, stdio};
 use crate::error::{At, Error, Failure};
 use crate::log;
 use crate::metrics::Metrics;
@@ -282,7 +282,7 @@ pub(crate) fn announce(control: &Control) -> Result<(), Error> {
 /// Those of the file system.
 pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
     match &options.pid_file {
-        Some(file) => fs::write(file, format!("{}\n", std::process::id())).at(file),
+        Some(file) => fs::write(file, format!("{}\n", namespace::own_id())).at(file),
         None => Ok(()),
     }
 }
@@ -292,16 +292,23 @@ pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
 /// # Errors
 /// Those of the file system.
 pub(crate) fn write_settings(control: &Control, options: &Serve) -> Result<(), Error> {
+    control.write(&Settings {
+        root: options
+            .root()
+            .and_then(|root| std::path::absolute(root).ok()),
+        folders: folders(options),
+        moves_in_process: options.move_in_process.is_some(),
+    })
+}
+
+/// The folders that the server is in, and writes files to.
+fn folders(options: &Serve) -> Vec<PathBuf> {
     let files = [&options.pid_file, &options.log_file, &options.access_log];
     let is_file = |file: &&PathBuf| file.as_os_str() != "-";
     let files = files.into_iter().flatten().filter(is_file);
     let absolute = |path: &Path| std::path::absolute(path).ok();
     let around = files.filter_map(|file| Some(absolute(file)?.parent()?.to_owned()));
-    let root = options.root().and_then(absolute);
-    control.write(&Settings {
-        folders: root.into_iter().chain(around).collect(),
-        moves_in_process: options.move_in_process.is_some(),
-    })
+    std::env::current_dir().into_iter().chain(around).collect()
 }
 
 fn fail(control: &Control, id: &RequestId, error: &Error) {
@@ -471,6 +478,7 @@ impl Move {
             program: Manifest::PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id() as i32,
+            id_outside: Some(namespace::own_id()),
             control: self.control.path().to_owned(),
             listen: self.server.local_addr(),
             targets,
@@ -482,6 +490,7 @@ impl Move {
             pid_file: self.options.pid_file.clone(),
             log_file: self.options.log_file.clone(),
             owner: None,
+            folders: folders(&self.options),
             files: Default::default(),
         }
     }
@@ -598,6 +607,7 @@ impl Move {
     /// Where a restored server is to go on.
     fn thawed(&self) -> Option<Thaw> {
         let thawed = self.control.take::<Thawed>()?;
+        namespace::restored(thawed.pid);
         stdio::take_over(thawed.streams_of);
         if let Some(file) = thawed.log_file {
             log::go_on_in(file);

@@ -17,7 +17,7 @@ use crate::access::{AccessLog, Entry, Handshake, Secured};
 use crate::args::Serve;
 use crate::certificate;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
-use crate::checkpoint::heap;
+use crate::checkpoint::{heap, namespace};
 use crate::error::{At, Error};
 use crate::greeting;
 use crate::guests::{Guest, Guests};
@@ -96,8 +96,8 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
     opened.map_err(|(address, error)| Error::Listen(address, error))?;
     // Before anybody can find this process and send it one.
     let mut signals = Signals::new()?;
-    let control = Control::of(std::process::id() as i32);
-    control.create_anew()?;
+    let control = Control::new().at("/proc/sys/kernel/random/uuid")?;
+    control.create()?;
     Control::remove_dead();
     let announced = announce(&control).and_then(|()| write_settings(&control, &options));
     if let Err(error) = announced {
@@ -181,7 +181,7 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
     mover.is_heard().await;
     control.remove();
     if let Some(file) = &options.pid_file
-        && fs::read_to_string(file).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
+        && fs::read_to_string(file).is_ok_and(|pid| pid.trim() == namespace::own_id().to_string())
     {
         let _ = fs::remove_file(file);
     }

@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use sd_notify::NotifyState;
 use socket2::{Socket, Type};
 
+use crate::checkpoint::namespace;
 use crate::error::Error;
 
 /// The server can be reached.
@@ -24,7 +25,8 @@ pub(crate) fn reloading() {
 
 /// It can be reached again after a move, as this process, which may be the supervisor's of another host.
 pub(crate) fn moved() {
-    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    let id = namespace::own_id().unsigned_abs();
+    tell(&[NotifyState::MainPid(id), NotifyState::Ready]);
 }
 
 /// It takes nobody in any more.

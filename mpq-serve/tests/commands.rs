@@ -32,6 +32,7 @@ fn images_of(version: &str, folder: &Path, listen: &str) {
         version: version.into(),
         // Beyond the highest that there can be (proc(5)).
         pid: 8_388_608,
+        id_outside: None,
         control: folder.join("control"),
         listen: listen.parse().unwrap(),
         targets: vec![listen.parse().unwrap()],
@@ -43,6 +44,8 @@ fn images_of(version: &str, folder: &Path, listen: &str) {
         pid_file: None,
         owner: None,
         log_file: Some(folder.join("log")),
+        folders: Vec::new(),
+        owner: None,
         files: Default::default(),
     };
     seal(folder, manifest).unwrap();

@@ -143,8 +143,7 @@ impl Operated {
         let mut restore = self.command(&["restore", "--images"]);
         let output = restore.arg(images).args(options).output().unwrap();
         if output.status.success() {
-            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-            self.restored = report["pid"].as_i64().map(|pid| pid as i32);
+            self.restored = id_told(&output);
         }
         output
     }
@@ -256,6 +255,12 @@ pub(crate) fn copy(images: &Path, to: &Path) -> PathBuf {
         chmod(&to, 0o600);
     }
     copy
+}
+
+/// The process id that a restore has printed.
+pub(crate) fn id_told(output: &Output) -> Option<i32> {
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    report["pid"].as_i64().map(|pid| pid as i32)
 }
 
 /// The folder that a checkpoint has printed.

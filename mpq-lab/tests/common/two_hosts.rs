@@ -23,6 +23,8 @@ pub(crate) const A: &str = "10.77.0.2";
 pub(crate) const B: &str = "10.77.0.3";
 /// The process id that the server gets, or one just after it: free on the other host.
 pub(crate) const SERVER_ID: i32 = 20_000;
+/// The folder that it is in, and writes its access log to: there is none on the other host.
+pub(crate) const WORK: &str = "/run/work";
 /// The length of the file that it serves, bytes.
 const LENGTH: usize = 4_000_000;
 /// That of what it serves besides,
@@ -216,6 +218,35 @@ impl TwoHosts {
         command
     }
 
+    /// Has a process of the second host have this id, which is free.
+    pub(crate) fn occupy(&self, id: i32) {
+        self.b.shell(&format!(
+            "until [ \"$taken\" = {id} ]; do
+                 echo $(({id} - 1)) >/proc/sys/kernel/ns_last_pid
+                 sleep 1000 >/dev/null 2>&1 & taken=$!
+             done"
+        ));
+    }
+
+    /// Starts a server at the second host that has the ids of the first one's there.
+    pub(crate) fn start_twin(&self, id: i32) -> Child {
+        let log = self.file("twin.log");
+        let script = format!("echo $(({id} - 1)) >/proc/sys/kernel/ns_last_pid; \"$@\" & wait");
+        let mut command = self.b.command("sh");
+        command.args(["-c", &script, "sh"]);
+        command
+            .arg(built("mpq-serve").unwrap())
+            .args(["--listen", &format!("{B}:5433"), "--random", "1M"])
+            .arg("--log-file")
+            .arg(&log);
+        let twin = command.spawn().unwrap();
+        let has_started =
+            || fs::read_to_string(&log).is_ok_and(|log| log.contains("download with"));
+        wait_until("the twin", LIMIT, has_started);
+        assert!(self.b.has_process(id));
+        twin
+    }
+
     /// Begins to download the file from the first host.
     pub(crate) fn download(&self, name: &str) -> Child {
         let to = self.file(&format!("{name}.got"));
@@ -292,7 +323,7 @@ fn start_server(a: &Space, folder: &Path, user: Option<u32>, options: &[&str]) -
         format!("XDG_RUNTIME_DIR=/run/user setpriv --reuid={user} --regid={user} --clear-groups")
     });
     let script = format!(
-        "echo {SERVER_ID} >/proc/sys/kernel/ns_last_pid; {} \"$@\" & wait",
+        "mkdir -m 777 {WORK}; cd {WORK}; echo {SERVER_ID} >/proc/sys/kernel/ns_last_pid; {} \"$@\" & wait",
         become_user.unwrap_or_default()
     );
     let mut command = a.command("sh");
@@ -306,6 +337,7 @@ fn start_server(a: &Space, folder: &Path, user: Option<u32>, options: &[&str]) -
         .arg(folder.join("pid"))
         .arg("--log-file")
         .arg(folder.join("log"))
+        .args(["--access-log", "access"])
         .arg(folder.join("served/www"))
         .spawn()
         .unwrap()

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 
 use crate::common::criu;
-use crate::operated::{LIMIT, ScriptedCriu, age, chmod, printed, wait_until};
+use crate::operated::{LIMIT, ScriptedCriu, age, chmod, id_told, printed, wait_until};
 use crate::table::{Row, Seen};
 use crate::trial::{Serving, Trial};
 
@@ -57,9 +57,13 @@ pub(crate) const ROWS: &[Row] = &[
             "cannot listen on 192.0.2.1:4433",
         )
     }),
-    Row::new(RESTORING, "the process id is in use", pid_in_use).slow(),
+    Row::new(
+        RESTORING,
+        "the process id is in use; it gets a namespace of its own",
+        pid_in_use,
+    ),
     Row::new(RESTORING, "the log file cannot be written", || {
-        restore_refused(&["--log-file", "/nowhere/log"], "/nowhere/log")
+        restore_refused(&["--log-file", "/proc/nowhere/log"], "/proc/nowhere")
     }),
     Row::new(RESTORING, "CRIU fails", || {
         criu_fails(
@@ -243,8 +247,8 @@ fn pid_in_use() -> Seen {
     // Nobody has collected the process yet.
     let mut restore = trial.operated.command(&["restore", "--images"]);
     let output = restore.arg(&images).output().unwrap();
-    trial.saw(&output, "is in use here");
-    trial.restore(&images);
+    trial.operated.restored = id_told(&output);
+    trial.saw(&output, "");
     trial.finish()
 }
 

@@ -5,8 +5,11 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
+
 use super::messages::{Findings, NeededFile, Needs};
 use super::needs::{self, processor};
+use crate::checkpoint::namespace;
 use crate::checkpoint::notes::{ImageFile, now};
 
 /// Looks at everything.
@@ -20,9 +23,16 @@ pub fn of(needs: &Needs) -> Findings {
     problems.extend(other_processor(needs));
     problems.extend(needs::criu_lacks(needs));
     problems.extend(needs.files.iter().filter_map(other_file));
-    let folders = needs.folders.iter().filter(|folder| !folder.is_dir());
-    problems.extend(folders.map(|folder| format!("there is no folder {}", folder.display())));
-    problems.extend(used_ids(&needs.ids));
+    let missing = needs.required.iter().filter(|folder| !folder.is_dir());
+    problems.extend(missing.map(|folder| format!("there is no folder {}", folder.display())));
+    problems.extend(needs.folders.iter().filter_map(|folder| unmakeable(folder)));
+    if let (false, Err(error)) = (namespace::in_use(&needs.ids).is_empty(), namespace::check()) {
+        let ids = "process ids of the server are in use";
+        problems.push(format!(
+            "{ids}, and no namespace of ids can be made: {error}"
+        ));
+    }
+    problems.extend(too_high(&needs.ids));
     if let Err(error) = UdpSocket::bind(needs.address) {
         problems.push(format!("cannot listen on {}: {error}", needs.address));
     }
@@ -62,12 +72,26 @@ fn other_file(needed: &NeededFile) -> Option<String> {
     }
 }
 
-fn used_ids(ids: &[i32]) -> Option<String> {
-    let is_used = |id: &&i32| Path::new(&format!("/proc/{id}")).exists();
-    let used: Vec<_> = ids.iter().filter(is_used).map(i32::to_string).collect();
-    let list = used.join(", ");
-    (!used.is_empty())
-        .then(|| format!("in use are process ids of the server and its threads: {list}"))
+/// Why a folder is not there, and cannot be made.
+fn unmakeable(folder: &Path) -> Option<String> {
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let reason = match access(there, AccessFlags::W_OK | AccessFlags::X_OK) {
+        _ if !there.is_dir() => format!("{} is no folder", there.display()),
+        Err(error) if there != folder => format!("{}: {}", there.display(), error.desc()),
+        _ => return None,
+    };
+    let folder = folder.display();
+    Some(format!("the folder {folder} cannot be made: {reason}"))
+}
+
+/// The kernel gives out no such ids, nor lets CRIU.
+fn too_high(ids: &[i32]) -> Option<String> {
+    let file = "/proc/sys/kernel/pid_max";
+    let end: i32 = fs::read_to_string(file).ok()?.trim().parse().ok()?;
+    let highest = *ids.iter().max()?;
+    (highest >= end).then(|| {
+        format!("the server has a process id of {highest}, and kernel.pid_max is {end}: raise it")
+    })
 }
 
 #[cfg(test)]
@@ -97,7 +121,12 @@ mod tests {
                     sha256: "0".into(),
                 },
             ],
-            folders: vec!["/".into(), "/nowhere".into()],
+            required: vec!["/nowhere".into()],
+            folders: vec![
+                "/".into(),
+                "/nowhere/made".into(),
+                "/proc/version/made".into(),
+            ],
             ids: vec![own_id, i32::MAX],
             bytes: u64::MAX,
             address: "192.0.2.1:4433".parse().unwrap(),
@@ -113,7 +142,8 @@ mod tests {
             "is another one than at A",
             "/nowhere/program: ",
             "no folder /nowhere",
-            &format!("threads: {own_id}"),
+            "the folder /proc/version/made cannot be made: /proc/version is no folder",
+            "a process id of 2147483647",
             "cannot listen on 192.0.2.1:4433",
             "has room for",
         ] {

@@ -73,7 +73,9 @@ pub struct Needs {
     pub processor_of_criu: Option<String>,
     /// The files that are in its memory.
     pub files: Vec<NeededFile>,
-    /// The folders that it is in, serves, or writes to.
+    /// Folders that must be there, such as the one that it serves.
+    pub required: Vec<PathBuf>,
+    /// The folders that it is in, or writes to: made if they are not there.
     pub folders: Vec<PathBuf>,
     /// Its process id and those of its threads.
     pub ids: Vec<i32>,

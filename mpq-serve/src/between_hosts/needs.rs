@@ -12,7 +12,7 @@ use crate::checkpoint::command::RunningServer;
 use crate::checkpoint::control::Control;
 use crate::checkpoint::criu::Criu;
 use crate::checkpoint::notes::{ImageFile, RequestId};
-use crate::checkpoint::{images, preflight};
+use crate::checkpoint::{images, namespace, preflight};
 use crate::error::{At, Error};
 
 /// What this server needs at B.
@@ -39,32 +39,29 @@ pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error>
         Ok(NeededFile { path, sha256 })
     });
     let settings = server.settings().unwrap_or_default();
-    let cwd = proc.join("cwd");
-    let mut folders = vec![fs::read_link(&cwd).at(cwd)?];
-    folders.extend(settings.folders);
-    // That of root is made.
-    let around = server.controls().filter(|_| server.owner.is_some());
-    folders.extend(around.and_then(Path::parent).map(PathBuf::from));
     let log_file = options.log_file.clone();
-    folders.extend(
-        log_file
-            .as_deref()
-            .and_then(Path::parent)
-            .map(PathBuf::from),
-    );
-    folders.sort();
-    folders.dedup();
+    let log_folder = log_file.as_deref().and_then(Path::parent);
+    let folders = settings.folders.into_iter();
+    let mut folders: BTreeSet<_> = folders.chain(log_folder.map(PathBuf::from)).collect();
+    let mut required: BTreeSet<_> = settings.root.into_iter().collect();
+    if server.owner.is_some() {
+        // Of an ordinary user nothing is made, but the folder that those are in through which servers are talked to.
+        required.append(&mut folders);
+        required.extend(server.controls().and_then(Path::parent).map(PathBuf::from));
+    }
     let tasks = proc.join("task");
-    let ids = fs::read_dir(&tasks).at(tasks)?.flatten();
+    let tasks = fs::read_dir(&tasks).at(tasks)?.flatten();
+    let id = |status| namespace::innermost_id(&fs::read_to_string(status).ok()?);
     Ok(Needs {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: std::env::consts::ARCH.to_owned(),
         processor: processor(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         processor_of_criu: with_criu(Criu::note_processor).map(|noted| HEXLOWER.encode(&noted)),
         files: files.collect::<Result<_, Error>>()?,
-        folders,
-        ids: ids
-            .filter_map(|id| id.file_name().to_str()?.parse().ok())
+        required: required.into_iter().collect(),
+        folders: folders.into_iter().collect(),
+        ids: tasks
+            .filter_map(|task| id(task.path().join("status")))
             .collect(),
         bytes: images::needed(&server.pid.to_string())?,
         address: options.address,

@@ -16,7 +16,7 @@ use super::notes::{
 };
 use super::owner::Owner;
 use super::process::{Identity, Process, is_held};
-use super::{say, trust};
+use super::{namespace, say, trust};
 use crate::error::{At, Error, Failure};
 use crate::log;
 
@@ -158,7 +158,7 @@ impl RunningServer {
             Some(helper) => of_another_user(result, helper, process),
             None => result,
         };
-        let forwarder = control.read_on::<Forwards>(&id);
+        let forwarder = control.read_on::<Forwards>(&id).map(known_here);
         control.clear_on::<Done>(&id);
         control.clear_on::<Forwards>(&id);
         let images = result?;
@@ -307,6 +307,15 @@ fn of_another_user(
         return Err(failed);
     }
     helper.images()?.ok_or(failed)
+}
+
+/// With the process as it is known here, which is another id where the server was in a namespace.
+fn known_here(forwards: Forwards) -> Forwards {
+    let process = namespace::find(&forwards.process).unwrap_or(forwards.process);
+    Forwards {
+        process,
+        ..forwards
+    }
 }
 
 fn say_if_waiting(control: &Control, id: &RequestId) {

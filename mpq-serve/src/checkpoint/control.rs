@@ -1,6 +1,6 @@
 //! Small files through which a server, its checkpoint helper and its restorer talk.
 //!
-//! They lie in a directory that is named by the process id, which a restored server keeps. Files
+//! They lie in a directory of a name that no other server has, on any host, since a restored server keeps it. Files
 //! rather than sockets, since a frozen server can hold none. What is said of one checkpoint carries the
 //! id of its request in its name: whoever waits hears of his own only.
 
@@ -38,9 +38,19 @@ pub struct Control {
 }
 
 impl Control {
-    /// Of the server with this process id, for this user.
+    /// For this process, a server that starts.
+    ///
+    /// # Errors
+    /// The system makes up no name.
+    pub fn new() -> io::Result<Self> {
+        let name = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let pid = std::process::id();
+        Ok(Self::at(base().join(format!("{pid}-{}", name.trim()))))
+    }
+
+    /// Of the server that has this process id here, or had it, for this user.
     pub fn of(pid: i32) -> Self {
-        Self::at(base().join(pid.to_string()))
+        Self::at(named(&base(), pid, None))
     }
 
     /// Of the server with this process id, which runs as another user.
@@ -51,7 +61,8 @@ impl Control {
         // The user can have them say anything.
         let environment = fs::read(format!("/proc/{pid}/environ"))?;
         let base = base_of(owner.uid, |name| variable(&environment, name));
-        Ok(Self::at(base.join(pid.to_string())).owned_by(Some(owner)))
+        let owner = Some(owner);
+        Ok(Self::at(named(&base, pid, owner)).owned_by(owner))
     }
 
     /// At a path that was handed on.
@@ -98,16 +109,6 @@ impl Control {
         let make = || builder.recursive(true).mode(0o700).create(&self.path);
         self.act(make).at(&self.path)?;
         self.check()
-    }
-
-    /// Makes the directory without what an earlier server of this process id has left there.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn create_anew(&self) -> Result<(), Error> {
-        self.create()?;
-        self.remove();
-        self.create()
     }
 
     /// Nobody else can leave notes here.
@@ -159,8 +160,7 @@ impl Control {
     pub fn remove_dead() {
         for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
             let control = Self::at(entry.path());
-            let is_id = |name: &str| name.parse::<i32>().is_ok();
-            if entry.file_name().to_str().is_some_and(is_id) && control.check().is_ok() {
+            if control.check().is_ok() && control.read::<Identity>().is_some() {
                 control.remove_if_dead();
             }
         }
@@ -274,6 +274,28 @@ fn variable(environment: &[u8], name: &str) -> Option<OsString> {
         Some(OsStr::from_bytes(rest.strip_prefix(b"=")?).to_owned())
     };
     environment.split(|byte| *byte == 0).find_map(value)
+}
+
+/// The one of these, of this user, whose server has this process id here: if there are several, the one that still runs;
+/// if none says so, the one that a process with this id has made.
+fn named(base: &Path, pid: i32, owner: Option<Owner>) -> PathBuf {
+    let list = || fs::read_dir(base)?.collect::<io::Result<Vec<_>>>();
+    let entries = Control::at(base).owned_by(owner).act(list);
+    let found = entries.into_iter().flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        let name = name.to_str().filter(|name| !name.contains('.'))?;
+        let control = Control::at(entry.path()).owned_by(owner);
+        let rank = match control.read::<Identity>() {
+            Some(server) if server.pid == pid && server.is_of_this_namespace() => {
+                1 + u8::from(server.is_alive())
+            }
+            None if name.split('-').next() == Some(&pid.to_string()) => 0,
+            _ => return None,
+        };
+        Some((rank, control.path))
+    });
+    let nothing = || base.join(pid.to_string());
+    found.max().map_or_else(nothing, |(_, found)| found)
 }
 
 /// Waits until `look` finds something.

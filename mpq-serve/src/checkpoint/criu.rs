@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::control::wait_for;
 use super::descendants;
+use super::namespace::{self, Ended};
+use super::notes::read_json;
 use super::process::{Process, is_held};
 use crate::error::Error;
 
@@ -150,7 +153,8 @@ impl Criu {
 
     /// Restores the process whose images these are, and leaves it. CRIU runs `hook` as in [`dump`](Self::dump); the
     /// one that is run when the process is restored, and does not run yet, can have it ended. CRIU has `lock` for as
-    /// long as it runs, and is ended after `limit`.
+    /// long as it runs, and is ended after `limit`. It runs by way of the first process of a namespace of ids, if `init` says
+    /// how that is started.
     ///
     /// # Errors
     /// What CRIU's log says, or that it took too long. Processes that it has made may be left.
@@ -161,21 +165,28 @@ impl Criu {
         (name, value): (&str, String),
         lock: File,
         limit: Duration,
+        init: Option<Command>,
     ) -> Result<(), String> {
         let mut command = self.command("restore", images);
         command
             .args(["--restore-detached", "--action-script"])
             .arg(hook)
-            .env(name, value)
-            .stdin(lock);
+            .env(name, &value);
+        let log = images.join("restore.log");
+        if let Some(mut init) = init {
+            init.arg("--").arg(command.get_program());
+            init.args(command.get_args()).env(name, value).stdin(lock);
+            return run_within(init, images, &log, limit);
+        }
+        command.stdin(lock);
         let limited = |criu: &Process| {
             let is_late = !criu.ends_within(limit);
             if is_late {
                 let _ = criu.kill();
             }
-            is_late.then(|| format!("CRIU took longer than {} s", limit.as_secs_f64()))
+            is_late.then(|| took_too_long(limit))
         };
-        run(command, images.join("restore.log"), limited)
+        run(command, log, limited)
     }
 
     fn command(&self, action: &str, images: &Path) -> Command {
@@ -238,23 +249,57 @@ fn run(
         Ok((criu.wait()?, why))
     };
     let (status, why) = run().map_err(|error: io::Error| error.to_string())?;
-    if let Some(why) = why.filter(|_| !status.success()) {
-        return Err(format!("{why} (see {})", log.display()));
+    match (status.success(), why) {
+        (true, _) => Ok(()),
+        (false, Some(why)) => Err(format!("{why} (see {})", log.display())),
+        (false, None) => Err(failed(&status.to_string(), &log)),
     }
-    if status.success() {
-        return Ok(());
+}
+
+/// The same by way of the first process of a namespace, which says what has become of CRIU, and stays.
+fn run_within(mut init: Command, images: &Path, log: &Path, limit: Duration) -> Result<(), String> {
+    let ended = images.join(namespace::ENDED);
+    for left in [&ended, &images.join(namespace::SEEN)] {
+        let _ = fs::remove_file(left);
     }
-    let text = fs::read_to_string(&log).unwrap_or_default();
+    let start = descendants::keep().and_then(|()| namespace::start(&mut init));
+    let started = start
+        .and_then(|child| Process::open(child.id() as i32))
+        .map_err(|error| format!("no namespace of process ids can be made: {error}"))?;
+    let ended = || {
+        // Looked at before its last word is.
+        let is_gone = started.has_ended();
+        let gone = || Ended {
+            success: false,
+            status: "the first process of its namespace has ended".to_owned(),
+        };
+        read_json(&ended).or_else(|| is_gone.then(gone))
+    };
+    match wait_for(limit, ended) {
+        Some(Ended { success: true, .. }) => Ok(()),
+        Some(Ended { status, .. }) => Err(failed(&status, log)),
+        None => {
+            let _ = started.kill();
+            let why = took_too_long(limit);
+            Err(format!("{why} (see {})", log.display()))
+        }
+    }
+}
+
+fn took_too_long(limit: Duration) -> String {
+    format!("CRIU took longer than {} s", limit.as_secs_f64())
+}
+
+/// Why it has, as its log says.
+fn failed(status: &str, log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
     // The first error is the cause; those after it follow from it. That RLIMIT_NOFILE cannot be
     // raised is said each time and harmless.
     let is_cause = |line: &&str| line.contains("Error") && !line.contains("rlimit");
     let error = text.lines().find(is_cause);
     let error = error.unwrap_or("no error in its log");
-    Err(format!(
-        "CRIU: {status}: {} (see {})",
-        error.trim(),
-        log.display()
-    ))
+    let (error, log) = (error.trim(), log.display());
+    format!("CRIU: {status}: {error} (see {log})")
 }
 
 fn parse(version: &str) -> Option<(u32, u32)> {

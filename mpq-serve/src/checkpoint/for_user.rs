@@ -6,6 +6,7 @@
 //! server's control directory they do by the user's rights ([`owner`](super::owner)), and nothing that it says there
 //! names a file or a process that root then uses.
 
+use std::fs;
 use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,11 +17,11 @@ use nix::sys::stat::{Mode, umask};
 use super::control::{Control, POLL_INTERVAL, wait_for};
 use super::dump::dump;
 use super::hook::Order;
-use super::images;
 use super::notes::{Failed, Manifest, Ready, Refused, RequestId};
 use super::owner::Owner;
 use super::preflight;
 use super::process::Process;
+use super::{images, namespace};
 use crate::error::{At, Error, Failure};
 
 /// How long root's helper may take to end once it has nothing to do.
@@ -30,6 +31,7 @@ const ENDING_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct RootsHelper {
     process: Child,
+    pid: i32,
     images: PathBuf,
 }
 
@@ -50,8 +52,11 @@ impl RootsHelper {
         let images = preflight::prepare(&pid.to_string(), &parent, request, None)?;
         let program = std::env::current_exe().at("/proc/self/exe")?;
         let mut command = Command::new(&program);
+        let inside =
+            |id| namespace::innermost_id(&fs::read_to_string(format!("/proc/{id}/status")).ok()?);
+        let known_as = inside(pid).unwrap_or(pid);
         command
-            .args(["dump", "--pid", &pid.to_string(), "--images"])
+            .args(["dump", "--pid", &known_as.to_string(), "--images"])
             .arg(&images)
             .arg("--control")
             .arg(control.path())
@@ -60,14 +65,21 @@ impl RootsHelper {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let process = command.spawn().at(&program);
+        // Where the server is: CRIU does not look into another namespace.
+        let process = namespace::start_beside(pid, &mut command).at(&program);
         let process = process.inspect_err(|_| images::discard(&images))?;
-        Ok(Self { process, images })
+        let id = process.id() as i32;
+        let pid = inside(id).unwrap_or(id);
+        Ok(Self {
+            process,
+            pid,
+            images,
+        })
     }
 
-    /// Its process id.
+    /// Its process id, as the server knows it.
     pub fn pid(&self) -> i32 {
-        self.process.id() as i32
+        self.pid
     }
 
     /// Where the images are of a server that has ended. None if it was not dumped.

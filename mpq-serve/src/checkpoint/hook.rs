@@ -8,14 +8,14 @@
 //!   the hook waits until that gives them up.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::control::Control;
-use super::notes::{Done, Manifest, RequestId, now, read_json};
+use super::notes::{Done, Manifest, RequestId, Thawed, now, read_json};
 use super::owner::Owner;
-use super::{images, standstill, token};
+use super::{images, namespace, standstill, token};
 use crate::error::Error;
 
 /// The variable that has a process be the hook, and says what it is to know.
@@ -69,6 +69,8 @@ pub enum Hook {
 impl Hook {
     /// What this process is to do as CRIU's hook, if it is that.
     pub fn of_this_process() -> Option<Self> {
+        // Not what only runs CRIU.
+        std::env::var_os(STEP)?;
         serde_json::from_str(&std::env::var(VARIABLE).ok()?).ok()
     }
 
@@ -93,6 +95,7 @@ impl Hook {
                 },
                 RESTORED,
             ) => {
+                admit(&folder)?;
                 if awaits_token {
                     // Nobody else may be left who could.
                     let discard = |_: &Error| images::discard(&folder);
@@ -102,6 +105,26 @@ impl Hook {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Tells a server that is restored in a namespace by which id it is known outside.
+fn admit(folder: &Path) -> Result<(), Error> {
+    let manifest = folder.join(Manifest::FILE);
+    let parsed = read_json::<Manifest>(&manifest);
+    let Some(manifest) = parsed else {
+        return Err(Error::NoImages(folder.to_owned()));
+    };
+    let control = Control::at(manifest.control).owned_by(manifest.owner);
+    match (
+        namespace::look(folder, manifest.pid)?,
+        control.read::<Thawed>(),
+    ) {
+        (Some(outside), Some(thawed)) => control.write(&Thawed {
+            pid: Some(outside),
+            ..thawed
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -120,6 +143,7 @@ fn complete(order: Order, dump_started: f64) -> Result<(), Error> {
         return Err(Error::Dump("it is not parked any more".into()));
     };
     let pid_file = parked.pid_file.clone();
+    let id = parked.id_outside.unwrap_or(pid);
     // An ordinary user may say anything there, but not whose what is.
     let manifest = Manifest {
         program: Manifest::PROGRAM.into(),
@@ -141,7 +165,7 @@ fn complete(order: Order, dump_started: f64) -> Result<(), Error> {
     }
     // A server that goes on after all writes it again.
     let _ = notes.act(
-        || match pid_file.filter(|file| read_json(file) == Some(pid)) {
+        || match pid_file.filter(|file| read_json(file) == Some(id)) {
             Some(file) => fs::remove_file(file),
             None => Ok(()),
         },

@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::notes::{ImageFile, Manifest, RequestId, write_whole};
 use super::token::{self, Claim, Token};
-use super::{standstill, trust};
+use super::{namespace, standstill, trust};
 use crate::error::{At, Error};
 
 /// How the name of such a folder begins.
@@ -24,13 +24,15 @@ const PREFIX: &str = "checkpoint-";
 /// Whoever has locked this file may wake the server, or have somebody else do.
 const LOCK: &str = "lock";
 /// What CRIU and a restore add to images that are complete.
-const ADDED: [&str; 10] = [
+const ADDED: [&str; 12] = [
     Manifest::FILE,
     token::FILE,
     token::SPENT,
     LOCK,
     standstill::READY,
     standstill::HELD,
+    namespace::ENDED,
+    namespace::SEEN,
     "dump.log",
     "restore.log",
     "stats-dump",
@@ -253,6 +255,18 @@ impl Images {
         token::release(&self.folder, valid)
     }
 
+    /// The ids that the process and its threads have when it is restored. CRIU names images after them.
+    pub fn ids(&self) -> Vec<i32> {
+        let names = self.manifest.files.keys();
+        let id = |name: &String| {
+            name.strip_prefix("core-")?
+                .strip_suffix(".img")?
+                .parse()
+                .ok()
+        };
+        names.filter_map(id).collect()
+    }
+
     /// Their length, bytes.
     pub fn bytes(&self) -> u64 {
         self.manifest.files.values().map(|file| file.bytes).sum()
@@ -346,6 +360,7 @@ mod tests {
             program: Manifest::PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: 1,
+            id_outside: None,
             control: "/nowhere".into(),
             listen: "127.0.0.1:4433".parse().unwrap(),
             targets: Vec::new(),
@@ -357,6 +372,7 @@ mod tests {
             pid_file: None,
             log_file: None,
             owner: None,
+            folders: Vec::new(),
             files: BTreeMap::new(),
         }
     }

@@ -5,7 +5,9 @@
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
 //! leave [`images`], whose [`token`] is who may wake the server, and once; [`standstill`] waits for one from
 //! another host. [`process`] and [`trust`] tell whose process and whose folder it is. [`forward`] stays where the server
-//! was, if that is wanted. [`park`] is for those who dump a server by other means. [`criu`] finds and runs CRIU, and [`descendants`] ends what it may leave; [`preflight`],
+//! was, if that is wanted. [`park`] is for those who dump a server by other means. [`criu`] finds and runs CRIU, and
+//! [`descendants`] ends what it may leave. A server whose process ids are in use is restored in a [`namespace`] of its
+//! own, whose first process is [`init`]; [`preflight`],
 //! [`stdio`] and [`heap`] prepare the server's own process.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
@@ -26,6 +28,8 @@ pub mod heap;
 pub mod helper;
 pub mod hook;
 pub mod images;
+pub mod init;
+pub mod namespace;
 pub mod notes;
 pub mod owner;
 pub mod park;

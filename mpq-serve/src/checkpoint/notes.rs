@@ -87,8 +87,11 @@ pub struct Manifest {
     pub program: String,
     /// Its version.
     pub version: String,
-    /// The server's process id, also once restored.
+    /// The server's process id, also once restored,
     pub pid: i32,
+    /// and that by which it was known outside of its namespace of ids, if it was in one.
+    #[serde(default)]
+    pub id_outside: Option<i32>,
     /// The server's control directory.
     pub control: PathBuf,
     /// Where it listened.
@@ -112,6 +115,9 @@ pub struct Manifest {
     /// Whose it is, if not root's.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// The folders that it is in and writes to: made where it is restored.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// The images.
     #[serde(default)]
     pub files: BTreeMap<String, ImageFile>,
@@ -170,6 +176,9 @@ pub struct Thawed {
     /// Why it is where it was, if it is: its clients are told that it stays.
     #[serde(default)]
     pub undone: Option<String>,
+    /// The process id by which it is known outside of its namespace of ids, if it is in one.
+    #[serde(default)]
+    pub pid: Option<i32>,
 }
 
 /// From the helper to a parked server: it is not dumped.
@@ -224,7 +233,9 @@ pub struct Unpark {}
 /// From a server: what it needs wherever it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
-    /// Folders that it serves, or writes files to.
+    /// The folder that it serves.
+    pub root: Option<PathBuf>,
+    /// Folders that it is in, or writes files to.
     pub folders: Vec<PathBuf>,
     /// It moves without CRIU, and leaves no images.
     pub moves_in_process: bool,

@@ -1,8 +1,9 @@
 //! Which process is meant: a process id alone is somebody else's once its process has ended.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ impl Identity {
         let program = fs::metadata(format!("/proc/{pid}/exe"))?;
         Ok(Self {
             pid,
-            pid_namespace: fs::metadata("/proc/self/ns/pid")?.ino(),
+            pid_namespace: Self::namespace_of("self")?,
             started: started(&stat)
                 .and_then(|ticks| ticks.checked_add_signed(-shift()))
                 .ok_or(io::ErrorKind::InvalidData)?,
@@ -51,6 +52,14 @@ impl Identity {
             && self.started.abs_diff(other.started) <= 1
     }
 
+    /// The namespace of ids of a process that is named as in `/proc`.
+    ///
+    /// # Errors
+    /// There is none, or it is another user's.
+    pub fn namespace_of(process: impl Display) -> io::Result<u64> {
+        Ok(fs::metadata(format!("/proc/{process}/ns/pid"))?.ino())
+    }
+
     /// Whether that process is still there.
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).is_ok_and(|now| now == *self)
@@ -58,7 +67,7 @@ impl Identity {
 
     /// Whether this process sees the same ids.
     pub fn is_of_this_namespace(&self) -> bool {
-        fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() == self.pid_namespace)
+        Self::namespace_of("self").is_ok_and(|own| own == self.pid_namespace)
     }
 }
 
@@ -100,6 +109,15 @@ pub fn is_held(pid: i32) -> bool {
     tasks.any(|task| fs::read_to_string(task.path().join("status")).is_ok_and(is_held))
 }
 
+/// Whether the process that has this id has ended, and is listed until its parent has taken notice.
+pub fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('Z'))
+    })
+}
+
 fn started(stat: &str) -> Option<u64> {
     // The name, in parentheses, may hold anything.
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -109,6 +127,18 @@ fn started(stat: &str) -> Option<u64> {
 /// A process, and never another one.
 #[derive(Debug)]
 pub struct Process(OwnedFd);
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
 
 impl Process {
     /// The process that has this id now.

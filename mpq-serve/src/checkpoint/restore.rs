@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::stat::{SFlag, fstat};
@@ -15,17 +16,19 @@ use super::criu::Criu;
 use super::hook::Hook;
 use super::images::Images;
 use super::notes::{Serving, Thawed, now};
-use super::process::Identity;
+use super::process::{Identity, is_zombie};
 use super::token::Claim;
-use super::{OLD_SIGNALS, descendants, say};
+use super::{OLD_SIGNALS, descendants, namespace, say};
 use crate::error::{At, Error};
 use crate::lines::append;
 use crate::log;
 
 /// How long a restored server may take to listen.
 const WAKING_LIMIT: Duration = Duration::from_secs(20);
-/// How long the dumped process may still be listed, and whoever had it dumped be there.
+/// How long the dumped process, and whoever had it dumped, may still be there.
 const LEAVING_LIMIT: Duration = Duration::from_secs(10);
+/// How long the dumped process may be listed once it has ended, before it is left to whoever does not collect it.
+const COLLECTING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a server is to be restored.
 #[derive(Debug)]
@@ -94,13 +97,23 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
     UdpSocket::bind(listen).map_err(|error| Error::Listen(listen, error))?;
     let log_file = options.log_file.map(std::path::absolute).transpose();
     let log_file = log_file.at(".")?;
+    let control = Control::at(&manifest.control).owned_by(manifest.owner);
+    // CRIU needs the first one, and the server its files.
+    let log_folder = log_file.as_deref().and_then(Path::parent);
+    for folder in manifest
+        .folders
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(log_folder)
+    {
+        make_folder(folder, &control)?;
+    }
     // The log goes on where it is seen or kept; a pipe would keep its reader waiting for the end.
     // Those of root are not an ordinary user's to write to.
-    let streams_of = match manifest.owner {
+    let mut streams_of = match manifest.owner {
         None if goes_on() => std::process::id(),
         _ => 0,
     };
-    let control = Control::at(&manifest.control).owned_by(manifest.owner);
     match log_file.as_ref().or(manifest.log_file.as_ref()) {
         Some(file) => drop(control.act(|| append(file)).at(file)?),
         None if streams_of == 0 => {
@@ -111,14 +124,8 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
         None => {}
     }
 
-    // A dumped process keeps its id until whoever adopted it has taken notice of its end.
-    let proc = PathBuf::from(format!("/proc/{}", manifest.pid));
-    if wait_for(LEAVING_LIMIT, || (!proc.exists()).then_some(())).is_none() {
-        let reason = format!("its process id, {}, is in use here", manifest.pid);
-        return Err(Error::Restore(reason));
-    }
-
     images.check()?;
+    let in_namespace = needs_namespace(images, &control)?;
     control.create()?;
     // Nobody takes the directory for a dead server's.
     let lock = || control.try_lock(LockOf::Command).ok();
@@ -126,22 +133,32 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
         let reason = format!("{} is in use", control.path().display());
         return Err(Error::Restore(reason));
     };
+    if in_namespace {
+        log::tell("the ids of the server are in use here: it gets a namespace of its own");
+        // The first process there has the same ones.
+        streams_of = streams_of.min(1);
+    }
     control.clear_all();
     control.write(&Thawed {
         listen,
         streams_of,
         log_file,
         undone: options.undone,
+        pid: None,
     })?;
     let started = now();
     let awaits_token = options.claim == Claim::Awaited;
-    let mut failure = wake(images, &criu, options.time_limit, awaits_token).err();
+    let (limit, init) = (options.time_limit, in_namespace.then(|| init(images)));
+    let init = init.transpose()?;
+    let mut failure = wake(images, &criu, limit, awaits_token, init).err();
     let restored = now();
+    let mut pid = manifest.pid;
     let serving = match &failure {
         // It was not to run yet.
         Some(_) if !images.are_spent() => None,
         _ => {
-            if let Ok(identity) = Identity::of(manifest.pid) {
+            pid = namespace::seen(&images.folder).unwrap_or(pid);
+            if let Ok(identity) = Identity::of(pid) {
                 control.write(&identity)?;
             }
             wait_for(WAKING_LIMIT, || control.read::<Serving>())
@@ -161,19 +178,34 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
         });
     };
     if let Some(pid_file) = options.pid_file {
-        fs::write(&pid_file, format!("{}\n", manifest.pid)).at(pid_file)?;
+        fs::write(&pid_file, format!("{pid}\n")).at(pid_file)?;
     }
     images.remove();
     Ok(Restored {
-        pid: manifest.pid,
+        pid,
         listen,
         thawed: restored,
         seconds: restored - started,
     })
 }
 
+/// Makes one that is not there, as on a host where the server has never been.
+fn make_folder(folder: &Path, control: &Control) -> Result<(), Error> {
+    if !folder.exists() {
+        control.act(|| fs::create_dir_all(folder)).at(folder)?;
+        log::tell(&format!("made the folder {}", folder.display()));
+    }
+    Ok(())
+}
+
 /// Has CRIU restore them.
-fn wake(images: &Images, criu: &Criu, limit: Duration, awaits_token: bool) -> Result<(), String> {
+fn wake(
+    images: &Images,
+    criu: &Criu,
+    limit: Duration,
+    awaits_token: bool,
+    init: Option<Command>,
+) -> Result<(), String> {
     let hook = Hook::Restore {
         images: images.folder.clone(),
         awaits_token,
@@ -184,7 +216,40 @@ fn wake(images: &Images, criu: &Criu, limit: Duration, awaits_token: bool) -> Re
         Ok((program, images.lock()?))
     };
     let (program, lock) = prepare().map_err(|error: Error| error.to_string())?;
-    criu.restore(&images.folder, &program, hook.variable(), lock, limit)
+    let variable = hook.variable();
+    criu.restore(&images.folder, &program, variable, lock, limit, init)
+}
+
+/// Whether the ids of the server are in use here, so that it has to be in a namespace of its own.
+///
+/// # Errors
+/// The server that was dumped does not end.
+fn needs_namespace(images: &Images, control: &Control) -> Result<bool, Error> {
+    let dumped = control.read::<Identity>();
+    let is_there = || dumped.as_ref().is_some_and(Identity::is_alive);
+    let pid = images.manifest.pid;
+    // It keeps its id until whoever adopted it has taken notice of its end.
+    let has_left = || (!is_there()).then_some(());
+    if wait_for(LEAVING_LIMIT, has_left).is_none() {
+        let reason = format!("its process, {pid}, has not ended");
+        return Err(Error::Restore(reason));
+    }
+    wait_for(COLLECTING_LIMIT, || (!is_zombie(pid)).then_some(()));
+    Ok(!namespace::in_use(&images.ids()).is_empty())
+}
+
+/// The first process of a namespace for the server.
+fn init(images: &Images) -> Result<Command, Error> {
+    let pid = images.manifest.pid;
+    let last_id = images.ids().into_iter().max().unwrap_or(pid);
+    let mut init = Command::new(std::env::current_exe().at("/proc/self/exe")?);
+    init.args(["init", "--pid", &pid.to_string()])
+        .args(["--last-id", &last_id.to_string(), "--images"])
+        .arg(&images.folder);
+    if !goes_on() || images.manifest.owner.is_some() {
+        init.stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    Ok(init)
 }
 
 /// Whether what is written to the standard error stream has somebody who waits for no end of it.
