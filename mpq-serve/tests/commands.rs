@@ -45,7 +45,6 @@ fn images_of(version: &str, folder: &Path, listen: &str) {
         owner: None,
         log_file: Some(folder.join("log")),
         folders: Vec::new(),
-        owner: None,
         files: Default::default(),
     };
     seal(folder, manifest).unwrap();
