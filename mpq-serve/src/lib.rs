@@ -18,6 +18,7 @@ mod guests;
 mod lines;
 mod log;
 mod metrics;
+mod presence;
 mod relocate;
 pub mod serve;
 mod service;

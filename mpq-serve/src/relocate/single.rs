@@ -1,8 +1,7 @@
-//! A move of the server: announced, prepared, and gone through, by CRIU or within the process.
+//! One move.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,313 +9,28 @@ use mpq_core::proto::server::Announcement;
 use mpq_core::server::{Server, Thaw};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 
+use super::progress::{Progress, Step};
 use crate::args::Serve;
-use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
+use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::helper::Dumper;
 use crate::checkpoint::notes::{
-    CheckpointRequest, Failed, Manifest, RequestId, Serving, Settings, Thawed, ToForward, Undumped,
-    Unpark, Waiting, now,
+    CheckpointRequest, Manifest, RequestId, Serving, Thawed, ToForward, Undumped, Unpark, now,
 };
 use crate::checkpoint::park::{self, Outcome, Parked};
-use crate::checkpoint::process::Identity;
-use crate::checkpoint::{OLD_SIGNALS, forward, heap, helper, images, namespace, preflight, stdio};
+use crate::checkpoint::{forward, heap, helper, images, namespace, preflight, stdio};
 use crate::error::{At, Error, Failure};
-use crate::log;
-use crate::metrics::Metrics;
+use crate::presence::{announce, folders, write_pid_file, write_settings};
 use crate::site::descriptors;
-use crate::supervisor;
 use crate::tcp::Doors;
+use crate::{log, supervisor};
 
 /// A parked server that hears nothing for so long, by its own clock, goes on where it was.
 const PARKED_AT_MOST: Duration = Duration::from_secs(60);
 
 /// So long before a server parks it starts the helper, which is ready to dump it then.
 const HEAD_START: Duration = Duration::from_millis(500);
-
-/// How long a `checkpoint` may take to read that there is none.
-const READING_LIMIT: Duration = Duration::from_secs(1);
-
-/// What is logged of a signal that was in the images of a server.
-const OLD_SIGNAL: &str = "a signal from before the move is ignored";
-
-/// How long a server that is told to leave waits until its move is ended, or it knows that it has woken elsewhere.
-const ENDING_LIMIT: Duration = Duration::from_secs(5);
-
-/// Moves the server, once at a time.
-pub(crate) struct Mover {
-    server: Server,
-    control: Control,
-    options: Serve,
-    doors: Arc<tokio::sync::Mutex<Doors>>,
-    metrics: Arc<Metrics>,
-    under_way: Option<UnderWay>,
-    /// The next one, which waits for the clients of this one.
-    next: Option<Wanted>,
-}
-
-/// A move that was begun, and may be over.
-struct UnderWay {
-    task: JoinHandle<()>,
-    progress: Arc<Progress>,
-}
-
-/// A move that somebody wants; whoever waits for what becomes of it made the request.
-type Wanted = Option<CheckpointRequest>;
-
-/// How far a move is, and whether it is to be ended.
-struct Progress {
-    step: watch::Sender<Step>,
-    leave: watch::Sender<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// The server serves, and its clients may know.
-    Announced,
-    /// It is about to be frozen, or is.
-    Parked,
-    /// It was not, and serves where it was.
-    Stayed,
-    /// It woke elsewhere, and waits for its clients from then on.
-    Woken(Instant),
-}
-
-impl Step {
-    /// Whether a signal that comes now may have been in the images: it came when CRIU had stopped the process, and is
-    /// delivered first of all.
-    fn hears_old_signals(self) -> bool {
-        matches!(self, Self::Woken(at) if at.elapsed() < OLD_SIGNALS)
-    }
-}
-
-impl Mover {
-    pub(crate) fn new(
-        server: Server,
-        control: Control,
-        options: Serve,
-        doors: Arc<tokio::sync::Mutex<Doors>>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            server,
-            control,
-            options,
-            doors,
-            metrics,
-            under_way: None,
-            next: None,
-        }
-    }
-
-    /// Begins a move, as the command line and the `checkpoint` command want it, unless one is under way. If that
-    /// only waits for its clients, this one begins afterwards. A failure is logged, and left as a note for whoever waits
-    /// for the checkpoint.
-    pub(crate) fn begin(&mut self) {
-        let request = self.request();
-        match self.step() {
-            None => self.start(request),
-            Some(step) if request.is_none() && step.hears_old_signals() => {
-                tracing::warn!("{OLD_SIGNAL}");
-            }
-            Some(Step::Woken(_)) if self.next.is_none() => {
-                tracing::info!(
-                    "the next move begins once the clients of this one have come, or in 30 s"
-                );
-                if let Some(request) = &request {
-                    let _ = self.control.write_on(&request.id, &Waiting {});
-                }
-                self.next = Some(request);
-            }
-            Some(_) => {
-                tracing::warn!("a second move is refused: one is under way");
-                if let Some(request) = request {
-                    fail(&self.control, &request.id, &Error::Busy);
-                }
-            }
-        }
-    }
-
-    /// Begins the move that waits for the end of another one, when that is over.
-    pub(crate) async fn begin_next(&mut self) {
-        match (&mut self.under_way, &self.next) {
-            (Some(last), Some(_)) if last.task.is_finished() => {}
-            (Some(last), Some(_)) => drop((&mut last.task).await),
-            _ => std::future::pending().await,
-        }
-        match self.next.take().flatten() {
-            Some(_) if !self.is_awaited() => {
-                tracing::info!("the next move is off: nobody waits for it any more");
-            }
-            request => self.start(request),
-        }
-    }
-
-    /// The server is told to leave. Ends a move as long as the server is here, and tells its clients so. Whether it is
-    /// to leave: not if it has woken elsewhere meanwhile, since it was told before.
-    pub(crate) async fn leave(&mut self) -> bool {
-        if let Some(Some(request)) = self.next.take() {
-            fail(&self.control, &request.id, &Error::Leaving);
-        }
-        let Some(UnderWay { task, progress }) = &mut self.under_way else {
-            return true;
-        };
-        let mut step = progress.step.subscribe();
-        progress.leave.send_replace(true);
-        let is_elsewhere = |step: &Step| matches!(step, Step::Woken(_));
-        if !task.is_finished() {
-            tokio::select! {
-                _ = task => {}
-                _ = step.wait_for(is_elsewhere) => {}
-                () = tokio::time::sleep(ENDING_LIMIT) => {}
-            }
-        }
-        let step = *progress.step.borrow();
-        let is_old = self.options.move_in_process.is_none() && step.hears_old_signals();
-        if is_old {
-            tracing::warn!("{OLD_SIGNAL}");
-            progress.leave.send_replace(false);
-        }
-        !is_old
-    }
-
-    /// How far the move is that is under way, or that has ended so soon that a signal from its images may still come.
-    fn step(&self) -> Option<Step> {
-        let under_way = self.under_way.as_ref()?;
-        let step = *under_way.progress.step.borrow();
-        let has_images = self.options.move_in_process.is_none();
-        let counts = !under_way.task.is_finished() || has_images && step.hears_old_signals();
-        counts.then_some(step)
-    }
-
-    /// Waits until who has asked for a move has read what became of it, as long as that should take.
-    pub(crate) async fn is_heard(&self) {
-        let heard = async {
-            while self.is_awaited() {
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
-        let _ = timeout(READING_LIMIT, heard).await;
-    }
-
-    fn start(&mut self, request: Wanted) {
-        if let (Some(request), Some(_)) = (&request, self.options.move_in_process) {
-            let reason =
-                "it was started with --move-in-process, which leaves no images: send it SIGUSR1";
-            return fail(&self.control, &request.id, &Error::Dump(reason.to_owned()));
-        }
-        let is_awaited = request.is_some();
-        let request = request.unwrap_or_else(|| CheckpointRequest {
-            id: RequestId::new(),
-            images: None,
-            migrate_to: Vec::new(),
-            criu: None,
-            forward: false,
-            park: None,
-            dumper: None,
-        });
-        let progress = Arc::new(Progress {
-            step: watch::Sender::new(Step::Announced),
-            leave: watch::Sender::new(false),
-        });
-        let one = Move {
-            server: self.server.clone(),
-            control: self.control.clone(),
-            options: self.options.clone(),
-            doors: self.doors.clone(),
-            id: request.id.clone(),
-            forward: request.forward,
-            progress: progress.clone(),
-            undumped: Mutex::default(),
-        };
-        let metrics = self.metrics.clone();
-        let task = tokio::spawn(async move {
-            let moved = one.run(request).await;
-            metrics.moved(moved.is_ok());
-            let Err(error) = moved else {
-                return;
-            };
-            tracing::error!("{error}");
-            one.control.clear_on::<Undumped>(&one.id);
-            // Whoever has parked it waits no longer.
-            if is_awaited && self::is_awaited(&one.control) {
-                fail(&one.control, &one.id, &error);
-            }
-        });
-        self.under_way = Some(UnderWay { task, progress });
-    }
-
-    /// What the `checkpoint` command that has sent the signal wants. Without one the signal came from elsewhere.
-    fn request(&self) -> Option<CheckpointRequest> {
-        let request = self.control.take::<CheckpointRequest>()?;
-        // One that was ended before it could send the signal left its wish behind.
-        self.is_awaited().then_some(request)
-    }
-
-    fn is_awaited(&self) -> bool {
-        is_awaited(&self.control)
-    }
-}
-
-/// Whether there is a command that waits for what becomes of the move.
-fn is_awaited(control: &Control) -> bool {
-    let locked = control.try_lock(LockOf::Command);
-    locked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-/// Says which process this is.
-///
-/// # Errors
-/// Those of the file system.
-pub(crate) fn announce(control: &Control) -> Result<(), Error> {
-    let pid = std::process::id() as i32;
-    control.write(&Identity::of(pid).at("/proc")?)
-}
-
-/// Has the process id written where the operator wants it.
-///
-/// # Errors
-/// Those of the file system.
-pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
-    match &options.pid_file {
-        Some(file) => fs::write(file, format!("{}\n", namespace::own_id())).at(file),
-        None => Ok(()),
-    }
-}
-
-/// Leaves a note of what the server needs wherever it is.
-///
-/// # Errors
-/// Those of the file system.
-pub(crate) fn write_settings(control: &Control, options: &Serve) -> Result<(), Error> {
-    control.write(&Settings {
-        root: options
-            .root()
-            .and_then(|root| std::path::absolute(root).ok()),
-        folders: folders(options),
-        moves_in_process: options.move_in_process.is_some(),
-    })
-}
-
-/// The folders that the server is in, and writes files to.
-fn folders(options: &Serve) -> Vec<PathBuf> {
-    let files = [&options.pid_file, &options.log_file, &options.access_log];
-    let is_file = |file: &&PathBuf| file.as_os_str() != "-";
-    let files = files.into_iter().flatten().filter(is_file);
-    let absolute = |path: &Path| std::path::absolute(path).ok();
-    let around = files.filter_map(|file| Some(absolute(file)?.parent()?.to_owned()));
-    std::env::current_dir().into_iter().chain(around).collect()
-}
-
-fn fail(control: &Control, id: &RequestId, error: &Error) {
-    let failed = Failed {
-        failure: Failure::of(error),
-    };
-    let _ = control.write_on(id, &failed);
-}
 
 /// What freezes the server once it is parked.
 enum Freeze {
@@ -329,21 +43,25 @@ enum Freeze {
 }
 
 /// One move of the server.
-struct Move {
-    server: Server,
-    control: Control,
-    options: Serve,
-    doors: Arc<tokio::sync::Mutex<Doors>>,
-    id: RequestId,
+pub(super) struct Move {
+    pub(super) server: Server,
+    pub(super) control: Control,
+    pub(super) options: Serve,
+    pub(super) doors: Arc<tokio::sync::Mutex<Doors>>,
+    pub(super) id: RequestId,
     /// Whether clients that cannot follow are kept, and forwarded.
-    forward: bool,
-    progress: Arc<Progress>,
+    pub(super) forward: bool,
+    pub(super) progress: Arc<Progress>,
     /// Why it was not dumped once it was parked.
-    undumped: Mutex<Option<Failure>>,
+    pub(super) undumped: Mutex<Option<Failure>>,
 }
 
 impl Move {
-    async fn run(&self, request: CheckpointRequest) -> Result<(), Error> {
+    /// Goes through it.
+    ///
+    /// # Errors
+    /// The server stays where it was; why.
+    pub(super) async fn run(&self, request: CheckpointRequest) -> Result<(), Error> {
         let targets = match request.migrate_to.is_empty() {
             true => self.options.migrate_to.clone(),
             false => request.migrate_to,
