@@ -10,7 +10,6 @@ use http::header::{HOST, HeaderName, RANGE, REFERER, USER_AGENT};
 use http::{Request, StatusCode, Version};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::error::Error;
@@ -221,8 +220,11 @@ fn beginning(remote: SocketAddr, began: SystemTime) -> String {
     format!("{remote} - - [{}]", began.unwrap_or_default())
 }
 
+/// With as many digits whatever they are, so that lines have one form and sort as text.
 fn rfc3339(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time).format(&Rfc3339);
+    let form =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+    let time = OffsetDateTime::from(time).format(form);
     time.unwrap_or_default()
 }
 
@@ -364,7 +366,7 @@ mod tests {
         let line = entry.line(Format::Json, Duration::from_millis(1500));
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let expected = serde_json::json!({
-            "time": "1994-11-06T08:49:37.5Z",
+            "time": "1994-11-06T08:49:37.500000Z",
             "remote": "[::ffff:192.0.2.1]:5",
             "method": "GET",
             "target": "/a%20b?q",
@@ -398,7 +400,7 @@ mod tests {
         let line: serde_json::Value =
             serde_json::from_str(&entry.line(Format::Json, took)).unwrap();
         let expected = serde_json::json!({
-            "time": "1970-01-01T00:00:00Z",
+            "time": "1970-01-01T00:00:00.000000Z",
             "remote": "192.0.2.1:5",
             "protocol": "HTTP/3.0",
             "status": 431,
@@ -425,7 +427,7 @@ mod tests {
         );
         let line: serde_json::Value = serde_json::from_str(&line(Format::Json)).unwrap();
         let expected = serde_json::json!({
-            "time": "1970-01-01T00:00:00Z",
+            "time": "1970-01-01T00:00:00.000000Z",
             "remote": "192.0.2.1:5",
             "protocol": "QUIC",
             "duration": 0.5,

@@ -141,11 +141,11 @@ pub struct Serve {
     pub limit_rate_total: Option<NonZeroU64>,
 
     /// Most connections at a time, over QUIC and TCP; who comes then is refused
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = most)]
     pub max_connections: Option<NonZeroUsize>,
 
     /// Most connections at a time with one client address; of IPv6, with one network of 64 bits
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = most)]
     pub max_connections_address: Option<NonZeroUsize>,
 
     /// Cut the responses to a client that takes nothing of them for so long; in s, or with ms, s, m or h. With 0
@@ -523,6 +523,13 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
             .next()
             .ok_or_else(|| format!("{host} has no address")),
     }
+}
+
+/// How many there may be.
+fn most(given: &str) -> Result<NonZeroUsize, String> {
+    given.parse().map_err(|_| {
+        "must be a whole number from 1 on; without the option there is no limit".to_owned()
+    })
 }
 
 /// A field of a header.

@@ -12,6 +12,21 @@ fn the_definition_is_sound() {
 }
 
 #[test]
+fn no_connections_are_no_limit() {
+    for option in ["--max-connections", "--max-connections-address"] {
+        for number in ["0", "x"] {
+            let line = format!("mpq-serve d {option} {number}");
+            let error = Args::read_from(line.split_whitespace()).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.contains("from 1 on; without the option there is no limit"),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
 fn serving_by_default() {
     let args = parse("mpq-serve --random").unwrap();
     assert!(args.command.is_none());

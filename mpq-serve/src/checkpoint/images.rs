@@ -46,6 +46,10 @@ const BESIDES_MEMORY: u64 = 8 << 20;
 /// # Errors
 /// Others could change `parent`; those of the file system.
 pub fn new_folder(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> {
+    if parent.exists() && !parent.is_dir() {
+        let reason = "it is no directory; give --images one, or a name that is free";
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, reason)).at(parent);
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -404,6 +408,14 @@ mod tests {
         fs::write(folder.join("notes"), "kept").unwrap();
         images.remove();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_no_folder_for_images() {
+        let parent = tempfile::NamedTempFile::new().unwrap();
+        let folder = new_folder(parent.path(), &RequestId::parse("1-1").unwrap());
+        let said = folder.unwrap_err().to_string();
+        assert!(said.contains("no directory; give --images one"), "{said}");
     }
 
     #[test]
