@@ -97,6 +97,11 @@ pub enum TlsError {
     /// No certificate can be made for the names.
     #[error("cannot make a certificate: {0}")]
     SelfSigned(#[from] rcgen::Error),
+    /// [`Trust::Pinned`] is no SHA-256.
+    #[error(
+        "{0:?} is not the SHA-256 of a certificate: 64 hexadecimal digits, with or without sha256: before them"
+    )]
+    Pin(String),
     /// The system's roots of trust are not available.
     #[error("cannot use the system's certificates: {0}")]
     System(#[source] rustls::Error),
@@ -109,8 +114,8 @@ pub enum Trust {
     System,
     /// Those with a certificate issued by one in this PEM file (or being one of them).
     CaFile(PathBuf),
-    /// The one with this certificate, whoever issued it: its SHA-256, as [`Identity::fingerprint`] has it. The server
-    /// must prove that it holds the key.
+    /// The one with this certificate, whoever issued it: its SHA-256, as [`Identity::fingerprint`] has it, or with
+    /// `sha256:` before it. The server must prove that it holds the key.
     Pinned(String),
     /// All. The server must still prove that it holds the key of the certificate it shows.
     Insecure,
@@ -127,7 +132,7 @@ pub fn client_config(trust: &Trust) -> Result<QuicClientConfig, TlsError> {
 /// A client's TLS configuration.
 ///
 /// # Errors
-/// A [`TlsError`] naming the CA file if it cannot be used, or [`TlsError::System`].
+/// A [`TlsError`] naming the CA file if it cannot be used, [`TlsError::Pin`], or [`TlsError::System`].
 pub fn rustls_client(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -140,7 +145,7 @@ pub fn rustls_client(trust: &Trust) -> Result<ClientConfig, TlsError> {
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AnyIssuer {
-                    pinned: Some(fingerprint.clone()),
+                    pinned: Some(pin(fingerprint)?),
                     provider,
                 }))
         }
@@ -333,6 +338,15 @@ fn fingerprint(certificate: &[u8]) -> String {
     })
 }
 
+/// As [`fingerprint`] has it.
+fn pin(given: &str) -> Result<String, TlsError> {
+    let digits = given.strip_prefix("sha256:").unwrap_or(given);
+    match digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        true => Ok(digits.to_ascii_lowercase()),
+        false => Err(TlsError::Pin(given.to_owned())),
+    }
+}
+
 fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TlsError {
     let path = path.into();
     match error {
@@ -365,7 +379,7 @@ impl ServerCertVerifier for AnyIssuer {
     ) -> Result<ServerCertVerified, rustls::Error> {
         if let Some(pinned) = &self.pinned {
             let shown = fingerprint(end_entity);
-            if !shown.eq_ignore_ascii_case(pinned) {
+            if shown != *pinned {
                 let other = OtherError(Arc::new(NotPinned(shown)));
                 return Err(CertificateError::Other(other).into());
             }

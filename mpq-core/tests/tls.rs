@@ -77,6 +77,34 @@ async fn the_system_does_not_trust_a_self_signed_certificate_but_insecure_does()
     assert!(is_the_certificates(&at_server), "{at_server:?}");
 }
 
+#[tokio::test]
+async fn a_pin_is_a_sha256_with_or_without_saying_so() {
+    let server = Identity::self_signed(&["localhost".to_owned()]).unwrap();
+    let digest = server.fingerprint();
+    for pin in [
+        digest.clone(),
+        digest.to_uppercase(),
+        format!("sha256:{digest}"),
+    ] {
+        let ended = handshake(&server, &Trust::Pinned(pin), "example.org").await;
+        assert_eq!(ended, [Ok(()), Ok(())]);
+    }
+    let other = Trust::Pinned(format!("sha256:{}", "0".repeat(64)));
+    let [client, _] = handshake(&server, &other, "localhost").await;
+    assert!(is_the_certificates(&client.unwrap_err()));
+    for bad in [
+        "",
+        "sha256:",
+        &digest[1..],
+        &format!("sha1:{digest}"),
+        &"x".repeat(64),
+    ] {
+        let error = tls::rustls_client(&Trust::Pinned(bad.to_owned())).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("64 hexadecimal digits"), "{said}");
+    }
+}
+
 #[test]
 fn other_failures_are_not_the_certificates() {
     for error in [

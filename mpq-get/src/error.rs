@@ -137,7 +137,10 @@ pub enum Error {
     #[error("no usable {0} interface: bring one up, or name one with --interface")]
     NoInterface(&'static str),
     /// The certificate is not trusted.
-    #[error("certificate of {host} not accepted ({reason}): use --cacert FILE, or -k for tests")]
+    #[error(
+        "certificate of {host} not accepted ({reason}): if it is the right server, use --cacert FILE, or the --pin that \
+         mpq-serve prints; -k is for tests"
+    )]
     Certificate {
         /// The name the certificate was checked for.
         host: String,

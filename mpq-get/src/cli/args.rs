@@ -117,8 +117,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub cacert: Option<PathBuf>,
 
-    /// Trust the server whose certificate has this SHA-256, whoever issued it; mpq-serve prints it
-    #[arg(long, value_name = "sha256:HEX", value_parser = checksum, conflicts_with_all = ["cacert", "insecure"])]
+    /// Trust the server whose certificate has this SHA-256, whoever issued it; mpq-serve prints it. The word sha256:
+    /// may be left out
+    #[arg(long, value_name = "sha256:HEX", value_parser = pin, conflicts_with_all = ["cacert", "insecure"])]
     pub pin: Option<String>,
 
     /// Accept any certificate (for tests)
@@ -232,6 +233,13 @@ impl Args {
             },
         })
     }
+}
+
+fn pin(given: &str) -> Result<String, String> {
+    let digits = given.strip_prefix("sha256:").unwrap_or(given);
+    checksum(&format!("sha256:{digits}")).map_err(|_| {
+        "must be 64 hexadecimal digits, with or without sha256: before them".to_owned()
+    })
 }
 
 fn checksum(given: &str) -> Result<String, String> {
@@ -368,6 +376,12 @@ mod tests {
         assert_eq!(checksum(&upper).unwrap(), "ab".repeat(32));
         assert!(checksum(&"ab".repeat(32)).is_err());
         assert!(checksum("sha256:ab").is_err());
+        assert_eq!(pin(&upper), pin(&"ab".repeat(32)));
+        assert!(pin(&upper).is_ok());
+        for bad in ["", "sha256:ab", "sha1:ab", &upper[1..]] {
+            let said = pin(bad).unwrap_err();
+            assert!(said.contains("64 hexadecimal digits"), "{said}");
+        }
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         assert!(
             ["0", "-1", "nan", "inf", "1s"]

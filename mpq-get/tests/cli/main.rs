@@ -212,7 +212,7 @@ fn a_missing_folder_is_an_error() {
 fn an_unknown_certificate_is_refused() {
     let server = Server::start();
     let outcome = run(server.folder(), &["-O", &server.url("file")]);
-    outcome.fails(60, "-k");
+    outcome.fails(60, "--cacert FILE, or the --pin that mpq-serve prints");
     assert!(!server.path("file.part").exists());
 }
 
