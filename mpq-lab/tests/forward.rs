@@ -96,6 +96,9 @@ fn downloads_through_a_move(client: fn(&Operated) -> (Child, PathBuf)) {
     let whole = fs::read(operated.folder.path().join("download")).unwrap();
     assert!(fs::read(file).unwrap() == whole, "{} bytes", whole.len());
     assert!(moved_at < whole.len() as u64, "it was over before the move");
+    // The forwarder logs where the server does.
+    let from = format!("forwarding from {} to ", operated.address);
+    assert!(operated.log().contains(&from), "{}", operated.log());
     kill(forwarder, Signal::SIGTERM).unwrap();
 }
 

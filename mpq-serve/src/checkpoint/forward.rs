@@ -13,6 +13,7 @@ use super::notes::{Forwards, Manifest, RequestId, ToForward};
 use super::owner::Owner;
 use super::process::{Identity, Process};
 use crate::error::{At, Error};
+use crate::log;
 
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -102,6 +103,11 @@ pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
     let unreadable = || Error::Dump("the server did not say what to forward".to_owned());
     let order = order.ok_or_else(unreadable)?;
     let forwarding = order.forwarding().ok_or_else(unreadable)?;
+    // Where the server logs, which may have no file; nobody reads this process's streams once it has begun.
+    let log_file = control
+        .read_on::<Manifest>(request)
+        .and_then(|manifest| manifest.log_file);
+    log::start(log_file).or_else(|_| log::start(None))?;
     let failed = |error: std::io::Error| Error::Dump(format!("{}: {error}", order.listen));
     let socket = UdpSocket::bind(order.listen).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -122,7 +128,13 @@ pub fn run(control: &Control, request: &RequestId) -> Result<(), Error> {
         if control.read_on::<Manifest>(request).is_none() {
             return Err(Error::Dump("the server has gone on".to_owned()));
         }
-        forwarder.run().await.map_err(failed)
+        tracing::info!("forwarding from {} to {}", order.listen, order.server);
+        forwarder.run().await.map_err(failed)?;
+        tracing::info!(
+            "forwarding from {} has ended: no client is left",
+            order.listen
+        );
+        Ok(())
     })
 }
 
