@@ -93,7 +93,7 @@ impl Channel {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.from.recv_timeout(left.min(INTERRUPTION_INTERVAL)) {
-                Ok(Ok(ToSource::Failed(failure))) => return Err(printable(&failure.message)),
+                Ok(Ok(ToSource::Failed { failure })) => return Err(printable(&failure.message)),
                 Ok(message) => return message,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.end()),
                 Err(RecvTimeoutError::Timeout) => {}

@@ -56,7 +56,10 @@ pub enum ToSource {
         listen: SocketAddr,
     },
     /// B has given up.
-    Failed(Failure),
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// What a server needs of a host, and how it is to be there.

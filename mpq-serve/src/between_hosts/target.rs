@@ -30,7 +30,9 @@ pub fn run() -> Result<(), Error> {
     let received = receive(BufReader::new(File::from(stdin)));
     match received {
         Ok(()) => Ok(()),
-        Err(error) => match tell(&ToSource::Failed(Failure::of(&error))) {
+        Err(error) => match tell(&ToSource::Failed {
+            failure: Failure::of(&error),
+        }) {
             Ok(()) => Ok(()),
             Err(_) => Err(error),
         },
