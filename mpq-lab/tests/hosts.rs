@@ -199,7 +199,7 @@ async fn a_hundred_downloads_go_on_where_another_server_has_the_same_ids() {
     let hosts = TwoHosts::start(FOR_LONG);
     let server = hosts.server_id();
     // As on two hosts that boot alike.
-    let _twin = hosts.start_twin(server);
+    let mut twin = hosts.start_twin(server);
     let moved = a_hundred_follow(&hosts);
     // Its id is another one there, and the other server has its own.
     let id = moved["pid"].as_i64().unwrap() as i32;
@@ -210,6 +210,8 @@ async fn a_hundred_downloads_go_on_where_another_server_has_the_same_ids() {
         "{} --insecure --output /run/got https://{B}:5433/random",
         get.display()
     ));
+    twin.kill().unwrap();
+    twin.wait().unwrap();
 }
 
 /// Half a megabyte takes twenty seconds then.

@@ -134,7 +134,9 @@ async fn two_servers_of_one_process_id_are_told_apart() {
     let first = operated.pid();
     fs::write(pid_file(&operated), first.to_string()).unwrap();
     let images = operated.dumped();
-    let other = occupied::start(first, || Operated::start(&criu(), &[]), Operated::pid);
+    // Which looks for it by a process of its own.
+    let criu = criu();
+    let other = occupied::start(first, || Operated::start(&criu, &[]), Operated::pid);
     let output = operated.restore(&images);
     operated.assert_restored(&output);
     let unmoved = || {

@@ -29,7 +29,8 @@ fn run_folder(operated: &Operated) -> PathBuf {
 
 fn control(operated: &Operated) -> PathBuf {
     let name = format!("{}-", operated.pid());
-    let mut found = files(&run_folder(operated).join("mpq-serve"));
+    let folder = run_folder(operated).join("mpq-serve");
+    let mut found = files(&folder);
     let is_it = |path: &PathBuf| {
         path.file_name()
             .unwrap()

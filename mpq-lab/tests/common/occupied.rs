@@ -40,11 +40,15 @@ impl Drop for Occupied {
 
 /// Starts something as a process that has this id, which is free.
 pub(crate) fn start<T>(id: i32, start: impl Fn() -> T, id_of: impl Fn(&T) -> i32) -> T {
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
     let end = Instant::now() + LIMIT;
     loop {
         // Others start processes as well.
-        fs::write("/proc/sys/kernel/ns_last_pid", (id - 1).to_string()).unwrap();
+        let last = fs::read_to_string(LAST).unwrap();
+        fs::write(LAST, (id - 1).to_string()).unwrap();
         let started = start();
+        // Nor are those that come afterwards to have ids of other servers.
+        fs::write(LAST, last.trim()).unwrap();
         if id_of(&started) == id {
             return started;
         }

@@ -176,6 +176,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_arrives_as_it_was() {
+        let mut sent = Vec::new();
+        let failure = Failure {
+            message: "no room".to_owned(),
+            code: 9,
+        };
+        write(&mut sent, &ToSource::Failed { failure }).unwrap();
+        let Ok(Some(ToSource::Failed { failure })) = read(&mut sent.as_slice()) else {
+            panic!("no failure");
+        };
+        assert_eq!((failure.message.as_str(), failure.code), ("no room", 9));
+    }
+
+    #[test]
     fn what_is_no_message_is_told_and_half_of_one_is_none() {
         let read = |text: &str| read::<ToSource>(&mut text.as_bytes());
         assert!(matches!(

@@ -169,7 +169,9 @@ impl Criu {
     ) -> Result<(), String> {
         let mut command = self.command("restore", images);
         command
-            .args(["--restore-detached", "--action-script"])
+            // A folder that the server is in may have other permissions than where it was.
+            .args(["--restore-detached", "--skip-file-rwx-check"])
+            .arg("--action-script")
             .arg(hook)
             .env(name, &value);
         let log = images.join("restore.log");

@@ -8,6 +8,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{O_DIRECTORY, O_PATH};
@@ -19,6 +21,9 @@ use nix::unistd::{Pid, dup2_stdin, setsid};
 use super::namespace::{self, Ended};
 use super::notes::write_json;
 use crate::error::{At, Error};
+
+/// How often it is looked for processes that are no children.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What the first process is to do.
 #[derive(Debug)]
@@ -56,6 +61,11 @@ pub fn run(task: &Task) -> Result<u8, Error> {
         let status = match wait() {
             Ok(status) => status,
             Err(Errno::EINTR) => continue,
+            // Root's helper of an ordinary user's server is no child of this one.
+            Err(_) if has_others() => {
+                sleep(LOOK_INTERVAL);
+                continue;
+            }
             Err(_) => return Ok(code),
         };
         let (pid, its_code, words) = match status {
@@ -71,6 +81,13 @@ pub fn run(task: &Task) -> Result<u8, Error> {
             code = its_code as u8;
         }
     }
+}
+
+/// Whether there is another process in the namespace.
+fn has_others() -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.any(|id| id != 1)
 }
 
 fn tell(task: &Task, success: bool, status: String) -> Result<(), Error> {
