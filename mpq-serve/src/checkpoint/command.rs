@@ -159,6 +159,8 @@ impl RunningServer {
             None => result,
         };
         let forwarder = control.read_on::<Forwards>(&id).map(known_here);
+        // Not before root's helper has heard it, too.
+        control.clear_on::<Failed>(&id);
         control.clear_on::<Done>(&id);
         control.clear_on::<Forwards>(&id);
         let images = result?;
@@ -187,13 +189,15 @@ impl RunningServer {
             dumper: None,
             park: Some(limit),
         };
-        self.ask(&request, || {
+        let parked = self.ask(&request, || {
             let parked = self.control.read_on::<Manifest>(&id).map(|_| Ok(()));
             let ended = self.process.has_ended();
             failed(&self.control, &id)
                 .or(parked)
                 .or(ended.then_some(Err(Error::Died)))
-        })
+        });
+        self.control.clear_on::<Failed>(&id);
+        parked
     }
 
     /// Has it go on where it was, if it is parked for somebody else, and returns when it serves.
@@ -244,7 +248,6 @@ impl RunningServer {
                 .unwrap_or_else(|| Err(Error::Dump("it has not begun in an hour".to_owned())))
         });
         control.clear::<CheckpointRequest>();
-        control.clear_on::<Failed>(&request.id);
         result
     }
 }
