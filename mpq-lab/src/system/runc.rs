@@ -13,7 +13,6 @@ use crate::system::host::cache;
 /// # Errors
 /// If Debian's archive has not got it.
 pub fn setup() -> Result<()> {
-    super::setup::install(&[("unshare", "util-linux")])?;
     if !program()?.is_file() {
         apt::update()?;
         apt::unpack(&["runc", "libseccomp2"], &folder()?)?;

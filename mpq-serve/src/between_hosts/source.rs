@@ -155,7 +155,15 @@ fn look(
         .iter()
         .map(|problem| format!("in the way at B, {to}: {}", printable(problem)));
     let problems: Vec<_> = own.chain(theirs).collect();
-    for problem in &problems {
+    judge(&problems)
+}
+
+/// Tells what is in the way of a move.
+///
+/// # Errors
+/// Something is.
+pub(crate) fn judge(problems: &[String]) -> Result<(), Error> {
+    for problem in problems {
         log::tell(problem);
     }
     match problems.len() {

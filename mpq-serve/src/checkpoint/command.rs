@@ -182,12 +182,9 @@ impl RunningServer {
         let id = RequestId::new();
         let request = CheckpointRequest {
             id: id.clone(),
-            images: None,
             migrate_to,
-            criu: None,
-            forward: false,
-            dumper: None,
             park: Some(limit),
+            ..CheckpointRequest::default()
         };
         let parked = self.ask(&request, || {
             let parked = self.control.read_on::<Manifest>(&id).map(|_| Ok(()));

@@ -60,7 +60,7 @@ impl fmt::Display for RequestId {
 }
 
 /// To a server: what a checkpoint is to do otherwise than its command line says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CheckpointRequest {
     /// Whose answer is waited for.
     pub id: RequestId,

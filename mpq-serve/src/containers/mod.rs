@@ -21,6 +21,7 @@ use self::engine::Container;
 use self::host::{Host, Unrun};
 use self::options::MoveContainerOptions;
 use crate::between_hosts::interruption::Interruption;
+use crate::between_hosts::source::judge;
 use crate::checkpoint::control::Control;
 use crate::checkpoint::images;
 use crate::checkpoint::notes::{RequestId, now};
@@ -81,17 +82,7 @@ fn look(container: &Container, a: &Host, b: &Host) -> Result<(), Error> {
             }
         }
     }
-    for problem in &problems {
-        log::tell(problem);
-    }
-    match problems.len() {
-        0 => {
-            log::tell("nothing is in the way of the move");
-            Ok(())
-        }
-        1 => Err(Error::InTheWay("something is".to_owned())),
-        count => Err(Error::InTheWay(format!("{count} things are"))),
-    }
+    judge(&problems)
 }
 
 fn go(

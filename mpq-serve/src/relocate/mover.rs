@@ -163,15 +163,7 @@ impl Mover {
             return fail(&self.control, &request.id, &Error::Dump(reason.to_owned()));
         }
         let is_awaited = request.is_some();
-        let request = request.unwrap_or_else(|| CheckpointRequest {
-            id: RequestId::new(),
-            images: None,
-            migrate_to: Vec::new(),
-            criu: None,
-            forward: false,
-            park: None,
-            dumper: None,
-        });
+        let request = request.unwrap_or_default();
         let progress = Arc::new(Progress {
             step: watch::Sender::new(Step::Announced),
             leave: watch::Sender::new(false),

@@ -52,7 +52,7 @@ pub struct ClientMachine {
     pub(super) rtt: Duration,
     pub(super) heard: Instant,
     pub(super) expecting: bool,
-    /// The server is at another address, and not all paths are there yet.
+    /// The server is at another address, and not all paths are there yet: from where there were some before.
     settling: Option<BTreeSet<IpAddr>>,
     pub(super) rng: fastrand::Rng,
     pub(super) outputs: VecDeque<Output>,
