@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use mpq_core::crates::rustls::Side;
+use mpq_core::crates::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use mpq_core::crates::rustls::quic::{ClientConnection, Suite, Version};
 use mpq_core::tls::{Trust, rustls_client};
-use rustls::Side;
-use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-use rustls::quic::{ClientConnection, Suite, Version};
 
 /// Bytes of one.
 pub(crate) const LENGTH: usize = 1200;
