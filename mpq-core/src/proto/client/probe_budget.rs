@@ -4,7 +4,7 @@
 //! however often, there is an allowance for each address, and one for all of them together. They last as long
 //! as the connection and know nothing of moves. Each is a bucket: it is full at first, is emptied by what is
 //! sent, and fills again at a rate. The rate of an address halves again and again, the more was sent there in
-//! vain. Once the server was there, the address has a new allowance.
+//! vain. Once the server was there, the address has a new allowance, and what was sent there is given back to all.
 //!
 //! Probes are counted, those before a path is opened there among them, and attempts, by what is sent for
 //! them. Probes to where the server was proved to be are not. A knock that is returned is not: it has 27 bytes, and goes along with an attempt.
@@ -139,9 +139,12 @@ impl ProbeBudget {
         ready
     }
 
-    /// The server was there: a path to that address was validated, or it has spoken from there.
+    /// The server was there: a path to that address was validated, or it has spoken from there. So nothing was sent to
+    /// anybody else, and many moves in a row leave enough for the next one.
     pub(super) fn restore(&mut self, proved: SocketAddr) {
-        self.targets.remove(&network(proved.ip()));
+        if let Some(bucket) = self.targets.remove(&network(proved.ip())) {
+            self.connection.give_back(bucket.sent);
+        }
     }
 
     fn make_room(&mut self) {
@@ -203,6 +206,10 @@ impl Bucket {
         self.left = left.saturating_sub(bytes);
         self.at = now;
         self.sent += bytes;
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.left = self.left.saturating_add(bytes).min(self.limits.burst);
     }
 }
 
@@ -325,6 +332,23 @@ mod tests {
         assert_eq!(greedy.probe(Duration::ZERO, server), 0);
         greedy.budget.restore(server());
         assert_eq!(greedy.probe(Duration::ZERO, server), 384);
+    }
+
+    #[test]
+    fn what_was_sent_to_where_the_server_was_is_there_for_others() {
+        let mut greedy = Greedy::new();
+        for host in 0..100 {
+            let server = || SocketAddr::from(([192, 0, 2, host], 443));
+            assert_eq!(greedy.probe(Duration::ZERO, server), 384, "move {host}");
+            greedy.budget.restore(server());
+        }
+        // To where it was not, they are sent no more than before.
+        let mut host = 0;
+        let sent = greedy.probe(Duration::ZERO, || {
+            host += 1;
+            SocketAddr::from(([198, 18, 0, host], 443))
+        });
+        assert_eq!(sent, 1_024);
     }
 
     #[test]
