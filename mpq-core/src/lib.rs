@@ -91,6 +91,7 @@ mod frame_io;
 pub mod h3;
 pub mod limits;
 pub mod net;
+mod printable;
 pub mod proto;
 #[cfg(feature = "qlog")]
 mod qlog;
@@ -112,6 +113,7 @@ pub mod crates {
 }
 
 pub use congestion::{Congestion, Resume, UnknownCongestion, UnknownResume};
+pub use printable::{is_unprintable, printable};
 pub use proto::PathId;
 pub use stats::{PathStats, PathTraffic, Traffic};
 pub use usage::Usage;

@@ -1,6 +1,7 @@
 //! The access log: a line for each response, and for each handshake that fails, in a form that the tools of other
 //! servers read.
 
+use mpq_core::printable;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -234,11 +235,7 @@ fn json(line: &impl Serialize) -> String {
 
 /// What a peer sent, without what could speak to a terminal.
 fn text(bytes: &[u8]) -> String {
-    let safe = |c: char| match c.is_control() {
-        true => char::REPLACEMENT_CHARACTER,
-        false => c,
-    };
-    String::from_utf8_lossy(bytes).chars().map(safe).collect()
+    printable(&String::from_utf8_lossy(bytes))
 }
 
 /// What is not of ASCII, a quotation mark or a backslash is written as in a string of C, so that nobody can end a

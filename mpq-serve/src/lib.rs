@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             log::flush();
             // Nobody may be there to read it.
-            let error_line = log::printable(&error.to_string());
+            let error_line = mpq_core::printable(&error.to_string());
             let _ = writeln!(io::stderr(), "mpq-serve: {error_line}");
             error.code().into()
         }

@@ -54,12 +54,3 @@ pub(crate) fn flush() {
         lines.flush();
     }
 }
-
-/// The words of another host or user may have anything in them, such as what changes the colours of a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    let safe = |c: char| match c.is_control() {
-        true => char::REPLACEMENT_CHARACTER,
-        false => c,
-    };
-    text.chars().map(safe).collect()
-}

@@ -1,5 +1,6 @@
 //! The way from A to B: a program such as ssh, that runs the other end there.
 
+use mpq_core::printable;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -15,7 +16,7 @@ use super::options::MoveOptions;
 use crate::checkpoint::control::{POLL_INTERVAL, wait_for};
 use crate::checkpoint::images::Images;
 use crate::error::Error;
-use crate::log::{self, printable};
+use crate::log;
 
 /// How often it is looked whether the operator ends the move.
 const INTERRUPTION_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,6 +1,7 @@
 //! What the two ends of a move tell each other: a line of JSON each, and the bytes of an image after the line that names
 //! it.
 
+use mpq_core::printable;
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
-use crate::log::printable;
 
 /// No message is longer, bytes.
 const MAX_LENGTH: u64 = 1 << 20;

@@ -1,5 +1,6 @@
 //! `mpq-serve move`: the end at A, which decides.
 
+use mpq_core::printable;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::checkpoint::restore::{Restore, bring_back};
 use crate::checkpoint::say;
 use crate::checkpoint::token::Claim;
 use crate::error::{At, Error};
-use crate::log::{self, printable};
+use crate::log;
 
 /// How long B may take to answer the offer; somebody may have to type a password.
 const OFFER_LIMIT: Duration = Duration::from_secs(120);

@@ -1,5 +1,6 @@
 //! How a command is run on either host.
 
+use mpq_core::printable;
 use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -8,7 +9,6 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::engine::{Script, words};
 use crate::between_hosts::interruption::Interruption;
-use crate::log::printable;
 
 /// What ssh ends with if the command did not (ssh(1)).
 const UNREACHABLE: i32 = 255;
