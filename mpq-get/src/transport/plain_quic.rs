@@ -29,12 +29,14 @@ use quinn::{
     VarIntBoundsExceeded,
 };
 use tokio::sync::{broadcast, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Connection;
 
-/// For the last datagram to leave; quinn itself would wait for three PTO.
-const CLOSE_GRACE: Duration = Duration::from_millis(50);
+/// In this time the last word of a connection is sent, unless no datagram can be sent at all.
+const CLOSING_TIMEOUT: Duration = Duration::from_millis(100);
+/// How often to look whether it is.
+const CLOSING_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What HTTP/3 closes a connection with that is no longer needed.
 const NO_ERROR: VarInt = VarInt::from_u32(Code::H3_NO_ERROR.value() as u32);
@@ -108,7 +110,7 @@ impl Connection for PlainQuic {
         let connection = tokio::select! {
             connected = connecting => connected.map_err(handshake_error)?,
             () = refused(handle, remote) => return Err(ConnectError::Refused),
-            () = tokio::time::sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
+            () = sleep(config.connect_timeout) => return Err(ConnectError::Timeout),
         };
 
         let h3 = WholeBodies::new(h3_quinn::Connection::new(connection.clone()));
@@ -180,7 +182,12 @@ impl Connection for PlainQuic {
 
     async fn close(self) {
         self.connection.close(NO_ERROR, b"");
-        let _ = timeout(CLOSE_GRACE, self.endpoint.wait_idle()).await;
+        let told = async {
+            while self.connection.stats().frame_tx.connection_close == 0 {
+                sleep(CLOSING_INTERVAL).await;
+            }
+        };
+        let _ = timeout(CLOSING_TIMEOUT, told).await;
     }
 }
 
