@@ -16,14 +16,20 @@ pub mod report;
 pub mod resolve;
 pub mod transport;
 
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use cli::args::Args;
-use error::Error;
+use download::signals::Signals;
 use output::Leftover;
 use report::Reporter;
+use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
+
+/// For the end of what is told, when somebody wants the program to end.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The program: reads the command line, downloads, and says what went wrong.
 pub fn main() -> ExitCode {
@@ -37,23 +43,51 @@ pub fn main() -> ExitCode {
             .log_internal_errors(false)
             .init();
     }
-    let mut report = Reporter::new(args.report());
-    match get(&args, &mut report) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((error, leftover)) => {
-            report.failed(&error, &leftover);
-            ExitCode::from(error.code())
+    match get(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stderr(), "mpq-get: cannot start: {error}");
+            ExitCode::from(2)
         }
     }
 }
 
-fn get(args: &Args, report: &mut Reporter) -> Result<(), (Error, Leftover)> {
-    let nothing = |error| (error, Leftover::NOTHING);
-    let request = args.resolve().map_err(nothing)?;
-    let runtime = tokio::runtime::Runtime::new()
-        .map_err(|e| nothing(Error::Usage(format!("cannot start: {e}"))))?;
-    let result = runtime.block_on(download::run(&request, report));
+fn get(args: &Args) -> std::io::Result<ExitCode> {
+    let mut report = Reporter::new(args.report())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let code = runtime.block_on(async {
+        let result = match args.resolve() {
+            Ok(request) => download::run(&request, &mut report).await,
+            Err(error) => Err((error, Leftover::NOTHING)),
+        };
+        let code = result.map_or_else(
+            |(error, leftover)| {
+                report.failed(&error, &leftover);
+                error.code()
+            },
+            |()| 0,
+        );
+        tell_all(report, code).await;
+        code
+    });
     // getaddrinfo may still be running; nobody waits for it.
     runtime.shutdown_background();
-    result
+    Ok(ExitCode::from(code))
+}
+
+/// Waits for whoever reads what is told, but not for ever for one that does not if somebody wants the program to end.
+async fn tell_all(report: Reporter, code: u8) {
+    let stopped = async {
+        if code <= 128
+            && let Ok(mut signals) = Signals::new()
+        {
+            signals.recv().await;
+        }
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        () = report.close() => {}
+        () = stopped => {}
+    }
 }

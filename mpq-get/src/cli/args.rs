@@ -11,6 +11,7 @@ use mpq_core::proto::Strategy;
 use mpq_core::tls::Trust;
 
 use super::url::{parse_url, remote_name};
+use crate::download::pace::SpeedLimit;
 use crate::download::request::{DownloadRequest, Protocol};
 use crate::download::retry::Policy;
 use crate::error::Error;
@@ -20,7 +21,7 @@ use crate::resolve::overrides::{ConnectTo, Overrides, Resolve};
 
 const EXIT_CODES: &str = "\
 Exit codes (curl's where it has one):
-    0  done                            28  timeout, or the server fell silent
+    0  done                            28  timeout, silence, or too slow
     1  the URL is not https            35  TLS handshake failed
     2  wrong usage                     45  interface unknown or unusable
     3  malformed URL                   60  certificate not trusted
@@ -32,8 +33,9 @@ Exit codes (curl's where it has one):
    33  cannot go on, nor start over
   130  stopped by SIGINT              143  stopped by SIGTERM
 
-While a file is received it is called FILE.part; after an error it keeps that name, and
-FILE.part.meta says what it is of. A lost connection is replaced by another one, which asks for what
+While a file is received it is called FILE.part; after an error it keeps that name, FILE.part.meta
+says what it is of, and the next run goes on with it. What is there and is of something else stays,
+and FILE.1.part is used. A body with a wrong --checksum becomes FILE.bad. A lost connection is replaced by another one, which asks for what
 is missing. If the file has changed meanwhile, or the server gives it neither a strong ETag nor an
 old enough Last-Modified, it is started over. Waits between attempts are 1 s, 2 s, 4 s... up to 60 s,
 or what the server's Retry-After says.";
@@ -53,9 +55,14 @@ pub struct Args {
     #[arg(short = 'O', long)]
     pub remote_name: bool,
 
-    /// Go on with the FILE.part that an earlier run has left, if it is of the same file
+    /// Fetch nothing if FILE is there and complete. What an earlier run has left in FILE.part is gone on with in any
+    /// case
     #[arg(short = 'C', long = "continue")]
     pub resume: bool,
+
+    /// Give the file the time at which the server's was changed last
+    #[arg(short = 'R', long)]
+    pub remote_time: bool,
 
     /// Try again so many times in a row without getting any further: after lost connections, failures
     /// to connect and the statuses 408, 429, 500, 502, 503 and 504. 0 is curl's default
@@ -65,6 +72,19 @@ pub struct Args {
     /// No attempt begins later than this after the start [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub retry_max_time: Option<Duration>,
+
+    /// Give up after this time, whatever has come [default: no limit]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub max_time: Option<Duration>,
+
+    /// A body slower than this for --speed-time is asked for again over another connection, as after a loss; the time
+    /// of a move does not count. 0 is never
+    #[arg(short = 'Y', long, value_name = "BYTES", default_value_t = 100)]
+    pub speed_limit: u64,
+
+    /// How long a body may be slower than --speed-limit
+    #[arg(short = 'y', long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub speed_time: Duration,
 
     /// Connect to these addresses for this host (`*` for all) and port; may be repeated
     #[arg(long, value_name = "HOST:PORT:ADDR[,ADDR]", action = ArgAction::Append)]
@@ -159,7 +179,7 @@ impl Args {
     /// Whether standard output is for the body.
     pub fn body_on_stdout(&self) -> bool {
         match &self.output {
-            Some(path) => path.as_os_str() == "-",
+            Some(path) => Destination::named(path) == Destination::Stdout,
             None => !self.remote_name,
         }
     }
@@ -182,8 +202,7 @@ impl Args {
     pub fn resolve(&self) -> Result<DownloadRequest, Error> {
         let url = parse_url(&self.url)?;
         let destination = match &self.output {
-            Some(path) if path.as_os_str() == "-" => Destination::Stdout,
-            Some(path) => Destination::File(path.clone()),
+            Some(path) => Destination::named(path),
             None if self.remote_name => Destination::File(remote_name(&url)?.into()),
             None if std::io::stdout().is_terminal() => Destination::Terminal,
             None => Destination::Stdout,
@@ -209,10 +228,16 @@ impl Args {
             destination,
             checksum: self.checksum.clone(),
             resume: self.resume,
+            remote_time: self.remote_time,
             segments: self.segments.into(),
             retry: Policy {
                 limit: self.retry,
                 max_time: self.retry_max_time,
+            },
+            max_time: self.max_time,
+            speed_limit: SpeedLimit {
+                rate: self.speed_limit,
+                time: self.speed_time,
             },
             overrides: Overrides {
                 resolve: self.resolve.clone(),

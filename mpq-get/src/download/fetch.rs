@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use h3::quic::OpenStreams;
-use headers::{AcceptRanges, HeaderMapExt};
+use headers::{AcceptRanges, HeaderMap, HeaderMapExt, LastModified};
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderName, Response};
 
@@ -14,7 +14,7 @@ use super::retry;
 use super::transfer::Transfer;
 use crate::error::Error;
 use crate::http::request::{Asked, Failure, Requests, answer};
-use crate::http::resume::{Answer, Partial};
+use crate::http::resume::{Answer, Partial, is_end};
 use crate::http::segments::SegmentedBody;
 use crate::output::Output;
 use crate::output::part_meta::PartMeta;
@@ -49,7 +49,10 @@ pub(super) async fn fetch(
             let Some(chunk) = next.await? else { break };
             transfer.arrived();
             let length = chunk.len() as u64;
-            if !output.write(chunk).await {
+            transfer.is_writing.set(true);
+            let taken = output.write(chunk).await;
+            transfer.is_writing.set(false);
+            if !taken {
                 return Ok(());
             }
             // Not before: if the connection is lost while the writer is waited for, it will not be
@@ -96,13 +99,26 @@ async fn begin<S: OpenStreams<Bytes>>(
         let partial = transfer.partial.borrow().clone();
         let offset = partial.bytes;
         let rest = format!("{offset}-");
-        let part = partial.resumable().map(|version| (rest.as_str(), version));
+        if let Some(bytes) = transfer.file.get() {
+            let asked = format!("{bytes}-");
+            let mut asked = requests.send(Some((&asked, None))).await?;
+            let head = answer::<S>(&mut asked).await?;
+            if is_end(bytes, head.status(), head.headers()) {
+                *output = Some(Output::complete(transfer.place())?);
+                return Ok(None);
+            }
+            // It is another file: that which comes replaces it when it is complete.
+            transfer.file.set(None);
+        }
+        let part = partial
+            .resumable()
+            .map(|version| (rest.as_str(), Some(version)));
         let mut asked = requests.send(part).await?;
         let head = answer::<S>(&mut asked).await?;
         let judged = partial.judge(head.status(), head.headers());
         let answer = judged.map_err(|mismatch| Error::Http3(mismatch.to_string()))?;
         if matches!(answer, Answer::Rest { .. } | Answer::Complete) && output.is_none() {
-            *output = Some(Output::go_on(&request.destination, offset)?);
+            *output = Some(Output::go_on(transfer.place(), offset)?);
         }
         match answer {
             Answer::Whole(lost) => {
@@ -119,19 +135,21 @@ async fn begin<S: OpenStreams<Bytes>>(
                 let start = Partial::start(head.headers());
                 let record = PartMeta::of(request.url.as_str(), &start);
                 let end = start.length;
+                transfer.modified.set(modified(head.headers()));
                 *transfer.partial.borrow_mut() = start;
                 if let Some(output) = output.as_ref() {
                     if !output.start_over(record).await {
                         return Ok(None);
                     }
                 } else {
-                    *output = Some(Output::create(&request.destination, record.as_ref())?);
+                    *output = Some(Output::create(transfer.place(), &record)?);
                 }
                 let ranges = head.headers().typed_get() == Some(AcceptRanges::bytes());
                 return Ok(Some(Begun { asked, end, ranges }));
             }
             Answer::Rest { end, length } => {
                 transfer.partial.borrow_mut().length = length;
+                transfer.modified.set(modified(head.headers()));
                 transfer.tell(DownloadEvent::Reconnected { offset, remote });
                 return Ok(Some(Begun {
                     asked,
@@ -145,6 +163,11 @@ async fn begin<S: OpenStreams<Bytes>>(
             Answer::Refused => return Err(refused(&head).into()),
         }
     }
+}
+
+/// When the server's file was changed last, as it says.
+fn modified(headers: &HeaderMap) -> Option<SystemTime> {
+    headers.typed_get::<LastModified>().map(SystemTime::from)
 }
 
 /// The error that an answer stands for.

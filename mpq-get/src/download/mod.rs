@@ -11,9 +11,10 @@
 
 mod connect;
 mod fetch;
+pub mod pace;
 pub mod request;
 pub mod retry;
-mod signals;
+pub mod signals;
 mod transfer;
 
 use std::pin::pin;
@@ -28,12 +29,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::connect::connect;
 use self::fetch::fetch;
+use self::pace::{Pace, SpeedLimit};
 use self::request::{DownloadRequest, Protocol};
 use self::retry::Schedule;
 use self::signals::Signals;
 use self::transfer::Transfer;
 use crate::error::Error;
 use crate::http::request::Failure;
+use crate::output::place::Place;
 use crate::output::{Leftover, Output, Written};
 use crate::report::Reporter;
 use crate::report::events::{DownloadEvent, Summary};
@@ -47,6 +50,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const LOSS_GRACE: Duration = Duration::from_secs(1);
 /// For the writer after an error: standard output may be stuck.
 const WRITE_GRACE: Duration = Duration::from_secs(5);
+/// The same, and for the server, when somebody wants the program to end.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 
 /// Downloads, and tells `report` of everything but the failure.
 ///
@@ -66,8 +71,11 @@ async fn run_by<C: Connection>(
     request: &DownloadRequest,
     report: &mut Reporter,
 ) -> Result<(), (Error, Leftover)> {
-    let mut signals = Signals::new().map_err(|error| (error, Leftover::NOTHING))?;
-    let transfer = Transfer::new(request);
+    let signals = Signals::new().map_err(|error| (error, Leftover::NOTHING))?;
+    let mut signals = signals.within(request.max_time);
+    let found = Place::find(&request.destination, request.url.as_str());
+    let found = found.map_err(|error| (error, Leftover::NOTHING))?;
+    let transfer = Transfer::new(found, request.resume);
     let mut schedule = Schedule::new(request.retry);
     let mut output = None;
     let (client, outcome) = loop {
@@ -89,16 +97,20 @@ async fn run_by<C: Connection>(
             wait: wait.as_secs_f64(),
             attempt,
         };
-        report.event(Instant::now(), &retry);
+        report.event(Instant::now(), retry);
         tokio::select! {
             () = pause(client, wait) => {}
             error = signals.recv() => break (None, Err(error)),
         }
     };
-    let result = settle(outcome, output, request, &mut signals).await;
+    let result = settle(outcome, output, request, &transfer, &mut signals).await;
     let seconds = report.elapsed();
+    let stopped = matches!(result, Err((Error::Signal(_) | Error::MaxTime(_), _)));
     if let Some(client) = client {
-        client.close().await;
+        match stopped {
+            true => drop(timeout(STOP_GRACE / 2, client.close()).await),
+            false => client.close().await,
+        }
     }
 
     let written = result?;
@@ -140,11 +152,12 @@ async fn attempt<C: Connection>(
         handshakes: transfer.handshakes.get() + client.handshakes(),
         unix: report.unix(),
     };
-    report.event(Instant::now(), &connected);
+    report.event(Instant::now(), connected);
 
     transfer.connected(remote);
     let body = fetch(&client, remote, request, transfer, output);
-    let outcome = watch(body, &client, transfer, report, signals).await;
+    let pace = Pace::new(request.speed_limit);
+    let outcome = watch(body, pace, &client, transfer, report, signals).await;
     transfer.count(&client);
     let outcome = match outcome {
         // All of the body came before the connection broke.
@@ -171,6 +184,7 @@ async fn pause<C: Connection>(client: Option<C>, wait: Duration) {
 /// Reports while `body` runs; ends with it, with a signal, or soon after the connection is lost.
 async fn watch(
     body: impl Future<Output = Result<(), Failure>>,
+    mut pace: Pace,
     client: &impl Connection,
     transfer: &Transfer,
     report: &mut Reporter,
@@ -197,8 +211,12 @@ async fn watch(
                     let partial = transfer.partial.borrow();
                     (partial.bytes, partial.length)
                 };
+                if pace.look(Instant::now(), transfer.received.get(), transfer.excuses()) {
+                    let SpeedLimit { rate, time } = pace.limit();
+                    break Err(Failure::Told(Error::Slow { rate, time }));
+                }
                 let paths = client.paths();
-                report.progress(&Snapshot { bytes, total, paths });
+                report.progress(Snapshot { bytes, total, paths });
             }
         }
         tell_news(transfer, report);
@@ -240,7 +258,7 @@ fn tell(at: Instant, event: ClientEvent, transfer: &Transfer, report: &mut Repor
     if let ClientEvent::Migration(event) = &event {
         note(at, event, transfer);
     }
-    report.event(at, &event.into());
+    report.event(at, event.into());
 }
 
 /// What the body's gap is measured by, and another connection would begin with.
@@ -271,7 +289,7 @@ fn note(at: Instant, event: &MigrationEvent, transfer: &Transfer) {
 
 fn tell_news(transfer: &Transfer, report: &mut Reporter) {
     for (at, event) in transfer.news.take() {
-        report.event(at, &event);
+        report.event(at, event);
     }
 }
 
@@ -280,19 +298,17 @@ async fn settle(
     outcome: Result<(), Error>,
     output: Option<Output>,
     request: &DownloadRequest,
+    transfer: &Transfer,
     signals: &mut Signals,
 ) -> Result<Written, (Error, Leftover)> {
     let Some(output) = output else {
         let error = outcome.expect_err("a body that has come has an output");
-        let leftover = match request.resume {
-            true => Leftover::earlier(&request.destination),
-            false => Leftover::NOTHING,
-        };
-        return Err((error, leftover));
+        return Err((error, transfer.leftover()));
     };
     let grace = async {
         match &outcome {
             Ok(()) => std::future::pending().await,
+            Err(Error::Signal(_) | Error::MaxTime(_)) => sleep(STOP_GRACE).await,
             Err(_) => sleep(WRITE_GRACE).await,
         }
     };
@@ -305,9 +321,10 @@ async fn settle(
         (Ok(()), Some(Ok(written))) => match &request.checksum {
             Some(expected) if *expected != written.sha256 => {
                 let (expected, actual) = (expected.clone(), written.sha256.clone());
-                Err((Error::Checksum { expected, actual }, written.keep()))
+                let leftover = written.reject()?;
+                Err((Error::Checksum { expected, actual }, leftover))
             }
-            _ => written.publish(),
+            _ => written.publish(transfer.modified.get().filter(|_| request.remote_time)),
         },
         // A failed writer is the cause of whatever else has failed.
         (_, Some(Err(failure))) => Err(failure),

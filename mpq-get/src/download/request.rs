@@ -1,9 +1,12 @@
 //! What is to be downloaded, how, and where to.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use mpq_core::client::ClientConfig;
 use url::{Host, Url};
 
+use super::pace::SpeedLimit;
 use super::retry::Policy;
 use crate::output::Destination;
 use crate::resolve::overrides::Overrides;
@@ -27,12 +30,18 @@ pub struct DownloadRequest {
     pub destination: Destination,
     /// SHA-256 the body must have, in lower-case hexadecimal.
     pub checksum: Option<String>,
-    /// Whether to go on with an earlier run's `.part`.
+    /// Whether a file that is there may be complete.
     pub resume: bool,
+    /// Whether the file gets the time that the server gives.
+    pub remote_time: bool,
     /// Most requests at a time.
     pub segments: usize,
     /// How often to try.
     pub retry: Policy,
+    /// How long all of it may take.
+    pub max_time: Option<Duration>,
+    /// How slowly the body may come.
+    pub speed_limit: SpeedLimit,
     /// Where to connect to, regardless of the URL.
     pub overrides: Overrides,
     /// By which transport.

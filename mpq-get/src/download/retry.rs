@@ -10,6 +10,8 @@ use crate::error::Error;
 
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(60);
+/// Who asks to wait for longer is not waited for, unless somebody has said how long attempts may be made.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// How often and how long to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,11 @@ impl Schedule {
             _ => backoff(self.vain),
         };
         let begins = elapsed.saturating_add(wait);
-        if self.policy.max_time.is_some_and(|limit| begins > limit) {
+        let too_late = match self.policy.max_time {
+            Some(limit) => begins > limit,
+            None => wait > LONGEST_WAIT,
+        };
+        if too_late {
             return None;
         }
         self.vain += 1;
@@ -90,6 +96,7 @@ pub fn is_transient(error: &Error) -> bool {
         | Error::NoInterface(_)
         | Error::Timeout(_)
         | Error::Idle
+        | Error::Slow { .. }
         | Error::Migration(_)
         | Error::Quic(_)
         | Error::Reset(_)
@@ -98,6 +105,7 @@ pub fn is_transient(error: &Error) -> bool {
         | Error::Usage(_)
         | Error::Url { .. }
         | Error::Write { .. }
+        | Error::Part { .. }
         | Error::NoName(_)
         | Error::Terminal
         | Error::CannotStartOver(_)
@@ -110,6 +118,7 @@ pub fn is_transient(error: &Error) -> bool {
         | Error::Misunderstood(_)
         | Error::QuicProtocol(_)
         | Error::NotHttp3 { .. }
+        | Error::MaxTime(_)
         | Error::Signal(_) => false,
     }
 }

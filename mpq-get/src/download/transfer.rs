@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use mpq_core::client::{ClientError, PathInfo};
 
-use super::request::DownloadRequest;
 use crate::error::Error;
 use crate::http::resume::Partial;
-use crate::output::{Output, part_meta};
+use crate::output::place::{Found, Place};
+use crate::output::{Leftover, Output};
 use crate::report::events::DownloadEvent;
 use crate::report::outage::Outage;
 use crate::transport::Connection;
@@ -17,11 +17,19 @@ use crate::transport::Connection;
 /// What the body's way and the reports share.
 #[derive(Debug)]
 pub(super) struct Transfer {
+    /// Where the body will go, until something of it comes.
+    place: RefCell<Option<Place>>,
     /// What there is of the body.
     pub(super) partial: RefCell<Partial>,
+    /// Bytes of a file that may be all of it.
+    pub(super) file: Cell<Option<u64>>,
+    /// When the server's file was changed last.
+    pub(super) modified: Cell<Option<SystemTime>>,
     /// Body bytes, those given up included.
     pub(super) received: Cell<u64>,
     pub(super) requests: Cell<u64>,
+    /// The output is behind.
+    pub(super) is_writing: Cell<bool>,
     /// Where the server was last.
     pub(super) remote: Cell<Option<SocketAddr>>,
     /// Who has answered in its place, the last one first, when the connection was lost.
@@ -40,14 +48,15 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Before the first attempt, with what an earlier run has left if that is to be gone on with.
-    pub(super) fn new(request: &DownloadRequest) -> Transfer {
-        let part = request.destination.part().filter(|_| request.resume);
-        let partial = part.map(|part| part_meta::partial(&part, request.url.as_str()));
-        Transfer {
-            partial: RefCell::new(partial.unwrap_or_default()),
+    /// Before the first attempt. If it is to go on, a file that is there may be complete.
+    pub(super) fn new(found: Found, resume: bool) -> Transfer {
+        let transfer = Transfer {
+            file: Cell::new(found.file.filter(|bytes| resume && *bytes > 0)),
+            modified: Cell::default(),
+            partial: RefCell::new(found.partial),
             received: Cell::default(),
             requests: Cell::default(),
+            is_writing: Cell::default(),
             remote: Cell::default(),
             answered: RefCell::default(),
             announced: RefCell::default(),
@@ -57,7 +66,26 @@ impl Transfer {
             paths: RefCell::default(),
             outage: RefCell::default(),
             news: RefCell::default(),
+            place: RefCell::new(Some(found.place)),
+        };
+        for left in found.left_alone {
+            transfer.tell(DownloadEvent::LeftAlone {
+                path: left.path.display().to_string(),
+                reason: left.why.to_string(),
+            });
         }
+        transfer
+    }
+
+    /// Where the body goes, now that it comes.
+    pub(super) fn place(&self) -> Place {
+        self.place.take().expect("an output is made once")
+    }
+
+    /// What stays on the disk if nothing has come.
+    pub(super) fn leftover(&self) -> Leftover {
+        let place = self.place.borrow();
+        place.as_ref().map_or(Leftover::NOTHING, Place::leftover)
     }
 
     /// A chunk of the body is there.
@@ -69,6 +97,11 @@ impl Transfer {
             };
             self.news.borrow_mut().push((end.at, event));
         }
+    }
+
+    /// Whether it is not the server's fault if nothing comes: it moves, or the output is behind.
+    pub(super) fn excuses(&self) -> bool {
+        self.is_writing.get() || self.outage.borrow().is_watched()
     }
 
     /// So many bytes are written, or will be.

@@ -49,10 +49,10 @@ impl<'a, S: OpenStreams<Bytes>> Requests<'a, S> {
         }
     }
 
-    /// Asks for all of the body, or for these bytes of this version, as `Range` has them.
+    /// Asks for all of the body, or for these bytes of this version or of whichever there is, as `Range` has them.
     pub(crate) async fn send(
         &mut self,
-        part: Option<(&str, &Validator)>,
+        part: Option<(&str, Option<&Validator>)>,
     ) -> Result<Asked<S>, Failure> {
         let mut get = http::Request::get(self.url.as_str())
             .header(USER_AGENT, concat!("mpq-get/", env!("CARGO_PKG_VERSION")))
@@ -60,8 +60,10 @@ impl<'a, S: OpenStreams<Bytes>> Requests<'a, S> {
         if let Some((bytes, version)) = part {
             get = get
                 .header("priority", IN_ORDER)
-                .header(RANGE, format!("bytes={bytes}"))
-                .header(IF_RANGE, version.to_string());
+                .header(RANGE, format!("bytes={bytes}"));
+            if let Some(version) = version {
+                get = get.header(IF_RANGE, version.to_string());
+            }
         }
         let get = get.body(()).map_err(|e| Error::Url {
             url: self.url.to_string(),

@@ -218,16 +218,22 @@ impl Partial {
 
     /// What 416 says: with the length, that there is nothing behind the bytes (RFC 9110 §15.5.17).
     fn end(&self, headers: &HeaderMap) -> Answer {
-        let there = headers
-            .typed_get::<ContentRange>()
-            .filter(|range| range.bytes_range().is_none())
-            .and_then(|range| range.bytes_len());
-        if there == Some(self.bytes) && self.length.is_none_or(|here| here == self.bytes) {
+        let ends = is_end(self.bytes, StatusCode::RANGE_NOT_SATISFIABLE, headers);
+        if ends && self.length.is_none_or(|here| here == self.bytes) {
             Answer::Complete
         } else {
             Answer::StartOver(Restart::Shorter)
         }
     }
+}
+
+/// Whether an answer to a request for what follows says that the file ends just there.
+pub fn is_end(bytes: u64, status: StatusCode, headers: &HeaderMap) -> bool {
+    let there = headers
+        .typed_get::<ContentRange>()
+        .filter(|range| range.bytes_range().is_none())
+        .and_then(|range| range.bytes_len());
+    status == StatusCode::RANGE_NOT_SATISFIABLE && there == Some(bytes)
 }
 
 #[cfg(test)]

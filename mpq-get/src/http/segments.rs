@@ -131,7 +131,7 @@ impl<S: OpenStreams<Bytes>> SegmentedBody<S> {
             }
             let end = length.min(start + PART_LENGTH);
             let range = format!("{start}-{}", end - 1);
-            let asked = requests.send(Some((range.as_str(), version)));
+            let asked = requests.send(Some((range.as_str(), Some(version))));
             let asked = if start == position {
                 // All of what is read is there; the server may allow no other before it is over.
                 self.asked = None;

@@ -1,9 +1,11 @@
 //! What has become of a body on the disk: a file, or a `.part` that is left.
 
+use std::fs::FileTimes;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use super::destination::{Destination, Rename};
-use super::part_meta::PartMeta;
+use super::part::Part;
+use super::part_meta;
 use crate::error::{Error, cannot_write};
 
 /// A body that has been written completely; until it is published, its file is called `.part`.
@@ -13,33 +15,48 @@ pub struct Written {
     pub bytes: u64,
     /// SHA-256 of these bytes, lower-case hexadecimal.
     pub sha256: String,
-    pub(super) rename: Option<Rename>,
+    pub(super) part: Option<Part>,
 }
 
 /// What is left on the disk of a body that did not become a file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Leftover(pub(super) Option<(PathBuf, u64)>);
+pub struct Leftover(Option<(PathBuf, u64)>);
 
 impl Written {
-    /// Gives the file its final name.
+    /// Gives the file its final name, and its time if that is known.
     ///
     /// # Errors
     /// [`Error::Write`] if it cannot be renamed, and what is on the disk.
-    pub fn publish(mut self) -> Result<Written, (Error, Leftover)> {
-        if let Some(Rename { part, path }) = &self.rename {
-            if let Err(source) = std::fs::rename(part, path) {
-                return Err((cannot_write(path, source), self.keep()));
-            }
-            // Without its .part it says nothing to anybody.
-            let _ = PartMeta::store(None, part);
-            self.rename = None;
+    pub fn publish(mut self, modified: Option<SystemTime>) -> Result<Written, (Error, Leftover)> {
+        let Some(part) = &mut self.part else {
+            return Ok(self);
+        };
+        match part.publish(modified.map(|time| FileTimes::new().set_modified(time))) {
+            Ok(()) => Ok(self),
+            Err(error) => Err((error, self.keep())),
         }
-        Ok(self)
     }
 
     /// Leaves it as it is.
     pub fn keep(self) -> Leftover {
-        Leftover(self.rename.map(|rename| (rename.part, self.bytes)))
+        Leftover(self.part.map(|part| (part.path().to_owned(), self.bytes)))
+    }
+
+    /// Puts it away, since it is not what was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if that cannot be done; then it is where it was.
+    pub fn reject(mut self) -> Result<Leftover, (Error, Leftover)> {
+        let Some(part) = &mut self.part else {
+            return Ok(Leftover::NOTHING);
+        };
+        match part.reject() {
+            Ok(path) => Ok(Leftover(Some((path, self.bytes)))),
+            Err(source) => {
+                let error = cannot_write(part.path(), source);
+                Err((error, self.keep()))
+            }
+        }
     }
 }
 
@@ -47,13 +64,10 @@ impl Leftover {
     /// Nothing was written.
     pub const NOTHING: Leftover = Leftover(None);
 
-    /// The `.part` file that an earlier run has left, if there is one with something in it.
-    pub fn earlier(destination: &Destination) -> Leftover {
-        let part = destination.part();
-        Leftover(part.and_then(|part| {
-            let bytes = part.metadata().ok()?.len();
-            (bytes > 0).then_some((part, bytes))
-        }))
+    /// What is in a part, if anything is.
+    pub(super) fn of(part: &Part) -> Leftover {
+        let bytes = part.bytes();
+        Leftover((bytes > 0).then(|| (part.path().to_owned(), bytes)))
     }
 
     /// The file's path and its size in bytes.
@@ -66,6 +80,6 @@ impl Leftover {
     /// Whether a later run may go on with it.
     pub fn is_resumable(&self) -> bool {
         self.part()
-            .is_some_and(|(part, bytes)| bytes > 0 && PartMeta::path(part).exists())
+            .is_some_and(|(part, bytes)| bytes > 0 && part_meta::is_resumable(part))
     }
 }

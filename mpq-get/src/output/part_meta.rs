@@ -1,13 +1,15 @@
 //! The record beside a `.part` file, by which a later run knows what that file is of.
 //!
-//! It is one JSON object in `FILE.part.meta`. Only a body whose version can be told from others has
-//! one: without it nothing could be added to the `.part`.
+//! It is one JSON object in `FILE.part.meta`. It is there or not, and never in parts: it is written under another name
+//! first.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::names;
 use crate::http::resume::{Partial, Restart, Validator};
 
 /// What a `.part` file is of.
@@ -15,59 +17,71 @@ use crate::http::resume::{Partial, Restart, Validator};
 pub struct PartMeta {
     /// The URL asked for.
     url: String,
-    /// The version, as `If-Range` names it.
-    if_range: String,
+    /// The version, as `If-Range` names it. Without it nothing can be added to the part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    if_range: Option<String>,
     /// Length of the whole body in bytes, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
 }
 
 impl PartMeta {
-    /// The record of a body from `url`; none if its version cannot be told from others.
-    pub fn of(url: &str, partial: &Partial) -> Option<PartMeta> {
-        let version = partial.version.as_ref().ok()?;
-        Some(PartMeta {
+    /// The record of a body from `url`.
+    pub fn of(url: &str, partial: &Partial) -> PartMeta {
+        let version = partial.version.as_ref().ok();
+        PartMeta {
             url: url.to_owned(),
-            if_range: version.to_string(),
+            if_range: version.map(ToString::to_string),
             length: partial.length,
-        })
-    }
-
-    /// Its path: beside `part`.
-    pub fn path(part: &Path) -> PathBuf {
-        let mut name = part.as_os_str().to_owned();
-        name.push(".meta");
-        name.into()
+        }
     }
 
     /// Writes it beside `part`; with none, removes what is there.
     ///
     /// # Errors
     /// What the system says.
-    pub fn store(record: Option<&PartMeta>, part: &Path) -> io::Result<()> {
-        let path = PartMeta::path(part);
-        match record {
-            Some(record) => std::fs::write(path, serde_json::to_vec(record)?),
-            None => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-        }
+    pub(super) fn store(record: Option<&PartMeta>, part: &Path) -> io::Result<()> {
+        let path = names::meta(part);
+        let Some(record) = record else {
+            return remove(&path);
+        };
+        let new = names::new_meta(part);
+        // An earlier run may have ended just here; and what somebody has put there is not written to.
+        remove(&new)?;
+        File::create_new(&new)?.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(new, path)
+    }
+
+    fn version(&self) -> Result<Validator, Restart> {
+        let if_range = self.if_range.as_deref().ok_or(Restart::NoValidator)?;
+        Validator::parse(if_range).ok_or(Restart::NoRecord)
     }
 
     fn load(part: &Path) -> Option<PartMeta> {
-        serde_json::from_slice(&std::fs::read(PartMeta::path(part)).ok()?).ok()
+        serde_json::from_slice(&fs::read(names::meta(part)).ok()?).ok()
     }
 }
 
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a later run may go on with `part`.
+pub(super) fn is_resumable(part: &Path) -> bool {
+    PartMeta::load(part).is_some_and(|record| record.version().is_ok())
+}
+
 /// What an earlier run has left at `part` of what `url` names.
-pub fn partial(part: &Path, url: &str) -> Partial {
+pub(super) fn partial(part: &Path, url: &str) -> Partial {
     let bytes = part.metadata().map_or(0, |known| known.len());
     let record = PartMeta::load(part);
     let version = match &record {
         None => Err(Restart::NoRecord),
         Some(record) if record.url != url => Err(Restart::OtherUrl(record.url.clone())),
-        Some(record) => Validator::parse(&record.if_range).ok_or(Restart::NoRecord),
+        Some(record) => record.version(),
     };
     let length = match &version {
         Ok(_) => record.and_then(|record| record.length),
@@ -82,8 +96,6 @@ pub fn partial(part: &Path, url: &str) -> Partial {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     const URL: &str = "https://localhost/a";
@@ -102,7 +114,8 @@ mod tests {
         let part = folder.path().join("a.part");
         assert_eq!(partial(&part, URL).bytes, 0);
         fs::write(&part, "abc").unwrap();
-        PartMeta::store(PartMeta::of(URL, &version()).as_ref(), &part).unwrap();
+        PartMeta::store(Some(&PartMeta::of(URL, &version())), &part).unwrap();
+        assert!(is_resumable(&part));
         let text = fs::read_to_string(folder.path().join("a.part.meta")).unwrap();
         let expected = r#"{"url":"https://localhost/a","if_range":"\"v\"","length":10}"#;
         assert_eq!(text, expected);
@@ -129,7 +142,7 @@ mod tests {
             r#"{"url":"https://localhost/a","if_range":"W/\"v\""}"#,
             r#"{"url":"https://localhost/a","if_range":"\"v\"","length":-1}"#,
         ] {
-            fs::write(PartMeta::path(&part), text).unwrap();
+            fs::write(names::meta(&part), text).unwrap();
             assert_eq!(
                 partial(&part, URL).version,
                 Err(Restart::NoRecord),
@@ -139,13 +152,28 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_a_version_has_no_record() {
+    fn a_body_without_a_version_is_known_and_not_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
         let part = folder.path().join("a.part");
-        assert_eq!(PartMeta::of(URL, &Partial::default()), None);
+        fs::write(&part, "abc").unwrap();
+        PartMeta::store(Some(&PartMeta::of(URL, &Partial::default())), &part).unwrap();
+        assert!(!is_resumable(&part));
+        assert_eq!(partial(&part, URL).version, Err(Restart::NoValidator));
         PartMeta::store(None, &part).unwrap();
-        fs::write(PartMeta::path(&part), "old").unwrap();
         PartMeta::store(None, &part).unwrap();
-        assert!(!PartMeta::path(&part).exists());
+        assert!(!names::meta(&part).exists());
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_record_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("precious"), "mine").unwrap();
+        for name in ["a.part.meta", "a.part.meta.new"] {
+            std::os::unix::fs::symlink("precious", path(name)).unwrap();
+        }
+        PartMeta::store(Some(&PartMeta::of(URL, &version())), &path("a.part")).unwrap();
+        assert!(is_resumable(&path("a.part")));
+        assert_eq!(fs::read(path("precious")).unwrap(), b"mine");
     }
 }

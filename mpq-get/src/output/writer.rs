@@ -8,10 +8,11 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::destination::{Destination, Rename};
 use super::leftover::{Leftover, Written};
+use super::part::Part;
 use super::part_meta::PartMeta;
-use crate::error::Error;
+use super::stream::NotText;
+use crate::error::{Error, cannot_write};
 
 /// Chunks in the channel, each up to one datagram train of 64 KiB: 16 MiB at the most.
 pub(super) const CHANNEL_CAPACITY: usize = 256;
@@ -23,7 +24,7 @@ const BUFFER_SIZE: usize = 256 * 1024;
 pub(super) enum Message {
     Chunk(Bytes),
     /// What came so far is of no use; what comes next is of what the record says.
-    StartOver(Option<PartMeta>),
+    StartOver(PartMeta),
 }
 
 /// The thread's state.
@@ -33,7 +34,7 @@ pub(super) struct Writer {
     bytes: u64,
     /// What to call the sink in an error.
     target: String,
-    rename: Option<Rename>,
+    part: Option<Part>,
 }
 
 /// Where the thread writes to.
@@ -44,19 +45,26 @@ pub(super) enum Sink {
 }
 
 impl Writer {
-    /// Before the first byte.
-    pub(super) fn new(sink: Sink, destination: &Destination, rename: Option<Rename>) -> Writer {
-        let target = match (destination, &rename) {
-            (Destination::File(_), Some(Rename { part, .. })) => part.display().to_string(),
-            (Destination::File(path), None) => path.display().to_string(),
-            (Destination::Stdout | Destination::Terminal, _) => "standard output".to_owned(),
-        };
+    /// One that writes into a part.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if the system has no more descriptors.
+    pub(super) fn of_part(part: Part) -> Result<Writer, Error> {
+        let file = part.file().map_err(|e| cannot_write(part.path(), e))?;
+        let target = part.path().display().to_string();
+        let mut writer = Writer::of_stream(Sink::File(file), target);
+        writer.part = Some(part);
+        Ok(writer)
+    }
+
+    /// One that writes to what is called `target` in an error.
+    pub(super) fn of_stream(sink: Sink, target: String) -> Writer {
         Writer {
             sink: BufWriter::with_capacity(BUFFER_SIZE, sink),
             hash: Sha256::new(),
             bytes: 0,
             target,
-            rename,
+            part: None,
         }
     }
 
@@ -78,11 +86,13 @@ impl Writer {
             result = batch.drain(..).try_for_each(|message| self.take(message));
             result = result.and_then(|()| self.sink.flush());
         }
+        // Whoever waits at the other end of a pipe is to see its end, if nothing else.
+        let result = result.and_then(|()| self.sink.flush());
         match result {
             Ok(()) => Ok(Written {
                 bytes: self.bytes,
                 sha256: HEXLOWER.encode(&self.hash.finalize()),
-                rename: self.rename,
+                part: self.part,
             }),
             Err(source) => Err(self.failed(source)),
         }
@@ -93,8 +103,7 @@ impl Writer {
         let Sink::File(file) = self.sink.get_mut() else {
             return Ok(());
         };
-        let mut reader = BufReader::with_capacity(BUFFER_SIZE, Read::by_ref(file).take(bytes));
-        let read = io::copy(&mut reader, &mut Hashing(&mut self.hash))?;
+        let read = hash(Read::by_ref(file).take(bytes), &mut self.hash)?;
         if read < bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -116,8 +125,8 @@ impl Writer {
                 self.hash = Sha256::new();
                 self.skip(0)?;
                 self.bytes = 0;
-                match &self.rename {
-                    Some(Rename { part, .. }) => PartMeta::store(record.as_ref(), part),
+                match &self.part {
+                    Some(part) => PartMeta::store(Some(&record), part.path()),
                     None => Ok(()),
                 }
             }
@@ -127,10 +136,7 @@ impl Writer {
     fn failed(self, source: io::Error) -> (Error, Leftover) {
         // Dropped as it is, a buffer would try again to write what has just failed.
         let _ = self.sink.into_parts();
-        let leftover = self.rename.and_then(|Rename { part, .. }| {
-            let size = part.metadata().ok()?.len();
-            Some((part, size))
-        });
+        let leftover = self.part.as_ref().map_or(Leftover::NOTHING, Leftover::of);
         let error = match source.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(NotText) => Error::Terminal,
             None => Error::Write {
@@ -138,7 +144,7 @@ impl Writer {
                 source,
             },
         };
-        (error, Leftover(leftover))
+        (error, leftover)
     }
 }
 
@@ -158,6 +164,18 @@ impl Write for Sink {
     }
 }
 
+/// The length of a file in bytes, and its SHA-256 in lower-case hexadecimal.
+pub(super) fn digest(file: &mut File) -> io::Result<(u64, String)> {
+    let mut sha256 = Sha256::new();
+    let bytes = hash(file, &mut sha256)?;
+    Ok((bytes, HEXLOWER.encode(&sha256.finalize())))
+}
+
+fn hash(read: impl Read, sha256: &mut Sha256) -> io::Result<u64> {
+    let mut reader = BufReader::with_capacity(BUFFER_SIZE, read);
+    io::copy(&mut reader, &mut Hashing(sha256))
+}
+
 /// Hashes what is written to it.
 struct Hashing<'a>(&'a mut Sha256);
 
@@ -169,36 +187,5 @@ impl Write for Hashing<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Standard output that refuses binary data, told by its zero bytes.
-pub(super) struct TextOnly;
-
-#[derive(Debug, thiserror::Error)]
-#[error("not text")]
-struct NotText;
-
-impl Write for TextOnly {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if data.contains(&0) {
-            return Err(io::Error::other(NotText));
-        }
-        io::stdout().write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_gets_no_binary() {
-        let error = TextOnly.write(b"a\0b").unwrap_err();
-        assert!(error.get_ref().unwrap().is::<NotText>());
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use mpq_core::client::{ClientEvent, MigrationEvent, PathInfo};
+use mpq_core::is_unprintable;
 use serde::{Deserialize, Serialize};
 
 /// One event. Its JSON object has the variant's name in snake case as `event`, beside the fields.
@@ -50,6 +51,13 @@ pub enum DownloadEvent {
     /// What there was of the body is given up.
     Restarted {
         /// Why.
+        reason: String,
+    },
+    /// A file is where this download's part would be, and stays there. The part has another name.
+    LeftAlone {
+        /// The file.
+        path: String,
+        /// Why it is not gone on with.
         reason: String,
     },
     /// About ten times a second.
@@ -147,11 +155,13 @@ impl DownloadEvent {
             DownloadEvent::Reconnected { .. }
             | DownloadEvent::FirstByteAfterMove { .. }
             | DownloadEvent::Retry { .. }
+            | DownloadEvent::LeftAlone { .. }
             | DownloadEvent::Restarted { .. } => true,
         }
     }
 
-    /// Writes the event as a line of JSON; `t` is in seconds since the start.
+    /// Writes the event as a line of JSON; `t` is in seconds since the start. What could speak to a terminal is
+    /// escaped, as it may be anywhere in a string.
     ///
     /// # Errors
     /// If `out` cannot be written.
@@ -160,7 +170,14 @@ impl DownloadEvent {
             t: (t * 1e6).round() / 1e6,
             event: self,
         };
-        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        let mut text = String::new();
+        for c in serde_json::to_string(&line)?.chars() {
+            match is_unprintable(c) {
+                true => text += &format!("\\u{:04x}", u32::from(c)),
+                false => text.push(c),
+            }
+        }
+        writeln!(out, "{text}")?;
         out.flush()
     }
 }
@@ -243,6 +260,18 @@ mod tests {
                 "targets": ["10.1.0.3:443"], "lead": 1.5, "outage": 0.0,
             })
         );
+    }
+
+    #[test]
+    fn what_could_speak_to_a_terminal_is_escaped() {
+        let message = "\u{1b}[31m\u{9b}\u{202e}ä".to_owned();
+        let event = DownloadEvent::Error { code: 1, message };
+        let mut line = Vec::new();
+        event.write_json(0.0, &mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(!line.trim_end().chars().any(is_unprintable), "{line:?}");
+        assert!(line.contains('ä'), "{line}");
+        read(event);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Outage {
         self.watched = None;
     }
 
+    /// Whether a move is under way, or may be.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
     fn watch(&mut self) -> &mut Move {
         if self.watched.is_none() {
             self.longest = None;

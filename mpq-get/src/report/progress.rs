@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mpq_core::PathId;
 use mpq_core::client::{PathInfo, PathState};
+use mpq_core::{PathId, printable};
 
 use super::say::say;
 
@@ -95,7 +95,7 @@ impl Progress {
         match self {
             Progress::Hidden => {}
             Progress::Plain(_) => say(&text),
-            Progress::Live(live) => live.incident.set_message(text.to_owned()),
+            Progress::Live(live) => live.incident.set_message(printable(text)),
         }
     }
 
@@ -111,7 +111,7 @@ impl Progress {
     pub fn print(&self, line: &str) {
         match self {
             // A line that cannot be shown must not end the download.
-            Progress::Live(live) => drop(live.lines.println(line)),
+            Progress::Live(live) => drop(live.lines.println(printable(line))),
             _ => say(&line),
         }
     }

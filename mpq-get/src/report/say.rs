@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Says a line. That nobody can read it must not end the download.
+use mpq_core::printable;
+
+/// Says a line, whatever a server has put into it. That nobody can read it must not end the download.
 pub(super) fn say(line: &impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable(&line.to_string()));
 }

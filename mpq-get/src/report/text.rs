@@ -33,6 +33,9 @@ impl fmt::Display for DownloadEvent {
                 wait,
                 attempt,
             } => write!(f, "attempt {attempt} in {wait:.0} s, since {reason}"),
+            DownloadEvent::LeftAlone { path, reason } => {
+                write!(f, "{path} is left alone: {reason}")
+            }
             DownloadEvent::Restarted { reason } => write!(f, "starting over: {reason}"),
             DownloadEvent::Progress { bytes, .. } => write!(f, "{bytes} bytes"),
             DownloadEvent::Error { message, .. } => write!(f, "{message}"),

@@ -1,7 +1,9 @@
 //! The program itself against servers of an independent stack: quinn and h3-quinn, which know
 //! nothing of multipath or moves.
 
+mod files;
 mod frames;
+mod limits;
 mod own;
 mod resume;
 mod server;
@@ -102,12 +104,12 @@ fn the_right_checksum_passes() {
 }
 
 #[test]
-fn a_wrong_checksum_keeps_the_part() {
+fn a_body_with_a_wrong_checksum_is_put_away() {
     let server = Server::start();
     let wrong = format!("sha256:{}", "0".repeat(64));
     let outcome = server.get(&["-O", "--checksum", &wrong], "file");
-    outcome.fails(90, &format!("{SIZE} bytes are kept in file.part"));
-    assert!(fs::read(server.path("file.part")).unwrap() == body());
+    outcome.fails(90, &format!("{SIZE} bytes are kept in file.bad"));
+    assert!(fs::read(server.path("file.bad")).unwrap() == body());
     assert!(!server.path("file").exists());
 }
 

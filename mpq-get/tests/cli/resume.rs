@@ -41,7 +41,7 @@ fn cut() -> Answer {
     Answer::Cut(File::new(), CUT)
 }
 
-fn whole() -> Answer {
+pub(super) fn whole() -> Answer {
     Answer::File(File::new())
 }
 
@@ -50,7 +50,7 @@ fn busy(retry_after: &str) -> Answer {
     Answer::Head(StatusCode::SERVICE_UNAVAILABLE, fields)
 }
 
-fn number(event: &Value, field: &str) -> u64 {
+pub(super) fn number(event: &Value, field: &str) -> u64 {
     event[field]
         .as_u64()
         .unwrap_or_else(|| panic!("no {field}: {event}"))
@@ -269,7 +269,10 @@ fn a_stopped_download_is_gone_on_with() {
     let child = spawn(&server.identity, &["-O", &url], all_that_comes);
     interrupt(&child);
     let outcome = finish(child);
-    outcome.fails(130, &format!("{CUT} bytes are kept in file.part, -C"));
+    outcome.fails(
+        130,
+        &format!("{CUT} bytes are kept in file.part, the next run"),
+    );
     assert!(fs::read(server.path("file.part")).unwrap() == body()[..CUT]);
     let meta = fs::read(server.path("file.part.meta")).unwrap();
     let meta: Value = serde_json::from_slice(&meta).unwrap();
@@ -277,7 +280,7 @@ fn a_stopped_download_is_gone_on_with() {
     assert_eq!(meta, expected);
 
     let right = format!("sha256:{}", digest());
-    let outcome = server.get(&["-C", "-O", "--json", "--checksum", &right], "file");
+    let outcome = server.get(&["-O", "--json", "--checksum", &right], "file");
     outcome.succeeds();
     assert!(fs::read(server.path("file")).unwrap() == body());
     assert_eq!(server.ranges()[1], Some(format!("bytes={CUT}-")));
@@ -294,29 +297,53 @@ fn leave(server: &Server, part: &[u8], meta: &Value) {
 }
 
 #[test]
-fn a_part_of_something_else_is_started_over() {
+fn a_part_of_something_else_is_left_alone() {
     let other = serde_json::json!({ "url": "https://localhost/b", "if_range": "\"v1\"" });
     for (meta, reason) in [(Some(other), "https://localhost/b"), (None, "no record")] {
         let server = Server::script([whole()]);
-        fs::write(server.path("file.part"), &body()[1..CUT]).unwrap();
-        if let Some(meta) = meta {
-            leave(&server, &body()[1..CUT], &meta);
+        let theirs = &body()[1..CUT];
+        fs::write(server.path("file.part"), theirs).unwrap();
+        if let Some(meta) = &meta {
+            leave(&server, theirs, meta);
         }
-        let outcome = server.get(&["-C", "-O", "--json"], "file");
+        let outcome = server.get(&["-O", "--json"], "file");
         outcome.succeeds();
         assert_eq!(server.ranges(), [None]);
-        let restarted = &outcome.named("restarted")[0]["reason"];
-        assert!(restarted.as_str().unwrap().contains(reason), "{restarted}");
+        let left = &outcome.named("left_alone")[0];
+        assert_eq!(left["path"], "file.part");
+        let said = left["reason"].as_str().unwrap();
+        assert!(said.contains(reason), "{said}");
+        assert!(outcome.stderr.contains("file.part is left alone"));
         assert!(fs::read(server.path("file")).unwrap() == body());
+        assert!(fs::read(server.path("file.part")).unwrap() == theirs);
+        assert_eq!(server.path("file.part.meta").exists(), meta.is_some());
+        assert!(!server.path("file.1.part").exists());
     }
+}
+
+#[test]
+fn a_second_part_is_gone_on_with() {
+    let server = Server::script([
+        cut(),
+        Answer::Head(StatusCode::NOT_FOUND, Vec::new()),
+        whole(),
+    ]);
+    fs::write(server.path("file.part"), "mine").unwrap();
+    let outcome = server.get(&["-O"], "file");
+    outcome.fails(22, "bytes are kept in file.1.part, the next run goes on");
+    let kept = fs::read(server.path("file.1.part")).unwrap().len();
+    server.get(&["-O"], "file").succeeds();
+    let range = format!("bytes={kept}-");
+    assert_eq!(server.ranges().last().unwrap().as_ref(), Some(&range));
+    assert_eq!(fs::read(server.path("file.part")).unwrap(), b"mine");
 }
 
 #[test]
 fn a_part_is_kept_until_the_body_comes() {
     let server = Server::script([Answer::Head(StatusCode::NOT_FOUND, Vec::new())]);
-    let other = serde_json::json!({ "url": "https://localhost/b", "if_range": "\"v1\"" });
-    leave(&server, b"earlier", &other);
-    let outcome = server.get(&["-C", "-O"], "file");
+    let meta = serde_json::json!({ "url": server.url("file"), "if_range": "\"v1\"" });
+    leave(&server, b"earlier", &meta);
+    let outcome = server.get(&["-O"], "file");
     outcome.fails(22, "7 bytes are kept in file.part");
     assert_eq!(fs::read(server.path("file.part")).unwrap(), b"earlier");
     assert!(server.path("file.part.meta").exists());
@@ -327,7 +354,7 @@ fn a_part_that_is_complete_is_only_asked_about() {
     let server = Server::script([whole()]);
     let meta = |tag: &str| serde_json::json!({ "url": server.url("file"), "if_range": tag, "length": SIZE });
     leave(&server, &body(), &meta("\"v1\""));
-    let outcome = server.get(&["-C", "-O", "--json"], "file");
+    let outcome = server.get(&["-O", "--json"], "file");
     outcome.succeeds();
     assert_eq!(server.ranges(), [Some(format!("bytes={SIZE}-"))]);
     assert!(fs::read(server.path("file")).unwrap() == body());
@@ -344,7 +371,7 @@ fn a_part_that_is_too_long_is_started_over() {
     let meta = serde_json::json!({ "url": server.url("file"), "if_range": "\"v1\"" });
     let long = [&body()[..], b"more"].concat();
     leave(&server, &long, &meta);
-    let outcome = server.get(&["-C", "-O", "--json"], "file");
+    let outcome = server.get(&["-O", "--json"], "file");
     outcome.succeeds();
     assert_eq!(
         server.ranges(),
@@ -360,9 +387,13 @@ fn a_damaged_part_is_found_out() {
     let meta = serde_json::json!({ "url": server.url("file"), "if_range": "\"v1\"" });
     leave(&server, &vec![0; CUT], &meta);
     let right = format!("sha256:{}", digest());
-    let outcome = server.get(&["-C", "-O", "--checksum", &right], "file");
-    outcome.fails(90, "bytes are kept in file.part");
-    assert!(!server.path("file").exists());
+    let outcome = server.get(&["-O", "--checksum", &right], "file");
+    outcome.fails(90, "bytes are kept in file.bad");
+    let bad = fs::read(server.path("file.bad")).unwrap();
+    assert!(bad[..CUT] == vec![0; CUT] && bad[CUT..] == body()[CUT..]);
+    for name in ["file", "file.part", "file.part.meta"] {
+        assert!(!server.path(name).exists(), "{name}");
+    }
 }
 
 #[test]
