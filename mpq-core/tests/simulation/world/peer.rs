@@ -91,9 +91,8 @@ pub(crate) struct Peer {
     pub(super) knocks: BTreeMap<IpAddr, (SocketAddr, Echo)>,
     pub(super) pool: bool,
     pub(super) since: Instant,
-    /// Probes to each address since the server was there, and to all since the beginning.
+    /// Probes to each address since the server was there.
     pub(super) probes: BTreeMap<IpAddr, usize>,
-    pub(super) all_probes: usize,
     pub(super) rounds: (u64, u32),
     pub(super) announcements: Vec<Frame>,
     pub(super) heard: Instant,
@@ -135,7 +134,6 @@ impl Peer {
             pool: false,
             since: now,
             probes: BTreeMap::new(),
-            all_probes: 0,
             rounds: (0, 0),
             announcements: Vec::new(),
             heard: now,
