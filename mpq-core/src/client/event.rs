@@ -32,6 +32,14 @@ pub enum InterfaceEvent {
         /// The address.
         local: IpAddr,
     },
+    /// It was asked for, and is left out until it can be used.
+    #[cfg_attr(feature = "serde", serde(rename = "interface_left_out"))]
+    LeftOut {
+        /// Its name or address, as it was asked for.
+        interface: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It cannot be used any more.
     #[cfg_attr(feature = "serde", serde(rename = "interface_down"))]
     Down {

@@ -98,6 +98,11 @@ impl Client {
         tokio::spawn(async move { http.wait_idle().await });
 
         let (sender, events) = broadcast::channel(EVENT_CAPACITY);
+        for (interface, reason) in interfaces::left_out(remote.ip(), &config.interfaces) {
+            let event = InterfaceEvent::LeftOut { interface, reason };
+            // There is a receiver: the first one.
+            let _ = sender.send((Instant::now(), event.into()));
+        }
         let (failed, failure) = watch::channel(None);
         let paths = PathTable::default();
         let driver = Driver::new(

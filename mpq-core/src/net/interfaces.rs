@@ -1,6 +1,6 @@
 //! Which local addresses a client uses: one of each interface that is up and can reach the server's
-//! address family, or those that the user named. At the start what was named must be there
-//! ([`usable`]); later it may come and go ([`changed`]). The same interfaces' addresses of the other
+//! address family, or those that the user named. At the start one of those that were named must be there
+//! ([`usable`]), and all of them may come and go ([`changed`]). The same interfaces' addresses of the other
 //! family are used as well, should the server move there.
 //!
 //! Of several addresses of an interface the kernel chooses, as for any socket, and so it does which interface
@@ -68,7 +68,8 @@ pub enum InterfaceError {
 /// those of the other family. The first one is to carry the handshake.
 ///
 /// # Errors
-/// A wanted interface that is unknown, down, or without an address of the family; or none at all.
+/// If all wanted interfaces are unknown, down, or without an address of the family, what is wrong with the first one;
+/// or if there is none at all.
 pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, InterfaceError> {
     let all = if_addrs::get_if_addrs()?;
     let mut locals = choose(&all, server, wanted)?;
@@ -79,6 +80,16 @@ pub fn usable(server: IpAddr, wanted: &[String]) -> Result<Vec<Local>, Interface
     }
     locals.extend(remaining(&all, of_other_family(server), wanted, &[]));
     Ok(locals)
+}
+
+/// Those in `wanted` that [`usable`] leaves out, though it has others, and why.
+pub(crate) fn left_out(server: IpAddr, wanted: &[String]) -> Vec<(String, String)> {
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let left_out = |asked| match asked {
+        Err(InterfaceError::Unusable { name, reason }) => Some((name, reason)),
+        _ => None,
+    };
+    asked(&all, server, wanted).filter_map(left_out).collect()
 }
 
 /// Puts the interface that has this address before the others.
@@ -164,17 +175,13 @@ fn choose(
     wanted: &[String],
 ) -> Result<Vec<Local>, InterfaceError> {
     if !wanted.is_empty() {
-        // An address of the other family serves only if there is something of the server's, too.
-        let other = |name: &&String| {
-            let ip = name.parse::<IpAddr>();
-            ip.is_ok_and(|ip| ip.is_ipv4() != server.is_ipv4())
+        let (locals, left_out): (Vec<_>, Vec<_>) =
+            asked(all, server, wanted).partition(Result::is_ok);
+        let first = left_out.into_iter().find_map(Result::err);
+        return match first {
+            Some(error) if locals.is_empty() => Err(error),
+            _ => Ok(locals.into_iter().flatten().collect()),
         };
-        let several = wanted.iter().any(|name| !other(&name));
-        return wanted
-            .iter()
-            .filter(|name| !several || !other(name))
-            .map(|name| named(all, server, name, &[]))
-            .collect();
     }
     let locals = every(all, server, &[]);
     if locals.is_empty() {
@@ -183,6 +190,22 @@ fn choose(
         });
     }
     Ok(locals)
+}
+
+/// What becomes of each wanted one. An address of the other family serves only if there is something of the
+/// server's, too.
+fn asked<'a>(
+    all: &'a [Interface],
+    server: IpAddr,
+    wanted: &'a [String],
+) -> impl Iterator<Item = Result<Local, InterfaceError>> + 'a {
+    let other = move |name: &String| {
+        let ip = name.parse::<IpAddr>();
+        ip.is_ok_and(|ip| ip.is_ipv4() != server.is_ipv4())
+    };
+    let several = wanted.iter().any(|name| !other(name));
+    let names = wanted.iter().filter(move |name| !several || !other(name));
+    names.map(move |name| named(all, server, name, &[]))
 }
 
 fn remaining(all: &[Interface], server: IpAddr, wanted: &[String], used: &[Local]) -> Vec<Local> {
@@ -396,6 +419,18 @@ mod tests {
                 .unwrap_err()
                 .contains("no IPv6 address")
         );
+    }
+
+    #[test]
+    fn of_several_those_that_are_down_or_gone_are_left_out() {
+        let of = |wanted: &[&str]| {
+            let wanted: Vec<_> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            ips(choose(&host(), "10.1.0.2".parse().unwrap(), &wanted))
+        };
+        assert_eq!(of(&["wlan0", "eth1", "ppp0"]).unwrap(), ["10.0.1.2"]);
+        assert_eq!(of(&["10.9.9.9", "eth0"]).unwrap(), ["10.0.0.2"]);
+        // What is wrong with the first one is told, if none is left.
+        assert!(of(&["wlan0", "ppp0"]).unwrap_err().contains("down"));
     }
 
     #[test]

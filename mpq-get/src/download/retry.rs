@@ -54,7 +54,9 @@ impl Schedule {
             self.furthest = bytes;
             self.vain = 0;
         }
-        if !is_transient(error) || self.vain >= self.policy.limit {
+        // It was there before.
+        let vanished = matches!(error, Error::Interface { .. }) && self.furthest > 0;
+        if !(vanished || is_transient(error)) || self.vain >= self.policy.limit {
             return None;
         }
         let wait = match error {

@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use mpq_core::client::{ClientEvent, InterfaceEvent};
+
 use super::events::{DownloadEvent, Summary};
 use super::progress::{Progress, Snapshot, live_paths};
 use super::say::say;
@@ -78,7 +80,11 @@ impl Teller {
         self.write_json(at, event);
         match event {
             // The live line would soon be overwritten.
-            DownloadEvent::Restarted { .. } | DownloadEvent::LeftAlone { .. } => {
+            DownloadEvent::Restarted { .. }
+            | DownloadEvent::LeftAlone { .. }
+            | DownloadEvent::Connection(ClientEvent::Interface(InterfaceEvent::LeftOut {
+                ..
+            })) => {
                 self.progress.warn(&event.to_string());
             }
             _ if event.is_incident() => self.progress.incident(&event.to_string()),

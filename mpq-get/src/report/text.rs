@@ -57,6 +57,9 @@ fn interface(event: &InterfaceEvent, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     match event {
         InterfaceEvent::Up { interface, local } => write!(f, "{interface} ({local}) is up"),
         InterfaceEvent::Down { interface, local } => write!(f, "{interface} ({local}) is down"),
+        InterfaceEvent::LeftOut { interface, reason } => {
+            write!(f, "interface {interface} is left out: {reason}")
+        }
     }
 }
 

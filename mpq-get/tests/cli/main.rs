@@ -236,6 +236,21 @@ fn an_unusable_ca_file_is_named() {
 }
 
 #[test]
+fn of_several_interfaces_one_that_is_not_there_is_left_out() {
+    let server = Server::start();
+    let line = ["--interface", "none0", "--interface", "lo", "--json", "-O"];
+    let outcome = server.get(&line, "file");
+    outcome.succeeds();
+    let left_out = &outcome.named("interface_left_out")[0];
+    assert_eq!(left_out["interface"], "none0");
+    assert!(
+        outcome
+            .stderr
+            .contains("warning: interface none0 is left out")
+    );
+}
+
+#[test]
 fn an_unknown_interface_is_named() {
     Server::start()
         .get(&["--interface", "none0"], "file")
