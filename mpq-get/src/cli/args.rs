@@ -69,6 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub retry: u32,
 
+    /// Try again also if nobody listens there from the start
+    #[arg(long)]
+    pub retry_connrefused: bool,
+
     /// No attempt begins later than this after the start [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub retry_max_time: Option<Duration>,
@@ -233,6 +237,7 @@ impl Args {
             retry: Policy {
                 limit: self.retry,
                 max_time: self.retry_max_time,
+                connrefused: self.retry_connrefused,
             },
             max_time: self.max_time,
             speed_limit: SpeedLimit {
@@ -345,12 +350,14 @@ mod tests {
         let usual = Policy {
             limit: 3,
             max_time: None,
+            connrefused: false,
         };
         assert_eq!(policy(&["h/a"]), usual);
         let line = &["--retry", "0", "--retry-max-time", "0.5", "h/a"];
         let limited = Policy {
             limit: 0,
             max_time: Some(Duration::from_millis(500)),
+            connrefused: false,
         };
         assert_eq!(policy(line), limited);
     }

@@ -1,11 +1,17 @@
-//! Finding the server: which addresses are tried, and in which order.
+//! Finding the server: which addresses are tried, in which order, and when (RFC 8305, "Happy Eyeballs").
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use mpq_core::client::ClientConfig;
 use mpq_core::proto::policy::acceptable;
+
+use tokio::time::sleep;
 
 use super::request::DownloadRequest;
 use super::transfer::Transfer;
@@ -13,8 +19,12 @@ use crate::error::Error;
 use crate::resolve::look_up;
 use crate::transport::Connection;
 
-/// Connects to the first of the host's addresses that answers; they share the time there is. Before them comes who
-/// has answered in the place of a server that was lost, and after them where that was or may be.
+/// How long one address is waited for before another one is tried as well (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Connects to the first of the host's addresses that answers. Before them comes who
+/// has answered in the place of a server that was lost, and after them where that was or may be. One begins when
+/// the one before has failed, or has not answered for a moment; that one goes on.
 pub(super) async fn connect<C: Connection>(
     request: &DownloadRequest,
     transfer: &Transfer,
@@ -45,16 +55,39 @@ pub(super) async fn connect<C: Connection>(
     let answered = transfer.answered.borrow().clone();
     let (addresses, named) = candidates(&answered, found, &known).map_err(unknown)?;
 
-    let mut last = unknown(io::ErrorKind::NotFound.into());
-    let mut reason = None;
-    for (index, remote) in addresses.iter().copied().enumerate() {
-        let waiting = (addresses.len() - index) as u32;
-        let connect_timeout = limit.saturating_sub(start.elapsed()) / waiting;
+    let attempt = |remote: SocketAddr| {
         let config = ClientConfig {
-            connect_timeout,
+            connect_timeout: limit.saturating_sub(start.elapsed()),
             ..request.client.clone()
         };
-        let error = match C::connect(config, remote, &host).await {
+        let connecting = C::connect(config, remote, &host);
+        async move { (remote, connecting.await) }
+    };
+    let mut last = unknown(io::ErrorKind::NotFound.into());
+    let mut reason = None;
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        if running.is_empty() {
+            let Some(next) = waiting.next() else { break };
+            running.push(attempt(next));
+        }
+        let delay = async {
+            match waiting.len() {
+                0 => pending().await,
+                _ => sleep(ATTEMPT_DELAY).await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = running.next() => ended,
+            () = delay => None,
+        };
+        // One of them has failed, or does not answer.
+        running.extend(waiting.next().map(&attempt));
+        let Some((remote, ended)) = ended else {
+            continue;
+        };
+        let error = match ended {
             Ok(client) => return Ok((client, remote)),
             Err(error) => Error::connecting(error, remote, &host),
         };
@@ -90,6 +123,7 @@ fn candidates(
         Err(_) if !known.is_empty() || !answered.is_empty() => Vec::new(),
         found => found?,
     };
+    let named = interleaved(&named);
     let mut addresses = Vec::new();
     for address in [answered, &named, known].concat() {
         if !addresses.contains(&address) {
@@ -99,9 +133,38 @@ fn candidates(
     Ok((addresses, named))
 }
 
+/// The same addresses, of one family and the other in turns, each in its order (RFC 8305 §4).
+fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let is_first = |address: &&SocketAddr| address.is_ipv4() == first;
+    let mut ones = addresses.iter().filter(is_first);
+    let mut others = addresses.iter().filter(|address| !is_first(address));
+    let mut all = Vec::with_capacity(addresses.len());
+    while all.len() < addresses.len() {
+        all.extend(ones.next());
+        all.extend(others.next());
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let address = |text: &&str| text.parse::<SocketAddr>().unwrap();
+        let all = ["[::1]:1", "[::2]:1", "[::3]:1", "0.0.0.1:1", "0.0.0.2:1"];
+        let all: Vec<_> = all.iter().map(address).collect();
+        let order = |first: usize| match interleaved(&all[first..])[..] {
+            [one, two, ..] => [one, two],
+            _ => unreachable!("there are several"),
+        };
+        assert_eq!(order(0), [all[0], all[3]]);
+        assert_eq!(order(3), [all[3], all[4]]);
+        assert_eq!(interleaved(&all).len(), all.len());
+        assert_eq!(interleaved(&[]), []);
+    }
 
     #[test]
     fn a_server_is_looked_for_where_its_name_says_and_where_it_was() {

@@ -20,6 +20,8 @@ pub struct Policy {
     pub limit: u32,
     /// No attempt begins later than this after the start.
     pub max_time: Option<Duration>,
+    /// Whether to try again also where nobody has listened from the start.
+    pub connrefused: bool,
 }
 
 /// The attempts of one download.
@@ -54,9 +56,15 @@ impl Schedule {
             self.furthest = bytes;
             self.vain = 0;
         }
-        // It was there before.
-        let vanished = matches!(error, Error::Interface { .. }) && self.furthest > 0;
-        if !(vanished || is_transient(error)) || self.vain >= self.policy.limit {
+        let begun = self.furthest > 0;
+        let passes = match error {
+            // It was there before.
+            Error::Interface { .. } => begun,
+            // So it was; a server that is started anew is there soon.
+            Error::Refused(_) => begun || self.policy.connrefused,
+            _ => is_transient(error),
+        };
+        if !passes || self.vain >= self.policy.limit {
             return None;
         }
         let wait = match error {
@@ -93,8 +101,7 @@ pub fn is_transient(error: &Error) -> bool {
         Error::Status { status, .. } => {
             matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
         }
-        Error::Refused(_)
-        | Error::Unreachable { .. }
+        Error::Unreachable { .. }
         | Error::NoInterface(_)
         | Error::Timeout(_)
         | Error::Idle
@@ -111,6 +118,7 @@ pub fn is_transient(error: &Error) -> bool {
         | Error::NoName(_)
         | Error::Terminal
         | Error::CannotStartOver(_)
+        | Error::Refused(_)
         | Error::Tls { .. }
         | Error::Interface { .. }
         | Error::Certificate { .. }
@@ -147,7 +155,11 @@ mod tests {
 
     fn schedule(limit: u32, max_time: Option<u64>) -> Schedule {
         let max_time = max_time.map(Duration::from_secs);
-        Schedule::new(Policy { limit, max_time })
+        Schedule::new(Policy {
+            limit,
+            max_time,
+            connrefused: false,
+        })
     }
 
     fn status(code: u16, retry_after: Option<u64>) -> Error {
@@ -212,6 +224,26 @@ mod tests {
     }
 
     #[test]
+    fn who_refuses_is_asked_again_if_it_was_there_before() {
+        let refused = Error::Refused("127.0.0.1:1".parse().unwrap());
+        let mut schedule = schedule(9, None);
+        assert_eq!(next(&mut schedule, &refused, 0, 0), None);
+        assert_eq!(next(&mut schedule, &refused, 1, 0), Some((1, 1)));
+        assert_eq!(next(&mut schedule, &refused, 1, 0), Some((2, 2)));
+        let mut patient = self::schedule(9, None);
+        patient.policy.connrefused = true;
+        assert_eq!(next(&mut patient, &refused, 0, 0), Some((1, 1)));
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_days() {
+        let busy = |wait| status(503, Some(wait));
+        assert_eq!(next(&mut schedule(9, None), &busy(601), 0, 0), None);
+        let told = next(&mut schedule(9, Some(86_400)), &busy(3_600), 0, 0);
+        assert_eq!(told, Some((3_600, 1)));
+    }
+
+    #[test]
     fn some_errors_pass() {
         let host = |kind: ErrorKind| Error::Host {
             host: "host".to_owned(),
@@ -221,7 +253,6 @@ mod tests {
         let text = || "x".to_owned();
         for error in [
             host(ErrorKind::TimedOut),
-            Error::Refused(remote),
             Error::Timeout(remote),
             Error::Migration(text()),
             Error::Reset(text()),

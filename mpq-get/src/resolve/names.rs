@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::config::ResolveHosts;
@@ -11,6 +12,11 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
+
+/// How long an answer for IPv6 is waited for when there is one for IPv4 (RFC 8305 §3).
+const V6_DELAY: Duration = Duration::from_millis(50);
+/// The same for IPv4. It is longer, since IPv6 may turn out not to work.
+const V4_DELAY: Duration = Duration::from_millis(300);
 
 /// The addresses of a name, for which at most `limit` is spent.
 pub(super) async fn addresses_of(host: &str, limit: Duration) -> io::Result<Vec<IpAddr>> {
@@ -59,13 +65,62 @@ async fn by_dns(host: &str) -> io::Result<Vec<IpAddr>> {
     ask(&builder.build().map_err(io::Error::other)?, host).await
 }
 
+/// Asks for both families at once. When one is known, the other is not waited for much longer: there are name servers
+/// that never answer for IPv6 (RFC 8305 §3).
 async fn ask(resolver: &TokioResolver, host: &str) -> io::Result<Vec<IpAddr>> {
-    match resolver.lookup_ip(host).await {
-        Ok(found) if found.iter().next().is_some() => Ok(found.iter().collect()),
-        Ok(_) => Err(no_such_name()),
-        Err(error) if error.is_no_records_found() => Err(no_such_name()),
-        Err(NetError::Timeout) => Err(io::ErrorKind::TimedOut.into()),
-        Err(error) => Err(io::Error::other(error)),
+    let mut v6 = pin!(ask_for(resolver, host, RecordType::AAAA));
+    let mut v4 = pin!(ask_for(resolver, host, RecordType::A));
+    let (v6, v4) = tokio::select! {
+        first = &mut v6 => {
+            let second = within(&first, V4_DELAY, v4).await;
+            (first, second)
+        }
+        first = &mut v4 => {
+            let second = within(&first, V6_DELAY, v6).await;
+            (second, first)
+        }
+    };
+    match (v6, v4) {
+        (Ok(v6), Ok(v4)) => Ok([v6, v4].concat()),
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+        // That there is none is known only if both say so.
+        (Err(error), Err(other)) => Err(match error.kind() {
+            io::ErrorKind::NotFound => other,
+            _ => error,
+        }),
+    }
+}
+
+/// The answer for the second family, which is limited if there is one for the first.
+async fn within(
+    first: &io::Result<Vec<IpAddr>>,
+    delay: Duration,
+    second: impl Future<Output = io::Result<Vec<IpAddr>>>,
+) -> io::Result<Vec<IpAddr>> {
+    match first {
+        Ok(_) => timeout(delay, second)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        Err(_) => second.await,
+    }
+}
+
+async fn ask_for(
+    resolver: &TokioResolver,
+    host: &str,
+    kind: RecordType,
+) -> io::Result<Vec<IpAddr>> {
+    let found = match resolver.lookup(host, kind).await {
+        Ok(found) => found,
+        Err(error) if error.is_no_records_found() => return Err(no_such_name()),
+        Err(NetError::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let addresses = found.answers().iter().filter_map(|r| r.data.ip_addr());
+    let addresses: Vec<_> = addresses.collect();
+    match addresses.is_empty() {
+        true => Err(no_such_name()),
+        false => Ok(addresses),
     }
 }
 
@@ -110,7 +165,11 @@ mod tests {
             while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                 let asked = Message::from_vec(&buffer[..length]).unwrap();
                 let query = asked.queries[0].clone();
-                let known = query.name().to_ascii() == "moved.test.";
+                let known = query.name().to_ascii() != "gone.test.";
+                // As there are some.
+                if query.name().to_ascii() == "mute.test." && query.query_type() != RecordType::A {
+                    continue;
+                }
                 let code = if known {
                     ResponseCode::NoError
                 } else {
@@ -133,17 +192,33 @@ mod tests {
         address
     }
 
-    #[tokio::test]
-    async fn a_name_is_followed() {
-        let server = name_server().await;
+    /// One that asks this server.
+    fn resolver(server: SocketAddr) -> TokioResolver {
         let mut connection = ConnectionConfig::udp();
         connection.port = server.port();
         let server = NameServerConfig::new(server.ip(), true, vec![connection]);
         let config = ResolverConfig::from_name_servers(vec![server]);
         let provider = TokioRuntimeProvider::default();
-        let resolver = Resolver::builder_with_config(config, provider)
-            .build()
-            .unwrap();
+        let resolver = Resolver::builder_with_config(config, provider);
+        resolver.build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_mute_for_one_family_does_not_hold_up_the_other() {
+        let resolver = resolver(name_server().await);
+        let asked = tokio::time::Instant::now();
+        let found = ask(&resolver, "mute.test").await.unwrap();
+        assert_eq!(found, [IpAddr::from([192, 0, 2, 1])]);
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_is_followed() {
+        let resolver = resolver(name_server().await);
         for expected in ["192.0.2.1", "192.0.2.2"] {
             let found = ask(&resolver, "moved.test").await.unwrap();
             assert_eq!(found, [expected.parse::<IpAddr>().unwrap()]);

@@ -11,7 +11,7 @@ mod server;
 use std::fs;
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use server::{Outcome, SIZE, Server, body, command, digest, forwarder, run};
 
@@ -233,6 +233,49 @@ fn an_unusable_ca_file_is_named() {
     for name in ["none.pem", "empty.pem"] {
         run(server.folder(), &["--cacert", name, "-O", &url]).fails(77, name);
     }
+}
+
+#[test]
+fn addresses_that_do_not_answer_cost_a_moment_each() {
+    let server = Server::start();
+    let port = server.address.port();
+    let _mute = ["127.0.0.8", "127.0.0.9"].map(|ip| UdpSocket::bind((ip, port)).unwrap());
+    let addresses = format!("localhost:{port}:127.0.0.8,127.0.0.9,127.0.0.1");
+    let line = ["--resolve", &addresses, "--connect-timeout", "40", "-O"];
+    let begun = Instant::now();
+    server.get(&line, "file").succeeds();
+    // They had a third of that time each before.
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_first_refusal_is_final() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let url = format!("https://127.0.0.1:{port}/file");
+    let outcome = run(folder.path(), &["-k", "--json", "-O", &url]);
+    outcome.fails(7, "refused the connection");
+    assert!(outcome.named("retry").is_empty());
+    let line = [
+        "-k",
+        "--json",
+        "-O",
+        "--retry-connrefused",
+        "--retry",
+        "1",
+        &url,
+    ];
+    let outcome = run(folder.path(), &line);
+    outcome.fails(7, "refused the connection");
+    assert_eq!(outcome.named("retry").len(), 1);
 }
 
 #[test]
