@@ -11,7 +11,6 @@ use operated::Operated;
 use serde_json::Value;
 
 mod common;
-#[allow(dead_code, reason = "no server moves here")]
 #[path = "common/operated.rs"]
 mod operated;
 
