@@ -105,10 +105,10 @@ fn commands() {
         panic!("no move");
     };
     assert_eq!(
-        (options.to.as_str(), options.ssh.as_str()),
+        (options.transfer.to.as_str(), options.transfer.ssh.as_str()),
         ("root@b", "ssh")
     );
-    assert!(options.dry_run && options.remote_program.is_none());
+    assert!(options.transfer.dry_run && options.remote_program.is_none());
     let line = "mpq-serve dump --pid 7 --images d --control c --request 1-2";
     assert!(matches!(
         parse(line).unwrap().command,

@@ -4,7 +4,7 @@ use mpq_core::printable;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::interruption::Interruption;
 use super::messages::{ToSource, ToTarget, read, write};
 use super::options::MoveOptions;
+use super::ssh::quoted;
 use crate::checkpoint::control::{POLL_INTERVAL, wait_for};
 use crate::checkpoint::images::Images;
 use crate::error::Error;
@@ -41,25 +42,22 @@ impl Channel {
     /// # Errors
     /// The program that reaches B cannot be started.
     pub fn open(options: &MoveOptions, program: &Path) -> Result<Self, Error> {
-        let mut words = options.ssh.split_whitespace();
-        let name = words.next().unwrap_or("ssh");
+        let reach = options.transfer.ssh();
         let usual = || quoted(&program.display().to_string());
         let remote = options.remote_program.clone().unwrap_or_else(usual);
-        let ssh = Command::new(name)
-            .args(words)
-            .arg(&options.to)
-            .arg(format!("{remote} receive"))
+        let ssh = reach
+            .command(&format!("{remote} receive"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let mut ssh = ssh.map_err(|error| Error::Start(format!("{name}: {error}")))?;
+        let mut ssh = ssh.map_err(|error| Error::Start(format!("{}: {error}", reach.program())))?;
         let (sender, from) = channel();
         if let Some(stdout) = ssh.stdout.take() {
             thread::spawn(move || listen(stdout, &sender));
         }
         if let Some(stderr) = ssh.stderr.take() {
-            let host = options.to.clone();
+            let host = options.transfer.to.clone();
             thread::spawn(move || relay(stderr, &host));
         }
         Ok(Self {
@@ -204,26 +202,5 @@ fn relay(stderr: impl Read, host: &str) {
         }
         let line = String::from_utf8_lossy(&line);
         log::tell(&format!("{host}: {}", printable(line.trim_end())));
-    }
-}
-
-/// As the shell at B takes it for one word.
-pub(crate) fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    match !text.is_empty() && text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shell_reads_one_word() {
-        assert_eq!(quoted("/usr/bin/mpq-serve"), "/usr/bin/mpq-serve");
-        assert_eq!(quoted(""), "''");
-        assert_eq!(quoted("/it's here"), r"'/it'\''s here'");
     }
 }

@@ -1,6 +1,6 @@
 //! `mpq-serve move`: a running server moves from this host, A, to another one, B, by one command.
 //!
-//! [`source`] runs at A. It starts [`target`] at B, by ssh, and they talk through its [`channel`] in [`messages`]:
+//! [`source`] runs at A. It starts [`target`] at B, by ssh, and they talk through its [`channel`], which [`ssh`] opens, in [`messages`]:
 //!
 //! 1. A says what the server [`needs`], and B what it [finds](findings). All that is in the way is told at once, and no
 //!    client has heard of a move.
@@ -20,5 +20,6 @@ pub mod messages;
 pub mod needs;
 pub mod options;
 pub mod source;
+pub mod ssh;
 pub mod target;
 pub mod timing;

@@ -64,8 +64,8 @@ pub fn of(server: &RunningServer, options: &MoveOptions) -> Result<Needs, Error>
             .filter_map(|task| id(task.path().join("status")))
             .collect(),
         bytes: images::needed(&server.pid.to_string())?,
-        address: options.address,
-        images: options.images.clone(),
+        address: options.transfer.address,
+        images: options.transfer.images.clone(),
         log_file,
         time_limit: options.time_limit,
     })

@@ -4,32 +4,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ssh::Ssh;
 use crate::units::duration;
 use crate::values::{pid, target};
 
-/// The options of `mpq-serve move`.
+/// The options of every move to another host.
 #[derive(Debug, Clone, clap::Args)]
-pub struct MoveOptions {
+pub struct Transfer {
     /// Host to move to, B, as ssh names it
     #[arg(long, value_name = "[USER@]HOST", value_parser = host)]
     pub to: String,
 
-    /// Address of B to listen on, which clients are told
+    /// Address at which clients reach the server at B, which they are told
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub address: SocketAddr,
-
-    /// Process id of the server
-    #[arg(long, value_name = "PID", group = "server", value_parser = pid())]
-    pub pid: Option<i32>,
-
-    /// File that holds the process id of the server
-    #[arg(long, value_name = "FILE", group = "server")]
-    pub pid_file: Option<PathBuf>,
-
-    /// Keep clients that cannot follow, such as browsers: a process stays at A and forwards what they and the server
-    /// send, until the last of them has left
-    #[arg(long)]
-    pub forward: bool,
 
     /// Only look for what would be in the way of the move, on both hosts
     #[arg(long)]
@@ -44,13 +32,41 @@ pub struct MoveOptions {
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
 
-    /// Append the log to this file at B, instead of the one it is appended to at A
-    #[arg(long, value_name = "FILE")]
-    pub log_file: Option<PathBuf>,
-
     /// Program that reaches B, with its options, separated by spaces
     #[arg(long, value_name = "COMMAND", default_value = "ssh", value_parser = command)]
     pub ssh: String,
+}
+
+impl Transfer {
+    /// What reaches B.
+    pub fn ssh(&self) -> Ssh {
+        Ssh::new(&self.ssh, &self.to)
+    }
+}
+
+/// The options of `mpq-serve move`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MoveOptions {
+    /// Where to, and how.
+    #[command(flatten)]
+    pub transfer: Transfer,
+
+    /// Process id of the server
+    #[arg(long, value_name = "PID", group = "server", value_parser = pid())]
+    pub pid: Option<i32>,
+
+    /// File that holds the process id of the server
+    #[arg(long, value_name = "FILE", group = "server")]
+    pub pid_file: Option<PathBuf>,
+
+    /// Keep clients that cannot follow, such as browsers: a process stays at A and forwards what they and the server
+    /// send, until the last of them has left
+    #[arg(long)]
+    pub forward: bool,
+
+    /// Append the log to this file at B, instead of the one it is appended to at A
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
 
     /// How mpq-serve is run at B, for the shell there, such as `sudo mpq-serve`; by default the program that the
     /// server runs, which must be there

@@ -11,7 +11,7 @@ use super::channel::Channel;
 use super::interruption::Interruption;
 use super::messages::{Findings, Needs, ToSource, ToTarget};
 use super::needs;
-use super::options::MoveOptions;
+use super::options::{MoveOptions, Transfer};
 use super::timing::Timing;
 use crate::checkpoint::command::{Dumped, RunningServer};
 use crate::checkpoint::forward;
@@ -58,7 +58,10 @@ pub fn run(options: &MoveOptions) -> Result<(), Error> {
     let interruption = Interruption::watch()?;
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
     let options = &MoveOptions {
-        images: absolute(&options.images).at(".")?,
+        transfer: Transfer {
+            images: absolute(&options.transfer.images).at(".")?,
+            ..options.transfer.clone()
+        },
         log_file: absolute(&options.log_file).at(".")?,
         ..options.clone()
     };
@@ -67,16 +70,16 @@ pub fn run(options: &MoveOptions) -> Result<(), Error> {
     let program = fs::read_link(&program).at(program)?;
     let mut channel = Channel::open(options, &program)?;
     look(&mut channel, &server, &needs, options, &interruption)?;
-    if options.dry_run {
+    if options.transfer.dry_run {
         return Ok(());
     }
 
     log::tell(&format!(
         "announcing the move to {}, and parking",
-        options.address
+        options.transfer.address
     ));
-    let images = options.images.clone();
-    let dumped = server.checkpoint(images, vec![options.address], options.forward);
+    let images = options.transfer.images.clone();
+    let dumped = server.checkpoint(images, vec![options.transfer.address], options.forward);
     let Dumped {
         images: folder,
         forwarder,
@@ -141,14 +144,14 @@ fn look(
         Ok(ToSource::Findings(findings)) => {
             // It was on its way for a moment only.
             let ahead = findings.clock - now();
-            tell(&options.to, &findings, ahead);
+            tell(&options.transfer.to, &findings, ahead);
             let problems = findings.problems.into_iter();
             problems.chain(other_time(ahead)).collect()
         }
         Ok(_) => vec!["it answers something else".to_owned()],
         Err(reason) => vec![reason],
     };
-    let to = &options.to;
+    let to = &options.transfer.to;
     let own = own
         .into_iter()
         .map(|problem| format!("in the way at A: {}", printable(&problem)));
@@ -256,11 +259,11 @@ fn hand_over(
 }
 
 fn report(options: &MoveOptions, pid: i32, bytes: u64, timing: &Timing) {
-    match options.json {
+    match options.transfer.json {
         true => say(&json!({
             "serving_at": "B",
-            "host": options.to,
-            "address": options.address,
+            "host": options.transfer.to,
+            "address": options.transfer.address,
             "pid": pid,
             "bytes": bytes,
             "seconds": timing,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::options::MoveContainerOptions;
-use crate::between_hosts::channel::quoted;
+use crate::between_hosts::ssh::quoted;
 use crate::error::Error;
 
 /// So long the server stands still at the most, if this process ends and leaves it so.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::engine::{Script, words};
 use crate::between_hosts::interruption::Interruption;
+use crate::between_hosts::ssh::Ssh;
 
 /// What ssh ends with if the command did not (ssh(1)).
 const UNREACHABLE: i32 = 255;
@@ -19,12 +20,7 @@ pub enum Host {
     /// This one.
     Here,
     /// One that a program such as ssh reaches.
-    There {
-        /// The program, with its options.
-        ssh: String,
-        /// What it calls the host.
-        host: String,
-    },
+    There(Ssh),
 }
 
 /// Why a step of a move was not done.
@@ -109,12 +105,7 @@ impl Host {
                 command.args(["-c", script]).process_group(0);
                 command
             }
-            Self::There { ssh, host } => {
-                let mut words = ssh.split_whitespace();
-                let mut command = Command::new(words.next().unwrap_or("ssh"));
-                command.args(words).arg(host).arg(script);
-                command
-            }
+            Self::There(ssh) => ssh.command(script),
         }
     }
 
@@ -131,7 +122,7 @@ impl Host {
             None => format!("{script}: {}", output.status),
         };
         Err(match (self, output.status.code()) {
-            (Self::There { .. }, None | Some(UNREACHABLE)) => Unrun::Unreachable(reason),
+            (Self::There(_), None | Some(UNREACHABLE)) => Unrun::Unreachable(reason),
             _ => Unrun::Failed(reason),
         })
     }

@@ -39,18 +39,16 @@ pub fn run(options: &MoveContainerOptions) -> Result<(), Error> {
     }
     let interruption = Interruption::watch()?;
     let container = Container::new(options)?;
-    let [a, b] = [
-        Host::Here,
-        Host::There {
-            ssh: options.ssh.clone(),
-            host: options.to.clone(),
-        },
-    ];
+    let [a, b] = [Host::Here, Host::There(options.transfer.ssh())];
     look(&container, &a, &b)?;
-    if options.dry_run {
+    if options.transfer.dry_run {
         return Ok(());
     }
-    let parent = options.images.clone().unwrap_or_else(Control::images);
+    let parent = options
+        .transfer
+        .images
+        .clone()
+        .unwrap_or_else(Control::images);
     let folder = images::new_folder(&parent, &RequestId::new())?;
     let moved = go(&container, [&a, &b], &folder, options, &interruption);
     // What they hold is of no more use: the server runs, here or there.
@@ -95,10 +93,11 @@ fn go(
     let announced = now();
     log::tell(&format!(
         "announcing the move to {}, and parking",
-        options.address
+        options.transfer.address
     ));
     let returned = |reason: Unrun| Error::Returned(reason.to_string());
-    a.run(&container.park(options.address)).map_err(returned)?;
+    a.run(&container.park(options.transfer.address))
+        .map_err(returned)?;
     let parked = now();
     let unpark = |reason: Unrun| match a.run(&container.unpark()) {
         Ok(()) => returned(reason),
@@ -142,11 +141,11 @@ fn go(
         ("restore", restored_at - copied),
         ("nobody served", restored_at - parked),
     ];
-    match options.json {
+    match options.transfer.json {
         true => say(&json!({
             "serving_at": "B",
-            "host": options.to,
-            "address": options.address,
+            "host": options.transfer.to,
+            "address": options.transfer.address,
             "container": options.name,
             "seconds": steps.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         })),
