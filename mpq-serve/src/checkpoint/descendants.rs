@@ -12,8 +12,11 @@ use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::control::wait_for;
-use super::process::Process;
+use super::proc;
+use super::process::{self, Process};
 
+/// The field of `stat` that says whose child a process is (proc_pid_stat(5)).
+const PARENT: usize = 4;
 /// How long the system may take to stop processes.
 const STOPPING_LIMIT: Duration = Duration::from_secs(1);
 /// How long the system may take to end processes that are killed.
@@ -82,15 +85,12 @@ pub fn end_unless(spared: &[i32], is_too_late: impl FnOnce() -> bool) -> bool {
     ends
 }
 
-/// The 3rd field of `stat` says so, or that it has ended.
+/// It does, or has ended.
 fn stands_still(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return true;
-    };
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, fields)| fields.chars().next());
-    state.is_some_and(|state| "TtZX".contains(state))
+    match process::state(pid) {
+        Ok(state) => state.is_some_and(|state| "TtZX".contains(state)),
+        Err(_) => true,
+    }
 }
 
 fn own_id() -> i32 {
@@ -115,7 +115,7 @@ fn find(ancestor: i32) -> Vec<i32> {
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            Some((pid, parent(&stat)?))
+            Some((pid, proc::numbered(&stat, PARENT)?.parse().ok()?))
         })
         .collect();
     let mut found = vec![ancestor];
@@ -131,24 +131,12 @@ fn find(ancestor: i32) -> Vec<i32> {
     }
 }
 
-/// The 4th field of `stat` (proc_pid_stat(5)); the name, in parentheses, may hold anything.
-fn parent(stat: &str) -> Option<i32> {
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    #[test]
-    fn the_parent_is_found_whatever_the_name_is() {
-        assert_eq!(parent("7 (a) S 1 2) S 3 4 5"), Some(3));
-        assert_eq!(parent("7 (a)"), None);
-    }
 
     #[test]
     fn who_is_too_late_goes_on_and_others_end() {

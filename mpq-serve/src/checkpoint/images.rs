@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::notes::{ImageFile, Manifest, RequestId, write_whole};
 use super::token::{self, Claim, Token};
-use super::{namespace, standstill, trust};
+use super::{namespace, proc, standstill, trust};
 use crate::error::{At, Error};
 
 /// How the name of such a folder begins.
@@ -98,13 +98,12 @@ pub fn lacks_room(folder: &Path, needed: u64) -> Result<Option<String>, Error> {
 
 /// What of it is in no file, bytes.
 fn memory(status: &str) -> u64 {
-    let kilobytes = |line: &str| {
-        let (name, value) = line.split_once(':')?;
-        let is_memory = ["RssAnon", "RssShmem", "VmSwap"].contains(&name);
-        let number = value.trim().strip_suffix("kB")?.trim();
-        is_memory.then(|| number.parse::<u64>().ok()).flatten()
+    let kilobytes = |name| {
+        let number = proc::named(status, name)?.strip_suffix("kB")?;
+        number.trim().parse::<u64>().ok()
     };
-    status.lines().filter_map(kilobytes).sum::<u64>() * 1024
+    let parts = ["RssAnon", "RssShmem", "VmSwap"].into_iter();
+    parts.filter_map(kilobytes).sum::<u64>() * 1024
 }
 
 /// Says that the images are complete, and which they are. They can be restored from this folder then, once they have a

@@ -8,7 +8,7 @@
 //! was, if that is wanted. [`park`] is for those who dump a server by other means. [`criu`] finds and runs CRIU, and
 //! [`descendants`] ends what it may leave. A server whose process ids are in use is restored in a [`namespace`] of its
 //! own, whose first process is [`init`]; [`preflight`],
-//! [`stdio`] and [`heap`] prepare the server's own process.
+//! [`stdio`] and [`heap`] prepare the server's own process. [`proc`] reads what the kernel says of processes.
 //!
 //! The server does all of it by itself on SIGUSR1. When it is parked it has no socket, file or
 //! standard stream open, and says so by a note; the helper, which is no child of it (CRIU dumps
@@ -34,6 +34,7 @@ pub mod notes;
 pub mod owner;
 pub mod park;
 pub mod preflight;
+pub mod proc;
 pub mod process;
 pub mod restore;
 pub mod standstill;

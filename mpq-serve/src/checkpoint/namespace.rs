@@ -21,6 +21,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 
 use super::notes::{read_json, write_json};
+use super::proc;
 use super::process::{Identity, Process};
 use crate::error::{At, Error};
 
@@ -127,8 +128,7 @@ pub fn start_beside(pid: i32, command: &mut Command) -> io::Result<Child> {
 fn is_below_init(pid: i32) -> io::Result<bool> {
     let status = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status"));
     let own = status(&pid.to_string())?;
-    let parent = own.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let parent = parent.unwrap_or_default().trim();
+    let parent = proc::named(&own, "PPid").unwrap_or_default();
     let program = |process: &str| fs::metadata(format!("/proc/{process}/exe"));
     let (ours, its) = (program("self")?, program(parent)?);
     Ok(innermost_id(&status(parent)?) == Some(1)
@@ -160,16 +160,16 @@ fn id_outside(outside: &Path, pid: i32) -> io::Result<i32> {
     let process = Process::open(pid)?;
     let info = format!("self/fdinfo/{}", process.as_raw_fd());
     let info = fs::read_to_string(outside.join(info))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-    id.and_then(|id| id.trim().parse().ok())
+    let id = proc::named(&info, "Pid");
+    id.and_then(|id| id.parse().ok())
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The id that a process or thread has in its own namespace: the last of those that its status lists
 /// (proc_pid_status(5)).
 pub fn innermost_id(status: &str) -> Option<i32> {
-    let list = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    list?.split_whitespace().next_back()?.parse().ok()
+    let list = proc::named(status, "NSpid")?;
+    list.split_whitespace().next_back()?.parse().ok()
 }
 
 /// A process that has said itself which one it is, as it is known here: it may be in a namespace.

@@ -9,6 +9,8 @@ use rustix::process::getgroups;
 use rustix::thread::set_thread_groups;
 use serde::{Deserialize, Serialize};
 
+use super::proc;
+
 /// Its number (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
 
@@ -30,8 +32,8 @@ impl Owner {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let ids = |name| only(&status, name).ok_or(io::ErrorKind::PermissionDenied);
         let owner = Self {
-            uid: ids("Uid:")?,
-            gid: ids("Gid:")?,
+            uid: ids("Uid")?,
+            gid: ids("Gid")?,
         };
         Ok((owner.uid != geteuid().as_raw()).then_some(owner))
     }
@@ -55,9 +57,7 @@ impl Owner {
         drop(root);
         result
     }
-}
 
-impl Owner {
     /// Takes that user's real ids, for good, where root may not read the limits of another user's process otherwise
     /// (prlimit(2)): CRIU reads them. All rights stay; the user can signal this process, and those that it starts.
     ///
@@ -77,8 +77,8 @@ impl Owner {
 /// Whether this process has the one of this number (capabilities(7)).
 fn has_capability(number: u32) -> io::Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let set = line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    let set = proc::named(&status, "CapEff");
+    let set = set.and_then(|set| u64::from_str_radix(set, 16).ok());
     Ok(set.ok_or(io::ErrorKind::InvalidData)? & (1 << number) != 0)
 }
 
@@ -111,8 +111,9 @@ impl Drop for Root {
 
 /// The id that a process has in each respect, such as real and effective (proc_pid_status(5)).
 fn only(status: &str, name: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let mut ids = line.split_whitespace().map(str::parse);
+    let mut ids = proc::named(status, name)?
+        .split_whitespace()
+        .map(str::parse);
     let first = ids.next()?.ok()?;
     ids.all(|id| id == Ok(first)).then_some(first)
 }
@@ -126,10 +127,10 @@ mod tests {
     #[test]
     fn a_process_with_the_rights_of_two_users_is_nobodys() {
         let status = "Name:\tx\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n";
-        assert_eq!(only(status, "Uid:"), Some(7));
-        assert_eq!(only(status, "Gid:"), Some(8));
-        assert_eq!(only("Uid:\t7\t0\t0\t0\n", "Uid:"), None);
-        assert_eq!(only("", "Uid:"), None);
+        assert_eq!(only(status, "Uid"), Some(7));
+        assert_eq!(only(status, "Gid"), Some(8));
+        assert_eq!(only("Uid:\t7\t0\t0\t0\n", "Uid"), None);
+        assert_eq!(only("", "Uid"), None);
         assert_eq!(Owner::of(std::process::id() as i32).unwrap(), None);
     }
 

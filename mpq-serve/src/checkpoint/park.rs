@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::command::RunningServer;
 use super::control::Control;
 use super::notes::{Manifest, Unpark};
-use super::process::Identity;
+use super::process::Birth;
 use crate::error::{At, Error};
 
 /// Has a server tell its clients that it moves, and returns when it stands still, with nothing in flight and no socket
@@ -39,7 +39,7 @@ pub fn undo(pid: Option<i32>, pid_file: Option<PathBuf>) -> Result<(), Error> {
 /// A server of this process, which waits to be dumped.
 #[derive(Debug)]
 pub struct Parked {
-    identity: Identity,
+    birth: Birth,
     end: Instant,
 }
 
@@ -62,9 +62,9 @@ impl Parked {
     /// # Errors
     /// Those of `/proc`.
     pub fn new(now: Instant, limit: Duration) -> Result<Self, Error> {
-        let identity = this_process()?;
+        let birth = Birth::of_this_process().at("/proc/self")?;
         let end = now + limit;
-        Ok(Self { identity, end })
+        Ok(Self { birth, end })
     }
 
     /// What has become of it, if anything.
@@ -77,8 +77,7 @@ impl Parked {
             (now >= self.end).then_some(Outcome::Forgotten)
         };
         // Looked at last: a restored server finds what there was before.
-        let is_restored = this_process().is_ok_and(|now| !self.identity.is_same_process(&now));
-        if is_restored {
+        if Birth::of_this_process().is_ok_and(|now| now != self.birth) {
             return Some(Outcome::Restored);
         }
         outcome
@@ -97,10 +96,6 @@ pub fn address(parked: &Manifest) -> SocketAddr {
             .find(is_here)
             .unwrap_or(&parked.listen),
     }
-}
-
-fn this_process() -> Result<Identity, Error> {
-    Identity::of(std::process::id() as i32).at("/proc/self/stat")
 }
 
 #[cfg(test)]
@@ -126,7 +121,7 @@ mod tests {
             "it is heard once"
         );
 
-        parked.identity.started -= 2;
+        parked.birth = parked.birth.earlier();
         for leave in [false, true] {
             let restored = parked.look(end, &control, leave);
             assert_eq!(restored, Some(Outcome::Restored));
