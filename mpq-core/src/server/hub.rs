@@ -11,7 +11,9 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::peer::Peer;
-use crate::proto::server::{AlternativeAddresses, Input, Output, ServerMachine, Stage, peer};
+use crate::proto::server::{
+    AlternativeAddresses, Arrivals, Input, Output, ServerMachine, Stage, peer,
+};
 use crate::proto::trace;
 
 /// The connections of a server, by the numbers that the machine knows them by.
@@ -73,6 +75,11 @@ impl Hub {
     /// The number of the newest announcement; 0 before the first.
     pub(super) fn sequence(&self) -> u64 {
         self.machine.lock().unwrap().sequence()
+    }
+
+    /// What has become of the clients in the newest move.
+    pub(super) fn arrivals(&self) -> Arrivals {
+        self.machine.lock().unwrap().arrivals()
     }
 
     /// How far a move is.

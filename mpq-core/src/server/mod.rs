@@ -42,7 +42,7 @@ use crate::limits::{FIELD_SECTION, HANDSHAKES, UNVALIDATED_HANDSHAKES};
 use crate::net::address::canonical;
 use crate::net::{Bind, Counters, mtu};
 use crate::proto::server::admission::Limits;
-use crate::proto::server::{AlternativeAddresses, Announcement};
+use crate::proto::server::{AlternativeAddresses, Announcement, Arrivals};
 use crate::stats::Traffic;
 use crate::tls::{self, Identity, TlsError};
 use crate::transport;
@@ -229,6 +229,11 @@ impl Server {
     /// The number of the newest announcement; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.hub.sequence()
+    }
+
+    /// What has become of the clients in the newest move, since the server listens at its new address.
+    pub fn arrivals(&self) -> Arrivals {
+        self.hub.arrivals()
     }
 
     /// What a [`Forwarder`](crate::forwarder::Forwarder) at the present address has to know. There is something from

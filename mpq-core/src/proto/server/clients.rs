@@ -49,9 +49,10 @@ impl Clients {
         was_kept || self.change(client, Standing::Stranger, Standing::Here)
     }
 
-    /// One is gone.
-    pub(super) fn gone(&mut self, client: u64) {
-        self.0.remove(&client);
+    /// One is gone; whether it was missing.
+    pub(super) fn gone(&mut self, client: u64) -> bool {
+        let gone = self.0.remove(&client);
+        gone.is_some_and(|client| client.standing == Standing::Missing)
     }
 
     /// Those that can follow, and hear of moves.
@@ -172,6 +173,7 @@ mod tests {
             clients.gone(client);
         }
         assert!(!clients.has_strangers() && !clients.arrive(2));
+        assert!(!clients.gone(2), "it was gone before");
         assert_eq!(clients.followers().collect::<Vec<_>>(), [3]);
         assert_eq!(clients.missing().collect::<Vec<_>>(), [3]);
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::clients::Clients;
 use super::drain::Drain;
 use super::knocks::Knocks;
-use super::{AlternativeAddresses, Announcement, Input, Output, Stage};
+use super::{AlternativeAddresses, Announcement, Arrivals, Input, Output, Stage};
 use crate::proto::forward::MAX_CLIENTS;
 use crate::proto::frame::Frame;
 
@@ -29,6 +29,8 @@ pub struct ServerMachine {
     announcement: Announcement,
     sequence: u64,
     clients: Clients,
+    /// What has become of them in the newest move.
+    arrivals: Arrivals,
     outputs: VecDeque<Output>,
 }
 
@@ -84,7 +86,8 @@ impl ServerMachine {
             }
             Input::Hello(client) => self.hello(now, client),
             Input::Gone(client) => {
-                self.clients.gone(client);
+                let was_missing = self.clients.gone(client);
+                self.arrivals.gone += usize::from(was_missing);
                 self.park_if_quiet(now);
                 self.arrived_if_all(now);
             }
@@ -93,6 +96,7 @@ impl ServerMachine {
             Input::Announce(announcement) => {
                 if let Phase::Serving = self.phase {
                     self.sequence += 1;
+                    self.arrivals = Arrivals::default();
                     if !announcement.targets.is_empty() {
                         let frame = announcement.frame(self.sequence);
                         self.send_all(&frame);
@@ -143,6 +147,7 @@ impl ServerMachine {
                     listen: Some(_), ..
                 } => {
                     self.clients.leave();
+                    self.arrivals.expected = self.clients.missing().count();
                     self.enter(Phase::Arriving {
                         knocks: Knocks::new(now),
                         until: now + ARRIVAL,
@@ -209,6 +214,11 @@ impl ServerMachine {
     /// The number of the newest announcement; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// What has become of its clients in the newest move.
+    pub fn arrivals(&self) -> Arrivals {
+        self.arrivals
     }
 
     /// What its connections have to know of it.
@@ -292,6 +302,7 @@ impl ServerMachine {
         if let Phase::Arriving { .. } = self.phase
             && self.clients.arrive(client)
         {
+            self.arrivals.arrived += 1;
             if self.clients.hears(client) {
                 self.outputs.push_back(Output::Send(client, frame));
             }
@@ -341,6 +352,7 @@ impl ServerMachine {
     fn dismiss(&mut self, until: Instant) -> bool {
         let dismissed = self.clients.dismiss(until);
         let any = !dismissed.is_empty();
+        self.arrivals.dismissed += dismissed.len();
         self.outputs
             .extend(dismissed.into_iter().map(Output::Dismiss));
         any
@@ -415,6 +427,7 @@ impl ServerMachine {
             return;
         }
         self.enter(Phase::Serving);
+        self.arrivals.is_over = true;
         let given_up = self.clients.give_up_missing();
         self.outputs
             .extend(given_up.into_iter().map(Output::OpenGate));
@@ -523,6 +536,55 @@ mod tests {
         let done = [Output::OpenGate(follower), Output::Done { moved: true }];
         let outputs: Vec<_> = std::iter::from_fn(|| server.poll()).collect();
         assert!(outputs.ends_with(&done), "{outputs:?}");
+    }
+
+    #[test]
+    fn what_becomes_of_the_clients_is_counted() {
+        let start = Instant::now();
+        let [a, b] = [1, 2].map(|host| SocketAddr::from(([10, 0, 0, host], 443)));
+        let mut server = ServerMachine::default();
+        let announces = Input::Announce(Announcement {
+            targets: vec![b],
+            ..Announcement::default()
+        });
+        let stranger = 5;
+        let moves = |server: &mut ServerMachine, at: Instant| {
+            server.handle(at, announces.clone());
+            server.handle_timeout(at);
+            server.handle(at + HELLO_CHANCE, Input::Gone(stranger));
+            server.handle(at + HELLO_CHANCE, Input::Quiet);
+            server.handle(at, Input::Thawed { listen: b, before: a });
+            server.handle(at, Input::Reopened);
+            assert_eq!(server.state(), "Arriving");
+        };
+        (1..5).for_each(|follower| server.handle(start, Input::Hello(follower)));
+        server.handle(start, Input::Connected(stranger));
+        moves(&mut server, start + HELLO_CHANCE);
+        let mut expected = Arrivals {
+            expected: 4,
+            dismissed: 1,
+            ..Arrivals::default()
+        };
+        assert_eq!(server.arrivals(), expected);
+        for client in [1, 1, 2] {
+            server.handle(start, Input::Established(client));
+        }
+        for client in [2, 3] {
+            server.handle(start, Input::Gone(client));
+        }
+        (expected.arrived, expected.gone) = (2, 1);
+        assert_eq!(server.arrivals(), expected);
+        server.handle_timeout(start + HELLO_CHANCE + ARRIVAL);
+        expected.is_over = true;
+        assert_eq!(server.arrivals(), expected);
+
+        // The next one counts anew; one that was given up follows again.
+        moves(&mut server, start + 2 * ARRIVAL);
+        let expected = Arrivals {
+            expected: 2,
+            ..Arrivals::default()
+        };
+        assert_eq!(server.arrivals(), expected);
     }
 
     #[test]

@@ -93,6 +93,21 @@ pub enum Stage {
     Parking,
 }
 
+/// What has become of the clients of a server that has moved, since it listens at its new address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    /// How many were to come along: those that can follow, or are forwarded.
+    pub expected: usize,
+    /// Of these, those that are with it again.
+    pub arrived: usize,
+    /// Of these, those whose connections have ended before they were.
+    pub gone: usize,
+    /// Besides, those that cannot follow: they were told to connect anew.
+    pub dismissed: usize,
+    /// Whether nobody is waited for any longer.
+    pub is_over: bool,
+}
+
 /// Where else a server may be found; its clients are told with their HELLO.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlternativeAddresses {
