@@ -5,7 +5,7 @@ use std::process::Child;
 use common::{criu, privileged};
 use mpq_lab::system::host::built;
 use operated::{LIMIT, OTHER_USER, ScriptedCriu, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use two_hosts::{B, SLOWLY, Space, TwoHosts, WORK, said};
 
 mod common;
@@ -48,6 +48,9 @@ async fn a_download_goes_on_at_another_host_after_one_command() {
     assert!(report["bytes"].as_u64() > Some(100_000), "{report}");
     let pause = report["seconds"]["pause"].as_f64();
     assert!(pause > Some(0.0) && pause < report["seconds"]["total"].as_f64());
+    assert!(said.contains("1 of 1 clients are back"), "{said}");
+    assert_eq!(report["clients"], clients(1, 1));
+    assert!(report["seconds"]["clients_back"].as_f64() > Some(0.0));
     assert!(said.contains(&format!("made the folder {WORK}")), "{said}");
     hosts.b.shell(&format!("grep -q /file {WORK}/access"));
     // For who looks how long it took (--nocapture).
@@ -55,6 +58,42 @@ async fn a_download_goes_on_at_another_host_after_one_command() {
     assert!(hosts.b.has_process(server) && !hosts.a.has_process(server));
     hosts.a.assert_no_images();
     hosts.b.assert_no_images();
+}
+
+/// What a move tells of its clients, of whom none have left.
+fn clients(expected: u64, back: u64) -> Value {
+    json!({
+        "expected": expected,
+        "back": back,
+        "missing": expected - back,
+        "gone": 0,
+        "dismissed": 0,
+    })
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_come_in_time_is_missed_and_no_failure() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let hosts = TwoHosts::start(SLOWLY);
+    let server = hosts.server_id();
+    let download = begun(&hosts);
+    hosts.client.shell("pkill -STOP mpq-get");
+    let options = ["--json", "--await-clients", "500ms"];
+    let moved = hosts.moving(&criu(), &options).output().unwrap();
+    let text = said(&moved, 0);
+    assert!(
+        text.contains("0 of 1 clients are back, 1 not here yet"),
+        "{text}"
+    );
+    let report: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    assert_eq!(report["clients"], clients(1, 0));
+    assert_eq!(report["seconds"]["clients_back"], Value::Null);
+    assert!(hosts.b.has_process(server));
+    hosts.a.assert_no_images();
+    hosts.client.shell("pkill -CONT mpq-get");
+    hosts.assert_whole("file", download);
 }
 
 #[tokio::test]
@@ -232,5 +271,7 @@ fn a_hundred_follow(hosts: &TwoHosts) -> Value {
         assert!(has(&events, "first_byte_after_move"), "{name}: {events:?}");
     }
     println!("{text}{}", String::from_utf8_lossy(&moved.stdout));
-    serde_json::from_slice(&moved.stdout).unwrap()
+    let report: Value = serde_json::from_slice(&moved.stdout).unwrap();
+    assert_eq!(report["clients"], clients(100, 100));
+    report
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::notes::Clients;
 use crate::error::Failure;
 
 /// No message is longer, bytes.
@@ -55,6 +56,8 @@ pub enum ToSource {
         /// Where it listens.
         listen: SocketAddr,
     },
+    /// It serves, and so many of its clients have come along by now.
+    Clients(Clients),
     /// B has given up.
     Failed {
         /// Why.

@@ -9,6 +9,7 @@
 //!    ([`standstill`](crate::checkpoint::standstill)).
 //! 4. A gives up its own images, and then sends the token. From here on the server can run at B only.
 //! 5. B says that it serves, and A wipes its images.
+//! 6. B says how many clients are back, until all are, or the operator has waited long enough.
 //!
 //! Whatever fails before the fourth step, or [whoever](interruption) ends it, has the server woken at A, which tells
 //! its clients that it stays. [`options`] is what the operator says, and [`timing`] what the steps took.

@@ -73,6 +73,11 @@ pub struct MoveOptions {
     #[arg(long, value_name = "COMMAND")]
     pub remote_program: Option<String>,
 
+    /// Once B serves, wait this long until all clients are back, and tell how many are; 0 does not wait. In s, or with
+    /// ms, s, m or h
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub await_clients: Duration,
+
     /// Give up, and serve at A, if the restore at B takes longer; in s, or with ms, s, m or h
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub time_limit: Duration,

@@ -3,7 +3,7 @@
 use mpq_core::printable;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use super::timing::Timing;
 use crate::checkpoint::command::{Dumped, RunningServer};
 use crate::checkpoint::forward;
 use crate::checkpoint::images::Images;
-use crate::checkpoint::notes::{Manifest, now};
+use crate::checkpoint::notes::{Clients, Manifest, now};
 use crate::checkpoint::restore::{Restore, bring_back};
 use crate::checkpoint::say;
 use crate::checkpoint::token::Claim;
@@ -96,9 +96,12 @@ pub fn run(options: &MoveOptions) -> Result<(), Error> {
         Images::open(&folder).map_err(|error| stranded("the images are of no use", error))?;
     let bytes = images.bytes();
     match hand_over(&mut channel, &images, dumped, options, &interruption) {
-        Ok(Served { pid, timing }) => {
+        Ok(Served { pid, mut timing }) => {
             images.remove();
-            report(options, pid, bytes, &timing);
+            let clients = await_clients(&mut channel, options.await_clients, &interruption);
+            timing.clients_back = clients.as_ref().and_then(|(_, took)| *took);
+            let clients = clients.map(|(clients, _)| clients);
+            report(options, pid, bytes, &timing, clients.as_ref());
             Ok(())
         }
         Err(Failed::After(reason)) => Err(Error::Unconfirmed(reason, folder)),
@@ -254,11 +257,46 @@ fn hand_over(
             hand_over: serving - restored,
             pause: serving - parked,
             total: serving - announced,
+            clients_back: None,
         },
     })
 }
 
-fn report(options: &MoveOptions, pid: i32, bytes: u64, timing: &Timing) {
+/// Waits until the clients of a server that serves are back, but no longer than this, nor if the operator does not want
+/// to; what has become of them then, as far as that is known, and how long it took until the last one was back.
+fn await_clients(
+    channel: &mut Channel,
+    limit: Duration,
+    interruption: &Interruption,
+) -> Option<(Clients, Option<f64>)> {
+    if limit.is_zero() {
+        return None;
+    }
+    let since = Instant::now();
+    let mut last: Option<(Clients, Option<f64>)> = None;
+    while !last.as_ref().is_some_and(|(clients, _)| clients.is_over) {
+        let left = limit.saturating_sub(since.elapsed());
+        let Ok(ToSource::Clients(clients)) = channel.receive(left, Some(interruption)) else {
+            break;
+        };
+        let (before, at) = match &last {
+            Some((before, at)) => (before.back, *at),
+            None => (0, None),
+        };
+        let at = match clients.back > before {
+            true => Some(since.elapsed().as_secs_f64()),
+            false => at,
+        };
+        last = Some((clients, at));
+    }
+    log::tell(&match &last {
+        Some((clients, _)) => clients.to_string(),
+        None => "it is not known how many clients are back: B has not said it".to_owned(),
+    });
+    last
+}
+
+fn report(options: &MoveOptions, pid: i32, bytes: u64, timing: &Timing, clients: Option<&Clients>) {
     match options.transfer.json {
         true => say(&json!({
             "serving_at": "B",
@@ -267,8 +305,25 @@ fn report(options: &MoveOptions, pid: i32, bytes: u64, timing: &Timing) {
             "pid": pid,
             "bytes": bytes,
             "seconds": timing,
+            "clients": clients.map(|clients| json!({
+                "expected": clients.expected,
+                "back": clients.back,
+                "missing": clients.missing(),
+                "gone": clients.gone,
+                "dismissed": clients.dismissed,
+            })),
         })),
-        false => say(&format!("{timing}{:<15}{bytes:>8} bytes", "images")),
+        false => {
+            let clients = clients.map(|clients| {
+                let count = format!("{} of {}", clients.back, clients.expected);
+                format!("\n{:<15}{count:>8}", "clients")
+            });
+            let clients = clients.unwrap_or_default();
+            say(&format!(
+                "{timing}{:<15}{bytes:>8} bytes{clients}",
+                "images"
+            ));
+        }
     }
 }
 

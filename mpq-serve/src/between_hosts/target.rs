@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
 
@@ -14,11 +15,16 @@ use super::findings;
 use super::messages::{Needs, ToSource, ToTarget, read, write};
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::images::{self, Images};
-use crate::checkpoint::notes::{Manifest, RequestId, write_whole};
+use crate::checkpoint::notes::{Clients, Manifest, RequestId, write_whole};
 use crate::checkpoint::restore::{Restore, bring_back};
 use crate::checkpoint::token::Claim;
 use crate::checkpoint::{descendants, standstill};
 use crate::error::{At, Error, Failure};
+
+/// How long is told what becomes of the clients: longer than the server waits for them.
+const CLIENTS_LIMIT: Duration = Duration::from_secs(60);
+/// How often that is looked up.
+const CLIENTS_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Receives a server from the host whose words come on the standard input, and returns when it serves here, or has
 /// never run.
@@ -140,18 +146,47 @@ fn wake(folder: &Path, needs: &Needs, mut from: BufReader<File>) -> Result<(), E
         }
         let restored = restoring.join().expect("it does not panic");
         match (restored, handed) {
-            // Also where nobody hears it.
-            (Ok(restored), _) => tell(&ToSource::Serving {
-                pid: restored.pid,
-                listen: restored.listen,
-            })
-            .or(Ok(())),
+            (Ok(restored), _) => {
+                let told = tell(&ToSource::Serving {
+                    pid: restored.pid,
+                    listen: restored.listen,
+                });
+                // Also where nobody hears it.
+                let _ = told.and_then(|()| tell_of_clients(&images.manifest, &messages));
+                Ok(())
+            }
             (Err(_), Err(reason)) => Err(reason),
             // They are not kept here.
             (Err(Error::Restore(reason)), Ok(())) => Err(Error::NotReceived(reason)),
             (Err(error), Ok(())) => Err(error),
         }
     })
+}
+
+/// Says how many clients have come along, whenever that changes, until nobody is waited for, or the other host waits no
+/// longer.
+///
+/// # Errors
+/// It hears nothing any more.
+fn tell_of_clients(manifest: &Manifest, messages: &Receiver<ToTarget>) -> Result<(), Error> {
+    let control = Control::at(&manifest.control).owned_by(manifest.owner);
+    let end = Instant::now() + CLIENTS_LIMIT;
+    let mut told = None;
+    while Instant::now() < end {
+        let clients = control.read::<Clients>();
+        if let Some(clients) = clients.filter(|clients| told.as_ref() != Some(clients)) {
+            tell(&ToSource::Clients(clients.clone()))?;
+            if clients.is_over {
+                break;
+            }
+            told = Some(clients);
+        }
+        match messages.recv_timeout(CLIENTS_INTERVAL) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Says that the server stands still, once it does, and hands its token on when that comes. Returns as well when

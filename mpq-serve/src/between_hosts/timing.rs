@@ -23,11 +23,13 @@ pub struct Timing {
     pub pause: f64,
     /// All of it.
     pub total: f64,
+    /// From then on until the last client was back that came in time, if there was one.
+    pub clients_back: Option<f64>,
 }
 
 impl Timing {
-    fn rows(&self) -> [(&'static str, f64); 8] {
-        [
+    fn rows(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let steps = [
             ("announce, park", self.announce),
             ("wait for CRIU", self.wait),
             ("dump", self.dump),
@@ -36,7 +38,9 @@ impl Timing {
             ("hand over", self.hand_over),
             ("nobody served", self.pause),
             ("total", self.total),
-        ]
+        ];
+        let clients_back = self.clients_back.map(|seconds| ("clients back", seconds));
+        steps.into_iter().chain(clients_back)
     }
 }
 
@@ -64,9 +68,17 @@ mod tests {
             hand_over: 0.01,
             pause: 0.26,
             total: 12.76,
+            clients_back: None,
         };
         let table = timing.to_string();
         assert_eq!(table.lines().count(), 8);
         assert_eq!(table.lines().last(), Some("total            12.760 s"));
+        let clients_back = Some(0.02);
+        let table = Timing {
+            clients_back,
+            ..timing
+        };
+        let table = table.to_string();
+        assert_eq!(table.lines().last(), Some("clients back      0.020 s"));
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use mpq_core::forwarder::Forwarding;
+use mpq_core::proto::server::Arrivals;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -248,6 +249,60 @@ pub struct Serving {
     pub listen: SocketAddr,
 }
 
+/// From a server that has moved: what has become of its clients until now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// How many were to come along.
+    pub expected: usize,
+    /// Of these, those that are back.
+    pub back: usize,
+    /// Of these, those whose connections have ended before they were.
+    pub gone: usize,
+    /// Besides, those that cannot follow: they were told to connect anew.
+    pub dismissed: usize,
+    /// Whether nobody is waited for any longer.
+    pub is_over: bool,
+}
+
+impl From<Arrivals> for Clients {
+    fn from(arrivals: Arrivals) -> Self {
+        Self {
+            expected: arrivals.expected,
+            back: arrivals.arrived,
+            gone: arrivals.gone,
+            dismissed: arrivals.dismissed,
+            is_over: arrivals.is_over,
+        }
+    }
+}
+
+impl Clients {
+    /// Those that are neither back nor gone.
+    pub fn missing(&self) -> usize {
+        self.expected
+            .saturating_sub(self.back.saturating_add(self.gone))
+    }
+}
+
+impl fmt::Display for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} clients are back", self.back, self.expected)?;
+        for (count, what) in [
+            (self.missing(), "not here yet"),
+            (self.gone, "gone"),
+            (
+                self.dismissed,
+                "told to connect anew, as they cannot follow",
+            ),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// From a parked server to its forwarder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ToForward {
@@ -309,7 +364,7 @@ macro_rules! notes {
 // Manifest: while a server is parked, what is known of its images until then.
 notes!(CheckpointRequest: "request", Thawed: "thawed", Undumped: "undumped", Failed: "failed", Helper: "helper",
        Done: "done", Waiting: "waiting", Serving: "serving", Settings: "settings", Manifest: "parked", Identity: "server",
-       ToForward: "to-forward", Forwards: "forwards", Ready: "ready", Refused: "refused", Unpark: "unpark");
+       Clients: "clients", ToForward: "to-forward", Forwards: "forwards", Ready: "ready", Refused: "refused", Unpark: "unpark");
 
 /// Writes a JSON file, whole or not at all.
 ///
@@ -360,6 +415,24 @@ pub fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_become_of_the_clients_is_told_in_a_line() {
+        let mut clients = Clients {
+            expected: 3,
+            back: 3,
+            ..Clients::default()
+        };
+        assert_eq!(clients.to_string(), "3 of 3 clients are back");
+        (clients.back, clients.gone, clients.dismissed) = (1, 1, 2);
+        assert_eq!(
+            clients.to_string(),
+            "1 of 3 clients are back, 1 not here yet, 1 gone, 2 told to connect anew, as they cannot follow"
+        );
+        // The server of another user may say anything.
+        clients.back = 9;
+        assert_eq!(clients.missing(), 0);
+    }
 
     #[test]
     fn an_id_is_a_part_of_a_file_name() {

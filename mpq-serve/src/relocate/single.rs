@@ -16,7 +16,8 @@ use crate::args::Serve;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
 use crate::checkpoint::helper::Dumper;
 use crate::checkpoint::notes::{
-    CheckpointRequest, Manifest, RequestId, Serving, Thawed, ToForward, Undumped, Unpark, now,
+    CheckpointRequest, Clients, Manifest, RequestId, Serving, Thawed, ToForward, Undumped, Unpark,
+    now,
 };
 use crate::checkpoint::park::{self, Outcome, Parked};
 use crate::checkpoint::{forward, heap, helper, images, namespace, preflight, stdio};
@@ -31,6 +32,9 @@ const PARKED_AT_MOST: Duration = Duration::from_secs(60);
 
 /// So long before a server parks it starts the helper, which is ready to dump it then.
 const HEAD_START: Duration = Duration::from_millis(500);
+
+/// How often it is looked how many clients have come along, for who wants to know.
+const CLIENTS_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What freezes the server once it is parked.
 enum Freeze {
@@ -169,6 +173,7 @@ impl Move {
             supervisor::moved();
             let doors = self.doors.clone();
             tokio::spawn(async move { doors.lock().await.reopen(listen) });
+            tokio::spawn(tell_of_clients(self.server.clone(), self.control.clone()));
         };
         let moved = tokio::select! {
             // First of all, since a move that cannot begin needs no helper.
@@ -213,11 +218,16 @@ impl Move {
         }
     }
 
-    /// Waits until somebody else has dumped the process and restored it, or it is to go on.
-    async fn stand_by(&self, parked: &Manifest, limit: Duration) -> Thaw {
-        for clear in [Control::clear::<Unpark>, Control::clear::<Serving>] {
+    /// Removes what notes there are from earlier moves: these, and those that a server leaves that has woken.
+    fn clear(&self, these: fn(&Control)) {
+        for clear in [these, Control::clear::<Serving>, Control::clear::<Clients>] {
             clear(&self.control);
         }
+    }
+
+    /// Waits until somebody else has dumped the process and restored it, or it is to go on.
+    async fn stand_by(&self, parked: &Manifest, limit: Duration) -> Thaw {
+        self.clear(Control::clear::<Unpark>);
         let _no_file_is_open = descriptors::close().await;
         // The standard streams are left to whoever dumps it.
         log::flush();
@@ -260,9 +270,7 @@ impl Move {
 
     /// Has the helper dump the process, into `images` if it has them itself, and resolves when it has woken, here or there.
     async fn freeze(&self, parked: &Manifest, helper: i32, images: Option<&Path>) -> Thaw {
-        for clear in [Control::clear::<Thawed>, Control::clear::<Serving>] {
-            clear(&self.control);
-        }
+        self.clear(Control::clear::<Thawed>);
         let _no_file_is_open = descriptors::close().await;
         stdio::detach();
         heap::give_back();
@@ -334,5 +342,23 @@ impl Move {
             Some(reason) => Thaw::Failed(reason.into()),
             None => Thaw::At(thawed.listen),
         })
+    }
+}
+
+/// Leaves notes of what becomes of the clients of a server that has just moved, until nobody is waited for.
+async fn tell_of_clients(server: Server, control: Control) {
+    let sequence = server.sequence();
+    let mut told = None;
+    loop {
+        let clients = Clients::from(server.arrivals());
+        let is_over = clients.is_over;
+        if told.as_ref() != Some(&clients) {
+            let _ = control.write(&clients);
+            told = Some(clients);
+        }
+        if is_over || server.sequence() != sequence {
+            return;
+        }
+        tokio::time::sleep(CLIENTS_INTERVAL).await;
     }
 }

@@ -553,7 +553,13 @@ mod tests {
             server.handle_timeout(at);
             server.handle(at + HELLO_CHANCE, Input::Gone(stranger));
             server.handle(at + HELLO_CHANCE, Input::Quiet);
-            server.handle(at, Input::Thawed { listen: b, before: a });
+            server.handle(
+                at,
+                Input::Thawed {
+                    listen: b,
+                    before: a,
+                },
+            );
             server.handle(at, Input::Reopened);
             assert_eq!(server.state(), "Arriving");
         };
