@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use mpq_core::h3::{Priority, is_answered};
 use mpq_core::proto::server::AlternativeAddresses;
@@ -11,13 +12,14 @@ use mpq_core::server::{self, AcceptError, BindError, Server, ServerConfig, Sessi
 use mpq_core::tls::Identity;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::access::{AccessLog, Entry, Handshake, Secured};
 use crate::args::Serve;
 use crate::certificate;
 use crate::checkpoint::control::{Control, POLL_INTERVAL};
-use crate::checkpoint::{heap, namespace};
+use crate::checkpoint::heap::{self, LOOK_INTERVAL, Leftovers};
+use crate::checkpoint::namespace;
 use crate::error::{At, Error};
 use crate::greeting;
 use crate::guests::{Guest, Guests};
@@ -70,6 +72,7 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
         metrics: Arc::new(Metrics::new()),
         guests: Arc::new(Guests::new(options.limits())),
         send_timeout: Some(options.send_timeout).filter(|limit| !limit.is_zero()),
+        leftovers: Leftovers::default(),
     });
     let config = ServerConfig {
         congestion: options.congestion,
@@ -119,6 +122,8 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
         service.metrics.clone(),
     );
     let mut sessions = JoinSet::new();
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     supervisor::ready();
     loop {
         tokio::select! {
@@ -133,7 +138,10 @@ async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Err
                     }
                 }
             }
-            Some(_) = sessions.join_next() => {}
+            Some(_) = sessions.join_next() => service.leftovers.add(),
+            _ = looks.tick() => if service.leftovers.look() {
+                heap::give_back();
+            },
             () = mover.begin_next() => {}
             wish = signals.next() => match wish {
                 Wish::Leave => {
@@ -251,7 +259,12 @@ fn doors(service: &Arc<Service>, identity: &Identity, options: &Serve) -> Result
         let tls = Tls::new(service.clone(), identity);
         let tls = Arc::new(tls.map_err(|error| Error::Start(error.to_string()))?);
         let serve = tls.clone();
-        let door = Door::new(move |guest| serve.clone().serve(guest));
+        let service = service.clone();
+        let door = Door::new(move |guest| {
+            let served = serve.clone().serve(guest);
+            let service = service.clone();
+            served.map(move |()| service.leftovers.add())
+        });
         doors.site = Some((door, tls));
     }
     if let Some(address) = options.metrics {

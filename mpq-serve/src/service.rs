@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{AccessLog, Entry, Handshake};
+use crate::checkpoint::heap::Leftovers;
 use crate::guests::{Full, Guests};
 use crate::metrics::Metrics;
 use crate::site::Site;
@@ -17,6 +18,8 @@ pub(crate) struct Service {
     pub(crate) guests: Arc<Guests>,
     /// How long a client may take nothing of what it has asked for; for ever if none.
     pub(crate) send_timeout: Option<Duration>,
+    /// What is free of its memory.
+    pub(crate) leftovers: Leftovers,
 }
 
 impl Service {
@@ -32,6 +35,7 @@ impl Service {
         let cut = entry.cut.is_some();
         self.metrics.responded(entry.status, entry.bytes, cut);
         self.access.log(entry);
+        self.leftovers.add();
     }
 }
 

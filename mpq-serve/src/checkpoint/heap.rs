@@ -3,9 +3,14 @@
 //! Parts of bodies come and go, as many at a time as the paths hold. glibc returns the memory of each to the
 //! kernel, only to take it again for the next: a tenth of the server's CPU time. So it is told to
 //! [`keep`] what one connection needs, and to [give it back](give_back) when it would become part of a
-//! frozen server's image.
+//! frozen server's image. Besides, it returns only what is free at the end of a heap: what a crowd of clients
+//! needed stays for ever below the few bytes of one that is still there. So it is also told some time after
+//! something [was over](Leftovers).
 
 #![allow(unsafe_code, reason = "no library sets the C library's parameters")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 #[cfg(target_env = "gnu")]
 use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, malloc_trim, mallopt};
@@ -43,3 +48,44 @@ pub fn keep() {}
 /// Other allocators than glibc's are left as they are.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}
+
+/// How often it is looked whether there is something to give back.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(4);
+/// So many looks after something was over, all of it is free: a connection that is closed stays for three times its
+/// probe timeout (RFC 9000 §10.2).
+const LOOKS: u32 = 2;
+
+/// Whether there may be something to give back.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    looks: AtomicU32,
+}
+
+impl Leftovers {
+    /// A handshake, a connection or a response is over.
+    pub fn add(&self) {
+        self.looks.store(LOOKS, Ordering::Relaxed);
+    }
+
+    /// A look. Whether something was over lately.
+    pub fn look(&self) -> bool {
+        let less = |looks: u32| looks.checked_sub(1);
+        let (set, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.looks.fetch_update(set, read, less).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_is_looked_for_until_all_of_it_is_free() {
+        let leftovers = Leftovers::default();
+        assert!(!leftovers.look(), "nothing was");
+        leftovers.add();
+        assert!(leftovers.look());
+        leftovers.add();
+        assert_eq!([(); 3].map(|()| leftovers.look()), [true, true, false]);
+    }
+}

@@ -58,10 +58,20 @@ impl Server {
 
     /// The most memory that it has had so far, kB.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.figure("VmHWM:")
+    }
+
+    /// The memory that it has now, kB.
+    pub(crate) fn memory(&self) -> u64 {
+        self.figure("VmRSS:")
+    }
+
+    /// What the kernel says of it (proc_pid_status(5)).
+    fn figure(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id()));
         let status = status.unwrap();
-        let (_, peak) = status.split_once("VmHWM:").unwrap();
-        peak.split_whitespace().next().unwrap().parse().unwrap()
+        let (_, figure) = status.split_once(name).unwrap();
+        figure.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Waits until the log says this.
