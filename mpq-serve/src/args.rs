@@ -170,6 +170,11 @@ pub struct Serve {
     #[arg(long, value_name = "DIR", conflicts_with = "cert")]
     pub save_cert: Option<PathBuf>,
 
+    /// Become this user for good, once the key is read. Only for a server that root starts; it listens on ports below
+    /// 1024 all the same
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+
     /// Address to move to on SIGUSR1; may be repeated, up to 8 times
     #[arg(long, value_name = "ADDR:PORT", value_parser = target)]
     pub migrate_to: Vec<SocketAddr>,

@@ -21,13 +21,30 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 const CERT: &str = "cert.pem";
 const KEY: &str = "key.pem";
 
-/// The identity that the command line asks for, of a server that listens on these addresses.
+/// The identity in the files that the command line names, if it does.
+///
+/// # Errors
+/// They cannot be used.
+pub(crate) fn given(options: &Serve) -> Result<Option<Identity>, Error> {
+    let files = options.cert.as_ref().zip(options.key.as_ref());
+    let given = files.map(|(cert, key)| Identity::from_pem(cert, key).map_err(start));
+    given.transpose()
+}
+
+/// The identity that the command line asks for, of a server that listens on these addresses: the one that is given, or
+/// one that it makes.
 ///
 /// # Errors
 /// A file cannot be used or written.
-pub(crate) fn identity(options: &Serve, addresses: &[IpAddr]) -> Result<Identity, Error> {
-    if let (Some(cert), Some(key)) = (&options.cert, &options.key) {
-        return read(cert, key);
+pub(crate) fn identity(
+    options: &Serve,
+    given: Option<Identity>,
+    addresses: &[IpAddr],
+) -> Result<Identity, Error> {
+    if let Some(identity) = given {
+        let cert = options.cert.as_deref();
+        warn(&identity, cert.unwrap_or(Path::new("")));
+        return Ok(identity);
     }
     match &options.save_cert {
         Some(dir) => kept(dir, addresses),
@@ -41,10 +58,15 @@ pub(crate) fn identity(options: &Serve, addresses: &[IpAddr]) -> Result<Identity
 /// They cannot be used.
 pub(crate) fn read(cert: &Path, key: &Path) -> Result<Identity, Error> {
     let identity = Identity::from_pem(cert, key).map_err(start)?;
-    if let Some(doubt) = doubt(&identity, SystemTime::now()) {
+    warn(&identity, cert);
+    Ok(identity)
+}
+
+/// Says what clients will not like about the one in this file.
+fn warn(identity: &Identity, cert: &Path) {
+    if let Some(doubt) = doubt(identity, SystemTime::now()) {
         tracing::warn!("{}: {doubt}", cert.display());
     }
-    Ok(identity)
 }
 
 /// The one in this directory, which is made if there is none.

@@ -34,6 +34,8 @@ pub enum Error {
     OldCriu(String),
     #[error("CRIU needs root: run {0} as root")]
     NotPermitted(&'static str),
+    #[error("--user {0} needs root: start mpq-serve as root, or as {0} without --user")]
+    NotRoot(String),
     #[error(
         "no mpq-serve runs as process {0}: start it first, or give another --pid or --pid-file"
     )]
@@ -112,7 +114,7 @@ impl Error {
             Self::NoImages(_) | Self::ForeignImages(..) => 3,
             Self::ManyImages(..) | Self::Damaged(..) => 3,
             Self::NoCriu | Self::OldCriu(_) => 4,
-            Self::NotPermitted(_) | Self::Untrusted(..) => 5,
+            Self::NotPermitted(_) | Self::NotRoot(_) | Self::Untrusted(..) => 5,
             Self::NoServer(_) | Self::Stale(..) | Self::PidFile(..) => 6,
             Self::Died | Self::Leaving => 6,
             Self::Listen(..) => 7,

@@ -28,6 +28,7 @@ pub mod stats;
 mod supervisor;
 mod tcp;
 pub mod units;
+mod user;
 mod values;
 
 use std::io::{self, Write};

@@ -38,6 +38,7 @@ use crate::tcp::Doors;
 use crate::tcp::door::Door;
 use crate::tcp::operator::Operator;
 use crate::tcp::site::Tls;
+use crate::user::User;
 
 /// For what is logged of connections that end with the server.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -55,17 +56,27 @@ pub fn run(mut options: Serve) -> Result<(), Error> {
     heap::keep();
     make_absolute(&mut options)?;
     descriptors::allow_many();
+    let user = options.user.as_deref().map(User::named).transpose()?;
+    let given = certificate::given(&options)?;
+    if let Some(user) = user {
+        user.take_over(&options)?;
+    }
     log::start(options.log_file.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     runtime
         .map_err(|error| Error::Start(error.to_string()))?
-        .block_on(serve(options, passed_on))
+        .block_on(serve(options, passed_on, given))
 }
 
-async fn serve(options: Serve, passed_on: supervisor::Sockets) -> Result<(), Error> {
-    let identity = certificate::identity(&options, &greeting::addresses(options.listen.ip()))?;
+async fn serve(
+    options: Serve,
+    passed_on: supervisor::Sockets,
+    given: Option<Identity>,
+) -> Result<(), Error> {
+    let addresses = greeting::addresses(options.listen.ip());
+    let identity = certificate::identity(&options, given, &addresses)?;
     let service = Arc::new(Service {
         site: site(&options)?,
         access: AccessLog::start(options.access_log.as_deref(), options.access_format)?,
@@ -248,7 +259,12 @@ fn reload(server: &Server, doors: &Doors, options: &Serve) {
     });
     match set {
         Ok(fingerprint) => tracing::info!("certificate sha256 {fingerprint}, read again"),
-        Err(error) => tracing::error!("the certificate stays as it was: {error}"),
+        Err(error) => {
+            let user = options.user.as_ref();
+            let hint = user.map(|name| format!("; user {name} reads it now"));
+            let hint = hint.unwrap_or_default();
+            tracing::error!("the certificate stays as it was: {error}{hint}");
+        }
     }
 }
 

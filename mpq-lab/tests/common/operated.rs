@@ -46,9 +46,18 @@ impl Operated {
     }
 
     pub(crate) fn start_as(program: &Path, criu: &Path, options: &[&str]) -> Self {
-        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        fs::create_dir(folder.path().join("images")).unwrap();
-        let server = spawn(program, criu, folder.path(), "127.0.0.1:0", options);
+        Self::start_in(new_folder(), program, criu, "127.0.0.1:0", options)
+    }
+
+    /// One that has this folder, and listens there.
+    pub(crate) fn start_in(
+        folder: TempDir,
+        program: &Path,
+        criu: &Path,
+        listen: &str,
+        options: &[&str],
+    ) -> Self {
+        let server = spawn(program, criu, folder.path(), listen, options);
         Self::started(server, folder, criu)
     }
 
@@ -188,6 +197,13 @@ impl Operated {
         self.assert_serves_at(&self.address);
         assert!(!self.log().contains("moving to"), "{}", self.log());
     }
+}
+
+/// A folder in memory, with one for images in it.
+pub(crate) fn new_folder() -> TempDir {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    fs::create_dir(folder.path().join("images")).unwrap();
+    folder
 }
 
 fn spawn(program: &Path, criu: &Path, folder: &Path, listen: &str, options: &[&str]) -> Child {

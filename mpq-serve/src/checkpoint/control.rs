@@ -258,13 +258,18 @@ fn base() -> PathBuf {
 fn base_of(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     if uid == 0 {
         PathBuf::from("/run/mpq-serve")
-    } else if let Some(run) = variable("XDG_RUNTIME_DIR") {
+    } else if let Some(run) = variable("XDG_RUNTIME_DIR").filter(|run| !is_of_another(run, uid)) {
         PathBuf::from(run).join("mpq-serve")
     } else {
         let usual = || "/tmp".into();
         let folder = PathBuf::from(variable("TMPDIR").unwrap_or_else(usual));
         folder.join(format!("mpq-serve-{uid}"))
     }
+}
+
+/// Whether a folder is not this user's: in the surroundings of a server that root has started there may be root's.
+fn is_of_another(folder: &OsStr, uid: u32) -> bool {
+    fs::metadata(folder).is_ok_and(|metadata| metadata.uid() != uid)
 }
 
 /// A variable of an environment, as the kernel says that (proc_pid_environ(5)).
@@ -349,6 +354,11 @@ mod tests {
         let here = b"XDG_RUNTIME_DIR=/run/user/7\0";
         assert_eq!(base(7, here), Path::new("/run/user/7/mpq-serve"));
         assert_eq!(base(0, here), Path::new("/run/mpq-serve"));
+        // Root's.
+        assert_eq!(
+            base(7, b"XDG_RUNTIME_DIR=/\0"),
+            Path::new("/tmp/mpq-serve-7")
+        );
     }
 
     #[test]
