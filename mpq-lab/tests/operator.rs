@@ -202,6 +202,23 @@ async fn a_replaced_program_is_found_before_a_client_hears_of_the_move() {
 }
 
 #[tokio::test]
+async fn a_server_at_several_addresses_is_not_moved_and_no_client_hears_of_a_move() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let operated = Operated::start(&criu(), &["--listen", "[::1]:0"]);
+    let output = operated.checkpoint(&operated.images()).output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "it listens on several addresses");
+    assert_eq!(fs::read_dir(operated.images()).unwrap().count(), 0);
+    let pid = operated.pid().to_string();
+    let mut park = operated.command(&["park", "--pid", &pid, "--migrate-to"]);
+    let output = park.arg(operated.target("127.0.0.2")).output().unwrap();
+    assert_refused(&output, NOT_DUMPED, "it listens on several addresses");
+    operated.assert_unmoved();
+    assert!(operated.log().contains("listening on [::1]:"));
+}
+
+#[tokio::test]
 async fn a_helper_that_is_killed_leaves_the_server_where_it_was() {
     let Some(_alone) = privileged().await else {
         return;

@@ -84,10 +84,10 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Address and UDP port to listen on, or a name and a port; :PORT listens on all addresses. Sockets that systemd
-    /// passes on count instead
+    /// Address and UDP port to listen on, or a name and a port; :PORT listens on all addresses. May be repeated; such a
+    /// server cannot move. Sockets that systemd passes on count instead
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:4433", value_parser = listen)]
-    pub listen: SocketAddr,
+    pub listen: Vec<SocketAddr>,
 
     /// The same as DIR
     #[arg(long, value_name = "DIR")]
@@ -476,7 +476,8 @@ impl Args {
         let line = line.into_iter().map(Into::into).collect();
         let line = config::complete(&Self::command(), line)
             .map_err(|why| Self::command().error(ErrorKind::InvalidValue, why))?;
-        let args = Self::try_parse_from(line)?;
+        let mut args = Self::try_parse_from(line)?;
+        args.serve.listen = without_those_of_all(&args.serve.listen);
         let mut definition = Self::command();
         let dir = args.serve.dir.as_deref().and_then(Path::to_str);
         if let Some(name) = dir.filter(|name| definition.find_subcommand(name).is_some()) {
@@ -488,6 +489,12 @@ impl Args {
         if args.command.is_none() && args.serve.root().is_none() && args.serve.random.is_none() {
             let message = "there is nothing to serve: name a directory, or give --random";
             return Err(definition.error(ErrorKind::MissingRequiredArgument, message));
+        }
+        let moves = args.serve.move_in_process.is_some() || !args.serve.migrate_to.is_empty();
+        if args.serve.listen.len() > 1 && moves {
+            let message =
+                "a server with several --listen cannot move: give one, or no --migrate-to";
+            return Err(definition.error(ErrorKind::ArgumentConflict, message));
         }
         let of_a_checkpoint = match &args.command {
             Some(Command::Checkpoint { migrate_to, .. } | Command::Park { migrate_to, .. }) => {
@@ -528,6 +535,17 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
             .next()
             .ok_or_else(|| format!("{host} has no address")),
     }
+}
+
+/// Whoever listens on `[::]` listens on `0.0.0.0` as well: without the latter where both are given.
+fn without_those_of_all(listens: &[SocketAddr]) -> Vec<SocketAddr> {
+    let all = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let is_covered = |listen: &SocketAddr| {
+        let is_of_ipv4 = listen.is_ipv4() && listen.ip().is_unspecified();
+        is_of_ipv4 && listen.port() != 0 && listens.contains(&all(listen.port()))
+    };
+    let listens = listens.iter().copied();
+    listens.filter(|listen| !is_covered(listen)).collect()
 }
 
 /// How many there may be.

@@ -29,14 +29,16 @@ pub(crate) fn addresses(listen: IpAddr) -> Vec<IpAddr> {
     addresses
 }
 
-/// Says where the site is, and how to download from it.
-pub(crate) fn tell(listen: SocketAddr, identity: &Identity, site: &Site) {
+/// Says where the site is, of a server that listens on these, and how to download from it.
+pub(crate) fn tell(listens: &[SocketAddr], identity: &Identity, site: &Site) {
     let fingerprint = identity.fingerprint();
     tracing::info!("certificate sha256 {fingerprint}");
-    let urls: Vec<_> = addresses(listen.ip())
-        .into_iter()
-        .map(|address| format!("https://{}", SocketAddr::new(address, listen.port())))
-        .collect();
+    let all_at = |listen: &SocketAddr| {
+        let port = listen.port();
+        let addresses = addresses(listen.ip()).into_iter();
+        addresses.map(move |address| format!("https://{}", SocketAddr::new(address, port)))
+    };
+    let urls: Vec<_> = listens.iter().flat_map(all_at).collect();
     for url in urls.iter().take(MAX_URLS) {
         tracing::info!("serving {url}/");
     }

@@ -16,6 +16,7 @@ pub mod error;
 mod greeting;
 mod guests;
 mod lines;
+mod listeners;
 mod log;
 mod metrics;
 mod presence;

@@ -41,6 +41,7 @@ pub(crate) fn write_settings(control: &Control, options: &Serve) -> Result<(), E
             .and_then(|root| std::path::absolute(root).ok()),
         folders: folders(options),
         moves_in_process: options.move_in_process.is_some(),
+        is_at_several: options.listen.len() > 1,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The server itself: accepts connections, answers requests, and moves on SIGUSR1.
 
 use std::fs;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use mpq_core::h3::{Priority, is_answered};
 use mpq_core::proto::server::AlternativeAddresses;
-use mpq_core::server::{self, AcceptError, BindError, Server, ServerConfig, Session};
+use mpq_core::server::{self, AcceptError, BindError, ServerConfig, Session};
 use mpq_core::tls::Identity;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ use crate::checkpoint::namespace;
 use crate::error::{At, Error};
 use crate::greeting;
 use crate::guests::{Guest, Guests};
+use crate::listeners::Listeners;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::presence::{announce, write_pid_file, write_settings};
@@ -50,8 +52,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub fn run(mut options: Serve) -> Result<(), Error> {
     // Before anything else is opened.
     let passed_on = supervisor::Sockets::take(options.tcp)?;
-    if let Some(socket) = &passed_on.quic {
-        options.listen = socket.local_addr().at("UDP")?;
+    if !passed_on.quic.is_empty() {
+        let addresses = passed_on.quic.iter().map(|socket| socket.local_addr());
+        options.listen = addresses.collect::<io::Result<_>>().at("UDP")?;
     }
     heap::keep();
     make_absolute(&mut options)?;
@@ -75,7 +78,11 @@ async fn serve(
     passed_on: supervisor::Sockets,
     given: Option<Identity>,
 ) -> Result<(), Error> {
-    let addresses = greeting::addresses(options.listen.ip());
+    let listens = options.listen.iter();
+    let mut addresses: Vec<_> = listens
+        .flat_map(|listen| greeting::addresses(listen.ip()))
+        .collect();
+    addresses.dedup();
     let identity = certificate::identity(&options, given, &addresses)?;
     let service = Arc::new(Service {
         site: site(&options)?,
@@ -94,20 +101,18 @@ async fn serve(
         resume: options.resume,
         ..ServerConfig::default()
     };
-    let server = match passed_on.quic {
-        Some(socket) => Server::from_socket(socket, &identity, config),
-        None => Server::bind(options.listen, &identity, config),
-    };
-    let server = server.map_err(|error| match error {
+    let servers = Listeners::start(passed_on.quic, &options.listen, &identity, config);
+    let servers = servers.map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
     let mut doors = doors(&service, &identity, &options)?;
-    if let (Some((door, _)), Some(listener)) = (&mut doors.site, passed_on.tcp) {
+    for ((door, _), listener) in doors.site.iter_mut().zip(passed_on.tcp) {
         door.pass_on(listener);
     }
     let doors = Arc::new(Mutex::new(doors));
-    let opened = doors.lock().await.open(server.local_addr());
+    let listens = servers.addresses();
+    let opened = doors.lock().await.open(&listens);
     opened.map_err(|(address, error)| Error::Listen(address, error))?;
     // Before anybody can find this process and send it one.
     let mut signals = Signals::new()?;
@@ -119,14 +124,16 @@ async fn serve(
         tracing::warn!("`checkpoint` will not find this server: {error}");
     }
     write_pid_file(&options)?;
-    tracing::info!("listening on {}", server.local_addr());
+    for listen in &listens {
+        tracing::info!("listening on {listen}");
+    }
     if let Some((_, operator)) = &doors.lock().await.operator {
         tracing::info!("metrics at http://{}/metrics", operator.address());
     }
-    greeting::tell(server.local_addr(), &identity, &service.site);
+    greeting::tell(&listens, &identity, &service.site);
 
     let mut mover = Mover::new(
-        server.clone(),
+        servers.first().clone(),
         control.clone(),
         options.clone(),
         doors.clone(),
@@ -138,7 +145,7 @@ async fn serve(
     supervisor::ready();
     loop {
         tokio::select! {
-            handshake = server.accept() => {
+            handshake = servers.accept() => {
                 let Some(handshake) = handshake else { break };
                 let begun = Handshake::new(handshake.remote(), Secured::Quic);
                 match service.guests.check(handshake.remote().ip()) {
@@ -163,7 +170,7 @@ async fn serve(
                 Wish::Move => mover.begin(),
                 Wish::Reload => {
                     supervisor::reloading();
-                    reload(&server, &*doors.lock().await, &options);
+                    reload(&servers, &*doors.lock().await, &options);
                     supervisor::ready();
                 }
                 Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
@@ -171,7 +178,7 @@ async fn serve(
         }
     }
     supervisor::leaving();
-    server.go_away();
+    servers.go_away();
     doors.lock().await.leave();
     // Whoever reads this finds it so.
     tracing::info!(
@@ -186,11 +193,11 @@ async fn serve(
     tokio::select! {
         () = finished => {}
         // Refuses who comes now.
-        _ = server.accept() => {}
+        _ = servers.accept() => {}
         () = tokio::time::sleep(options.grace) => tracing::warn!("some responses are cut off"),
         () = signals.leave() => {}
     }
-    server.close().await;
+    servers.close().await;
     doors.lock().await.close().await;
     // They have their figures to log, unless a response clings to its connection.
     let _ = timeout(LAST_WORDS, async {
@@ -245,13 +252,13 @@ fn site(options: &Serve) -> Result<Site, Error> {
 }
 
 /// Reads the certificate and its key again, for connections that are made from now on.
-fn reload(server: &Server, doors: &Doors, options: &Serve) {
+fn reload(servers: &Listeners, doors: &Doors, options: &Serve) {
     let (Some(cert), Some(key)) = (&options.cert, &options.key) else {
         return tracing::info!("there is no --cert to be read again");
     };
     let set = certificate::read(cert, key).and_then(|identity| {
-        let mut set = server.set_identity(&identity);
-        if let Some((_, tls)) = &doors.site {
+        let mut set = servers.set_identity(&identity);
+        for (_, tls) in &doors.site {
             set = set.and_then(|()| tls.set_identity(&identity));
         }
         set.map_err(|error| Error::Start(error.to_string()))?;
@@ -271,7 +278,7 @@ fn reload(server: &Server, doors: &Doors, options: &Serve) {
 /// What listens over TCP, closed yet.
 fn doors(service: &Arc<Service>, identity: &Identity, options: &Serve) -> Result<Doors, Error> {
     let mut doors = Doors::default();
-    if options.tcp {
+    for _ in options.listen.iter().filter(|_| options.tcp) {
         let tls = Tls::new(service.clone(), identity);
         let tls = Arc::new(tls.map_err(|error| Error::Start(error.to_string()))?);
         let serve = tls.clone();
@@ -281,7 +288,7 @@ fn doors(service: &Arc<Service>, identity: &Identity, options: &Serve) -> Result
             let service = service.clone();
             served.map(move |()| service.leftovers.add())
         });
-        doors.site = Some((door, tls));
+        doors.site.push((door, tls));
     }
     if let Some(address) = options.metrics {
         let operator = Arc::new(Operator::new(service.metrics.clone(), address));

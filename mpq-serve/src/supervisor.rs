@@ -43,8 +43,9 @@ fn tell(state: &[NotifyState<'_>]) {
 /// What the supervisor listens with, for this process.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    pub(crate) quic: Option<UdpSocket>,
-    pub(crate) tcp: Option<TcpListener>,
+    pub(crate) quic: Vec<UdpSocket>,
+    /// No more than those for QUIC.
+    pub(crate) tcp: Vec<TcpListener>,
 }
 
 impl Sockets {
@@ -63,25 +64,20 @@ impl Sockets {
             let is_internet = socket.local_addr().is_ok_and(|it| it.as_socket().is_some());
             let kind = socket.r#type().ok().filter(|_| is_internet);
             if kind == Some(Type::DGRAM) {
-                if sockets.quic.replace(socket.into()).is_some() {
-                    return Err(refused("there is more than one for UDP (ListenDatagram)"));
-                }
+                sockets.quic.push(socket.into());
             } else if kind == Some(Type::STREAM) && uses_tcp {
-                if sockets.tcp.replace(socket.into()).is_some() {
-                    return Err(refused("there is more than one for TCP (ListenStream)"));
-                }
+                sockets.tcp.push(socket.into());
             } else if kind == Some(Type::STREAM) {
                 return Err(refused("one is for TCP (ListenStream), which needs --tcp"));
             } else {
                 return Err(refused("one is for neither UDP nor TCP"));
             }
         }
-        match sockets {
-            Self {
-                quic: None,
-                tcp: Some(_),
-            } => Err(refused("there is none for UDP (ListenDatagram)")),
-            sockets => Ok(sockets),
+        match sockets.tcp.len() > sockets.quic.len() {
+            true => Err(refused(
+                "there are more for TCP (ListenStream) than for UDP (ListenDatagram)",
+            )),
+            false => Ok(sockets),
         }
     }
 }

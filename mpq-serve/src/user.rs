@@ -139,7 +139,7 @@ fn files(options: &Serve) -> impl Iterator<Item = &Path> {
 
 /// Whether it listens on a port that not everybody may listen on, or may have to after a move.
 fn binds_low_port(options: &Serve) -> bool {
-    let listens = [options.listen].into_iter().chain(options.metrics);
-    let mut all = listens.chain(options.migrate_to.iter().copied());
+    let named = options.listen.iter().chain(&options.migrate_to);
+    let mut all = named.chain(&options.metrics);
     all.any(|address| (1..FIRST_OF_ANYBODY).contains(&address.port()))
 }

@@ -64,6 +64,23 @@ async fn the_sockets_of_a_supervisor_are_served_on() {
     tokio::time::timeout(limit, test).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_sockets_of_a_supervisor_are_served_on() {
+    let sockets = ["127.0.0.1:0", "[::1]:0"].map(|address| UdpSocket::bind(address).unwrap());
+    let addresses = [0, 1].map(|which| sockets[which].local_addr().unwrap());
+    let [v4, v6] = sockets;
+    let mut server = activated(v4, v6, &[]);
+    let test = async {
+        said(&mut server, &format!("listening on {}", addresses[1]));
+        for address in addresses {
+            let mut client = Client::connect(address).await;
+            client.ask(&[]).await.end.await.unwrap().unwrap();
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, test).await.unwrap();
+}
+
 #[test]
 fn sockets_that_are_of_no_use_are_refused() {
     let udp = || UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -73,7 +90,7 @@ fn sockets_that_are_of_no_use_are_refused() {
         assert_eq!(server.0.wait().unwrap().code(), Some(1));
     };
     refused(activated(udp(), tcp(), &[]), "needs --tcp");
-    refused(activated(udp(), udp(), &[]), "more than one for UDP");
+    refused(activated(tcp(), tcp(), &["--tcp"]), "more for TCP");
     let pair = std::os::unix::net::UnixDatagram::unbound().unwrap();
     refused(activated(udp(), pair, &[]), "neither UDP nor TCP");
 }

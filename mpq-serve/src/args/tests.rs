@@ -31,7 +31,7 @@ fn serving_by_default() {
     let args = parse("mpq-serve --random").unwrap();
     assert!(args.command.is_none());
     let serve = args.serve;
-    assert_eq!(serve.listen, "[::]:4433".parse().unwrap());
+    assert_eq!(serve.listen, ["[::]:4433".parse().unwrap()]);
     assert_eq!((serve.random, serve.seed), (Some(100_000_000), 0));
     assert_eq!(serve.root(), None);
     assert_eq!(serve.etag, Tags::Time);
@@ -56,10 +56,21 @@ fn serving_by_default() {
         let serve = parse(&format!("mpq-serve d --listen {listen}"))
             .unwrap()
             .serve;
-        assert_eq!(serve.listen, expected.parse().unwrap());
+        assert_eq!(serve.listen, [expected.parse().unwrap()]);
     }
+    let several = "--listen [::]:1 --listen 0.0.0.0:1 --listen 0.0.0.0:2 --listen 127.0.0.1:3";
+    let several = parse(&format!("mpq-serve d {several}"))
+        .unwrap()
+        .serve
+        .listen;
+    let wanted = ["[::]:1", "0.0.0.0:2", "127.0.0.1:3"];
+    assert_eq!(
+        several,
+        wanted.map(|listen| listen.parse().unwrap()),
+        "[::]:1 covers 0.0.0.0:1"
+    );
     let serve = parse("mpq-serve d --listen localhost:3").unwrap().serve;
-    assert!(serve.listen.ip().is_loopback() && serve.listen.port() == 3);
+    assert!(serve.listen[0].ip().is_loopback() && serve.listen[0].port() == 3);
     let serve = parse("mpq-serve d --header Cache-Control:no-store --etag content").unwrap();
     assert_eq!(serve.serve.header[0].0, "cache-control");
     assert_eq!(serve.serve.header[0].1, "no-store");

@@ -14,6 +14,7 @@ use crate::checkpoint::criu::Criu;
 use crate::checkpoint::notes::{ImageFile, RequestId};
 use crate::checkpoint::{images, namespace, preflight};
 use crate::error::{At, Error};
+use crate::listeners::NO_MOVE;
 
 /// What this server needs at B.
 ///
@@ -77,8 +78,12 @@ pub fn problems(server: &RunningServer, needs: &Needs) -> Vec<String> {
     if problems.is_empty() && needs.processor_of_criu.is_none() {
         problems.push("CRIU cannot tell what the processor has (criu cpuinfo dump)".to_owned());
     }
-    if server.settings().unwrap_or_default().moves_in_process {
+    let settings = server.settings().unwrap_or_default();
+    if settings.moves_in_process {
         problems.push("the server was started with --move-in-process".to_owned());
+    }
+    if settings.is_at_several {
+        problems.push(NO_MOVE.to_owned());
     }
     let maps = fs::read_to_string(format!("/proc/{}/maps", server.pid)).unwrap_or_default();
     if let Some(file) = preflight::replaced(&maps) {

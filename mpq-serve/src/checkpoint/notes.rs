@@ -240,6 +240,9 @@ pub struct Settings {
     pub folders: Vec<PathBuf>,
     /// It moves without CRIU, and leaves no images.
     pub moves_in_process: bool,
+    /// It is at several addresses, and does not move.
+    #[serde(default)]
+    pub is_at_several: bool,
 }
 
 /// From a server that has woken.

@@ -14,6 +14,7 @@ use crate::args::Serve;
 use crate::checkpoint::control::{Control, LockOf, POLL_INTERVAL};
 use crate::checkpoint::notes::{CheckpointRequest, Failed, RequestId, Undumped, Waiting};
 use crate::error::{Error, Failure};
+use crate::listeners::NO_MOVE;
 use crate::metrics::Metrics;
 use crate::tcp::Doors;
 
@@ -157,6 +158,13 @@ impl Mover {
     }
 
     fn start(&mut self, request: Wanted) {
+        if self.options.listen.len() > 1 {
+            tracing::error!("the server does not move: {NO_MOVE}");
+            if let Some(request) = &request {
+                fail(&self.control, &request.id, &Error::Dump(NO_MOVE.to_owned()));
+            }
+            return;
+        }
         if let (Some(request), Some(_)) = (&request, self.options.move_in_process) {
             let reason =
                 "it was started with --move-in-process, which leaves no images: send it SIGUSR1";

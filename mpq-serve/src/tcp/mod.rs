@@ -19,8 +19,8 @@ use self::site::Tls;
 /// All that listens over TCP.
 #[derive(Debug, Default)]
 pub(crate) struct Doors {
-    /// To the site, at the address of the server.
-    pub(crate) site: Option<(Door, Arc<Tls>)>,
+    /// To the site, at each address of the server.
+    pub(crate) site: Vec<(Door, Arc<Tls>)>,
     /// For operators, at an address of its own.
     pub(crate) operator: Option<(Door, Arc<Operator>)>,
 }
@@ -33,12 +33,12 @@ impl Doors {
     ///
     /// # Errors
     /// One of them cannot be opened. The others are.
-    pub(crate) fn open(&mut self, listen: SocketAddr) -> Result<(), Refused> {
+    pub(crate) fn open(&mut self, listens: &[SocketAddr]) -> Result<(), Refused> {
         let mut refused = Ok(());
-        if let Some((door, tls)) = &mut self.site {
+        for ((door, tls), listen) in self.site.iter_mut().zip(listens) {
             tls.set_port(listen.port());
-            if let Err(error) = door.open(listen) {
-                refused = Err((listen, error));
+            if let Err(error) = door.open(*listen) {
+                refused = Err((*listen, error));
             }
         }
         if let Some((door, operator)) = &mut self.operator {
@@ -53,14 +53,14 @@ impl Doors {
 
     /// As [`open`](Self::open), after a move. What cannot be opened is logged: QUIC works.
     pub(crate) fn reopen(&mut self, listen: SocketAddr) {
-        if let Err((address, error)) = self.open(listen) {
+        if let Err((address, error)) = self.open(&[listen]) {
             tracing::error!("nothing listens on {address} over TCP any more: {error}");
         }
     }
 
     /// Whoever comes to the site from now on is refused, and who is there may finish. Operators are told.
     pub(crate) fn leave(&self) {
-        if let Some((door, _)) = &self.site {
+        for (door, _) in &self.site {
             door.leave();
         }
         if let Some((_, operator)) = &self.operator {
@@ -70,7 +70,7 @@ impl Doors {
 
     /// Closes them all, with their connections.
     pub(crate) async fn close(&mut self) {
-        if let Some((door, _)) = &mut self.site {
+        for (door, _) in &mut self.site {
             door.close().await;
         }
         if let Some((door, _)) = &mut self.operator {

@@ -1,6 +1,6 @@
 //! A client made of quinn and bytes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -146,7 +146,11 @@ pub(crate) async fn connect_for(
     transport.stream_receive_window(window);
     transport.receive_window(VarInt::MAX);
     config.transport_config(Arc::new(transport));
-    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let own: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let endpoint = Endpoint::client((own, 0).into()).unwrap();
     let connecting = endpoint.connect_with(config, server, "localhost");
     connecting.unwrap().await
 }
