@@ -1,7 +1,6 @@
 //! The access log: a line for each response, and for each handshake that fails, in a form that the tools of other
 //! servers read.
 
-use mpq_core::printable;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -9,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use http::header::{HOST, HeaderName, RANGE, REFERER, USER_AGENT};
 use http::{Request, StatusCode, Version};
+use mpq_core::printable;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;

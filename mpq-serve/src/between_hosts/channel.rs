@@ -1,6 +1,5 @@
 //! The way from A to B: a program such as ssh, that runs the other end there.
 
-use mpq_core::printable;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -9,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use mpq_core::printable;
 
 use super::interruption::Interruption;
 use super::messages::{ToSource, ToTarget, read, write};

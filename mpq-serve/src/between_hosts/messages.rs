@@ -1,12 +1,12 @@
 //! What the two ends of a move tell each other: a line of JSON each, and the bytes of an image after the line that names
 //! it.
 
-use mpq_core::printable;
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mpq_core::printable;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

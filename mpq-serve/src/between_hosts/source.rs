@@ -1,10 +1,10 @@
 //! `mpq-serve move`: the end at A, which decides.
 
-use mpq_core::printable;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mpq_core::printable;
 use serde_json::json;
 
 use super::channel::Channel;

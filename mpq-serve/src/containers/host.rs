@@ -1,11 +1,12 @@
 //! How a command is run on either host.
 
-use mpq_core::printable;
 use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use mpq_core::printable;
 
 use super::engine::{Script, words};
 use crate::between_hosts::interruption::Interruption;
