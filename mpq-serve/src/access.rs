@@ -296,7 +296,7 @@ impl AccessLog {
             return Ok(Self(None));
         };
         let destination = match file.as_os_str() == "-" {
-            true => Destination::Stdout,
+            true => Destination::stdout(),
             false => Destination::File(file.to_owned()),
         };
         let tell = |lost| tracing::warn!("{lost} lines of the access log are lost");

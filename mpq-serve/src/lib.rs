@@ -15,6 +15,7 @@ pub mod containers;
 pub mod error;
 mod greeting;
 mod guests;
+mod journal;
 mod lines;
 mod listeners;
 mod log;

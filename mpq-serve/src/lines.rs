@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{At, Error};
+use crate::journal::{self, Priority};
 
 /// How many lines may wait to be written.
 const QUEUE: usize = 8192;
@@ -28,8 +29,28 @@ const RETRY: Duration = Duration::from_millis(1);
 pub(crate) enum Destination {
     Stdout,
     Stderr,
+    /// The journal of systemd, and the standard error stream where there is none.
+    Journal,
     /// They are appended to it.
     File(PathBuf),
+}
+
+impl Destination {
+    /// The standard output stream, or that which it stands for.
+    pub(crate) fn stdout() -> Self {
+        match journal::is_at(io::stdout()) {
+            true => Self::Journal,
+            false => Self::Stdout,
+        }
+    }
+
+    /// The standard error stream, or that which it stands for.
+    pub(crate) fn stderr() -> Self {
+        match journal::is_at(io::stderr()) {
+            true => Self::Journal,
+            false => Self::Stderr,
+        }
+    }
 }
 
 /// What is to be written. Each call of [`write`](Write::write) is a line, with its end.
@@ -38,12 +59,13 @@ pub(crate) struct Lines {
     sender: SyncSender<Entry>,
     lost: Arc<AtomicU64>,
     destination: Arc<Mutex<Destination>>,
+    priority: Priority,
 }
 
 /// What the thread is to do.
 #[derive(Debug)]
 enum Entry {
-    Line(Vec<u8>),
+    Line(Priority, Vec<u8>),
     Flush(SyncSender<()>),
 }
 
@@ -64,7 +86,10 @@ impl Lines {
         let counted = lost.clone();
         let destination = Arc::new(Mutex::new(destination));
         let present = destination.clone();
-        let write = move |line: &[u8]| write_line(&lock(&present).clone(), line);
+        let write = move |priority, line: &[u8]| {
+            let destination = lock(&present).clone();
+            write_line(&destination, priority, line)
+        };
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || write_lines(&receiver, &counted, write, tell))
@@ -73,7 +98,21 @@ impl Lines {
             sender,
             lost,
             destination,
+            priority: Priority::INFO,
         })
+    }
+
+    /// For lines that matter so much.
+    pub(crate) fn with(&self, priority: Priority) -> Self {
+        Self {
+            priority,
+            ..self.clone()
+        }
+    }
+
+    /// Whether they go into the journal, which says when they came.
+    pub(crate) fn are_in_journal(&self) -> bool {
+        *lock(&self.destination) == Destination::Journal
     }
 
     /// Lines go into this file from now on.
@@ -104,7 +143,8 @@ fn lock(destination: &Mutex<Destination>) -> MutexGuard<'_, Destination> {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.sender.try_send(Entry::Line(line.to_vec())).is_err() {
+        let entry = Entry::Line(self.priority, line.to_vec());
+        if self.sender.try_send(entry).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -119,7 +159,7 @@ impl Write for Lines {
 fn write_lines(
     entries: &Receiver<Entry>,
     lost: &AtomicU64,
-    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    mut write: impl FnMut(Priority, &[u8]) -> io::Result<()>,
     tell: impl Fn(u64),
 ) {
     let mut works = true;
@@ -141,14 +181,14 @@ fn write_lines(
                 }
             }
         };
-        let line = match entry {
-            Entry::Line(line) => line,
+        let (priority, line) = match entry {
+            Entry::Line(priority, line) => (priority, line),
             Entry::Flush(done) => {
                 drop(done);
                 continue;
             }
         };
-        works = write(&line).is_ok();
+        works = write(priority, &line).is_ok();
         match works {
             true => lost.fetch_sub(told, Ordering::Relaxed),
             false => lost.fetch_add(1, Ordering::Relaxed),
@@ -159,11 +199,14 @@ fn write_lines(
 
 /// A file is not held open, so that the server can be frozen between any two lines, and the file be rotated. The
 /// lock of a standard stream is not taken: a line that waits for its reader would keep it.
-fn write_line(destination: &Destination, line: &[u8]) -> io::Result<()> {
+fn write_line(destination: &Destination, priority: Priority, line: &[u8]) -> io::Result<()> {
     match destination {
         Destination::File(file) => append(file)?.write_all(line),
         Destination::Stdout => write_to(io::stdout(), line),
         Destination::Stderr => write_to(io::stderr(), line),
+        Destination::Journal => {
+            journal::write(priority, line).or_else(|_| write_to(io::stderr(), line))
+        }
     }
 }
 
@@ -197,6 +240,7 @@ mod tests {
             sender: sender.clone(),
             lost: Arc::default(),
             destination: Arc::new(Mutex::new(Destination::Stderr)),
+            priority: Priority::INFO,
         };
         let lost = log.lost.clone();
         let mut failing = 2;
@@ -207,7 +251,7 @@ mod tests {
         ["a", "b", "c"].into_iter().for_each(&mut send);
         let notices = sender.clone();
         thread::spawn(move || {
-            let write = |line: &[u8]| {
+            let write = |_, line: &[u8]| {
                 if failing > 0 {
                     failing -= 1;
                     return Err(io::ErrorKind::StorageFull.into());
@@ -217,7 +261,7 @@ mod tests {
                 Ok(())
             };
             let tell = |lost| {
-                let notice = Entry::Line(format!("{lost} lost").into());
+                let notice = Entry::Line(Priority::INFO, format!("{lost} lost").into());
                 notices.try_send(notice).unwrap();
             };
             write_lines(&receiver, &lost, write, tell);

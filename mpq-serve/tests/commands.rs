@@ -44,6 +44,7 @@ fn images_of(version: &str, folder: &Path, listen: &str) {
         pid_file: None,
         owner: None,
         log_file: Some(folder.join("log")),
+        logs_to_journal: false,
         folders: Vec::new(),
         files: Default::default(),
     };

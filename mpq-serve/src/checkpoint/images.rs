@@ -374,6 +374,7 @@ mod tests {
             dumped: 0.0,
             pid_file: None,
             log_file: None,
+            logs_to_journal: false,
             owner: None,
             folders: Vec::new(),
             files: BTreeMap::new(),

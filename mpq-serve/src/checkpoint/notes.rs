@@ -113,6 +113,9 @@ pub struct Manifest {
     pub pid_file: Option<PathBuf>,
     /// Where it logs to.
     pub log_file: Option<PathBuf>,
+    /// Whether it logs to the journal of the host that it is on.
+    #[serde(default)]
+    pub logs_to_journal: bool,
     /// Whose it is, if not root's.
     #[serde(default)]
     pub owner: Option<Owner>,

@@ -21,7 +21,7 @@ use super::token::Claim;
 use super::{OLD_SIGNALS, descendants, namespace, say};
 use crate::error::{At, Error};
 use crate::lines::append;
-use crate::log;
+use crate::{journal, log};
 
 /// How long a restored server may take to listen.
 const WAKING_LIMIT: Duration = Duration::from_secs(20);
@@ -116,6 +116,7 @@ pub fn bring_back(images: &Images, options: Restore) -> Result<Restored, Error> 
     };
     match log_file.as_ref().or(manifest.log_file.as_ref()) {
         Some(file) => drop(control.act(|| append(file)).at(file)?),
+        None if manifest.logs_to_journal && journal::is_here() => {}
         None if streams_of == 0 => {
             log::tell(
                 "the server's log will be lost from here on, unless --log-file says where it goes",

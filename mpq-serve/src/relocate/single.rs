@@ -212,6 +212,7 @@ impl Move {
             dumped: 0.0,
             pid_file: self.options.pid_file.clone(),
             log_file: self.options.log_file.clone(),
+            logs_to_journal: log::is_in_journal(),
             owner: None,
             folders: folders(&self.options),
             files: Default::default(),
