@@ -142,7 +142,7 @@ async fn serve(
     let mut sessions = JoinSet::new();
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    supervisor::ready();
+    supervisor::ready(&listens);
     loop {
         tokio::select! {
             handshake = servers.accept() => {
@@ -170,8 +170,8 @@ async fn serve(
                 Wish::Move => mover.begin(),
                 Wish::Reload => {
                     supervisor::reloading();
-                    reload(&servers, &*doors.lock().await, &options);
-                    supervisor::ready();
+                    let read = reload(&servers, &*doors.lock().await, &options);
+                    supervisor::reloaded(&servers.addresses(), &read);
                 }
                 Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
             },
@@ -252,9 +252,13 @@ fn site(options: &Serve) -> Result<Site, Error> {
 }
 
 /// Reads the certificate and its key again, for connections that are made from now on.
-fn reload(servers: &Listeners, doors: &Doors, options: &Serve) {
+///
+/// # Errors
+/// It stays as it was; why.
+fn reload(servers: &Listeners, doors: &Doors, options: &Serve) -> Result<(), Error> {
     let (Some(cert), Some(key)) = (&options.cert, &options.key) else {
-        return tracing::info!("there is no --cert to be read again");
+        tracing::info!("there is no --cert to be read again");
+        return Ok(());
     };
     let set = certificate::read(cert, key).and_then(|identity| {
         let mut set = servers.set_identity(&identity);
@@ -264,7 +268,7 @@ fn reload(servers: &Listeners, doors: &Doors, options: &Serve) {
         set.map_err(|error| Error::Start(error.to_string()))?;
         Ok(identity.fingerprint())
     });
-    match set {
+    match &set {
         Ok(fingerprint) => tracing::info!("certificate sha256 {fingerprint}, read again"),
         Err(error) => {
             let user = options.user.as_ref();
@@ -273,6 +277,7 @@ fn reload(servers: &Listeners, doors: &Doors, options: &Serve) {
             tracing::error!("the certificate stays as it was: {error}{hint}");
         }
     }
+    set.map(drop)
 }
 
 /// What listens over TCP, closed yet.

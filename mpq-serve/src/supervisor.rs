@@ -1,21 +1,22 @@
 //! What the supervisor of services is told, where there is one that listens (systemd's `Type=notify`), and the sockets
 //! that it passes on (its socket activation).
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use mpq_core::printable;
 use sd_notify::NotifyState;
 use socket2::{Socket, Type};
 
 use crate::checkpoint::namespace;
 use crate::error::Error;
 
-/// The server can be reached.
-pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+/// The server can be reached here.
+pub(crate) fn ready(listens: &[SocketAddr]) {
+    tell(&[NotifyState::Ready, serving(listens, "").status()]);
 }
 
-/// It reads its certificate again, until it is [`ready`].
+/// It reads its certificate again, until that is [`read`](reloaded).
 pub(crate) fn reloading() {
     let now = NotifyState::monotonic_usec_now();
     if let Ok(now) = now {
@@ -23,15 +24,53 @@ pub(crate) fn reloading() {
     }
 }
 
+/// It has read its certificate again, or why it has not.
+pub(crate) fn reloaded(listens: &[SocketAddr], result: &Result<(), Error>) {
+    let state = match result {
+        Ok(()) => serving(listens, ""),
+        Err(error) => serving(listens, &format!("the certificate stays as it was: {error}")),
+    };
+    tell(&[NotifyState::Ready, state.status()]);
+}
+
+/// It has announced a move.
+pub(crate) fn moving(targets: &[SocketAddr]) {
+    tell(&[NotifyState::Status(&format!("Moving to {targets:?}"))]);
+}
+
 /// It can be reached again after a move, as this process, which may be the supervisor's of another host.
-pub(crate) fn moved() {
+pub(crate) fn moved(listen: SocketAddr) {
     let id = namespace::own_id().unsigned_abs();
-    tell(&[NotifyState::MainPid(id), NotifyState::Ready]);
+    let state = serving(&[listen], "");
+    tell(&[NotifyState::MainPid(id), NotifyState::Ready, state.status()]);
+}
+
+/// It goes on here.
+pub(crate) fn stays(listen: SocketAddr, why: &Error) {
+    tell(&[serving(&[listen], &format!("not moved: {why}")).status()]);
 }
 
 /// It takes nobody in any more.
 pub(crate) fn leaving() {
-    tell(&[NotifyState::Stopping]);
+    let state =
+        NotifyState::Status("Leaving when what is running is complete, or at the end of --grace");
+    tell(&[NotifyState::Stopping, state]);
+}
+
+/// What `systemctl status` shows.
+struct Status(String);
+
+impl Status {
+    fn status(&self) -> NotifyState<'_> {
+        NotifyState::Status(&self.0)
+    }
+}
+
+fn serving(listens: &[SocketAddr], but: &str) -> Status {
+    let listens: Vec<_> = listens.iter().map(SocketAddr::to_string).collect();
+    let (listens, but) = (listens.join(", "), printable(but));
+    let comma = if but.is_empty() { "" } else { "; " };
+    Status(format!("Serving at {listens}{comma}{but}"))
 }
 
 fn tell(state: &[NotifyState<'_>]) {

@@ -80,15 +80,33 @@ async fn systemd_is_told_when_the_server_is_ready_reloads_moves_and_leaves() {
     let target = port.local_addr().unwrap().to_string();
     drop(port);
     let moving = ["--migrate-to", &target, "--move-in-process", "0"];
-    let (mut server, _) = start_in(&moving, &[("NOTIFY_SOCKET", path.as_os_str())]);
-    assert_eq!(told(), "READY=1\n");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    issue(&cert, &key);
+    let files = [&cert, &key].map(|file| file.to_str().unwrap());
+    let moving = [&moving[..], &["--cert", files[0], "--key", files[1]]].concat();
+    let (mut server, address) = start_in(&moving, &[("NOTIFY_SOCKET", path.as_os_str())]);
+    let ready = format!("READY=1\nSTATUS=Serving at {address}\n");
+    assert_eq!(told(), ready);
     server.tell(Signal::SIGHUP);
     assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    assert_eq!(told(), "READY=1\n");
+    assert_eq!(told(), ready);
+    // systemctl knows nothing of what comes of a reload; its `status` says it.
+    fs::write(&cert, "nonsense").unwrap();
+    server.tell(Signal::SIGHUP);
+    assert!(told().starts_with("RELOADING=1\n"));
+    let failed = told();
+    assert!(
+        failed.contains("; the certificate stays as it was: "),
+        "{failed}"
+    );
     server.tell(Signal::SIGUSR1);
+    assert_eq!(told(), format!("STATUS=Moving to [{target}]\n"));
     let pid = server.process.0.id();
-    assert_eq!(told(), format!("MAINPID={pid}\nREADY=1\n"));
+    assert_eq!(
+        told(),
+        format!("MAINPID={pid}\nREADY=1\nSTATUS=Serving at {target}\n")
+    );
     server.tell(Signal::SIGTERM);
-    assert_eq!(told(), "STOPPING=1\n");
+    assert!(told().starts_with("STOPPING=1\nSTATUS=Leaving"));
     assert!(server.process.0.wait().unwrap().success());
 }

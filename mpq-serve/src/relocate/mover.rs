@@ -16,6 +16,7 @@ use crate::checkpoint::notes::{CheckpointRequest, Failed, RequestId, Undumped, W
 use crate::error::{Error, Failure};
 use crate::listeners::NO_MOVE;
 use crate::metrics::Metrics;
+use crate::supervisor;
 use crate::tcp::Doors;
 
 /// How long a `checkpoint` may take to read that there is none.
@@ -194,6 +195,7 @@ impl Mover {
                 return;
             };
             tracing::error!("{error}");
+            supervisor::stays(one.server.local_addr(), &error);
             one.control.clear_on::<Undumped>(&one.id);
             // Whoever has parked it waits no longer.
             if is_awaited && self::is_awaited(&one.control) {

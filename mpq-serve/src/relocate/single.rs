@@ -116,6 +116,7 @@ impl Move {
             forwarded: self.forward,
         };
         tracing::info!("moving to {targets:?}");
+        supervisor::moving(&targets);
         let announced = now();
         let (starts_helper, helper) = oneshot::channel::<Result<i32, Error>>();
         let frozen = async {
@@ -170,7 +171,7 @@ impl Move {
         };
         let on_reopened = |listen| {
             let _ = self.control.write(&Serving { listen });
-            supervisor::moved();
+            supervisor::moved(listen);
             let doors = self.doors.clone();
             tokio::spawn(async move { doors.lock().await.reopen(listen) });
             tokio::spawn(tell_of_clients(self.server.clone(), self.control.clone()));
