@@ -20,10 +20,33 @@ pub fn prepare(
     criu: Option<&Path>,
 ) -> Result<PathBuf, Error> {
     Criu::find("mpq-serve checkpoint", criu)?;
+    check_filter()?;
     check_maps(process)?;
     let folder = images::new_folder(parent, request)?;
     images::check_room(&folder, process).inspect_err(|_| images::discard(&folder))?;
     Ok(folder)
+}
+
+/// Checks that CRIU, which inherits them from this process, has no filters of system calls: it could not put aside those of
+/// the process that it dumps then (ptrace(2), `PTRACE_O_SUSPEND_SECCOMP`).
+fn check_filter() -> Result<(), Error> {
+    const STATUS: &str = "/proc/self/status";
+    match is_filtered(&fs::read_to_string(STATUS).at(STATUS)?) {
+        true => Err(Error::Dump(
+            "system calls are filtered (seccomp), and CRIU cannot dump what has such a filter from within it: leave \
+             SystemCallFilter=, RestrictRealtime=, LockPersonality= and the like out of the unit"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether a process with this status has a filter of system calls (proc_pid_status(5)).
+fn is_filtered(status: &str) -> bool {
+    let mode = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    mode.is_some_and(|mode| mode.trim() != "0")
 }
 
 /// Checks that what a process has in memory is still in its place: that of this id, or `self`.
@@ -63,6 +86,18 @@ pub fn mapped(maps: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_of_system_calls_is_seen() {
+        assert!(!is_filtered(
+            "Name:\tmpq-serve\nSeccomp:\t0\nSeccomp_filters:\t0\n"
+        ));
+        assert!(is_filtered(
+            "Name:\tmpq-serve\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+        ));
+        // Some kernels know none.
+        assert!(!is_filtered("Name:\tmpq-serve\n"));
+    }
 
     #[test]
     fn a_replaced_library_is_seen() {
