@@ -217,9 +217,10 @@ pub fn named_by_environment() -> Option<PathBuf> {
 
 /// Where `cargo lab setup` unpacks one.
 fn unpacked() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty());
+    // A service of systemd has no HOME: then it is that of the user.
+    let cache = cache.map(PathBuf::from);
+    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
     Some(cache.join("mpq/criu/usr/sbin/criu"))
 }
 
