@@ -70,6 +70,57 @@ fn user_of(pid: i32) -> u32 {
     fs::metadata(format!("/proc/{pid}")).unwrap().uid()
 }
 
+/// A control group that is removed with this.
+struct ControlGroup(PathBuf);
+
+impl ControlGroup {
+    /// None where there is no second version of them (proc_pid_mountinfo(5)).
+    fn new() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+        let folder = Path::new(mount.split(' ').nth(4)?).join("mpq-lab-test");
+        let _ = fs::create_dir(&folder);
+        Some(Self(folder))
+    }
+
+    fn take(&self, pid: i32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// The control groups of a process.
+fn groups_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap()
+}
+
+/// systemd knows a service by its control group: one that is restored is of the unit that has it restored.
+#[tokio::test]
+async fn a_server_is_restored_in_the_control_group_of_who_restores_it() {
+    let Some(_alone) = privileged().await else {
+        return;
+    };
+    let Some(group) = ControlGroup::new() else {
+        return eprintln!("SKIPPED: there are no control groups of the second version here");
+    };
+    let mut operated = start(&criu());
+    let pid = operated.pid();
+    group.take(pid);
+    assert_ne!(groups_of(pid), groups_of(std::process::id() as i32));
+    let images = printed(&checkpoint(&operated, &["--pid", &pid.to_string()]));
+    let restored = operated.restore(&images);
+    operated.assert_restored(&restored);
+    assert_eq!(
+        groups_of(operated.restored.unwrap()),
+        groups_of(std::process::id() as i32)
+    );
+}
+
 #[tokio::test]
 async fn root_moves_the_server_of_an_ordinary_user() {
     let Some(_alone) = privileged().await else {

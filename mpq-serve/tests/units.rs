@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 const SERVICE: &str = include_str!("../systemd/mpq-serve.service");
+const MOVED: &str = include_str!("../systemd/mpq-serve-moved.conf");
 const SOCKET: &str = include_str!("../systemd/mpq-serve.socket");
 
 /// The value of a key, if the unit has it.
@@ -81,6 +82,14 @@ fn the_units_are_what_systemd_understands() {
     let units = [
         write("mpq-serve.service", &service),
         write("mpq-serve.socket", SOCKET),
+        // As systemd-run makes it.
+        write(
+            "mpq-serve-moved.service",
+            &format!(
+                "{MOVED}ExecStart={} receive\n",
+                env!("CARGO_BIN_EXE_mpq-serve")
+            ),
+        ),
     ];
     let verify = |units: &[&Path]| {
         let mut command = Command::new("systemd-analyze");

@@ -197,6 +197,8 @@ impl Criu {
             .arg(action)
             // A server that was started from a shell is not the leader of its session.
             .arg("--shell-job")
+            // It is restored in that of whoever does so, such as a unit of systemd, which would not know it otherwise.
+            .arg("--manage-cgroups=ignore")
             .args([
                 "-v2",
                 "--log-file",
