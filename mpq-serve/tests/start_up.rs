@@ -4,10 +4,11 @@ mod support;
 
 use quinn::rustls::pki_types::CertificateDer;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::{connect, start};
+use support::{Running, connect, start};
 
 fn refused(arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
@@ -58,4 +59,56 @@ async fn a_certificate_is_kept() {
     drop(server);
     let (_server, address) = start(&options);
     assert_eq!(shown(address).await, first);
+}
+
+/// Has the program find no `openat2`, as systemd does with `RestrictSUIDSGID=`.
+fn without_openat2(command: &mut Command) {
+    use nix::libc;
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let compare = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
+    let install = move || {
+        let mut filter = [
+            instruction(load, 0, 0, 0),
+            instruction(compare, 0, 1, libc::SYS_openat2 as u32),
+            instruction(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+            instruction(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_mut_ptr(),
+        };
+        nix::sys::prctl::set_no_new_privs()?;
+        // SAFETY: the kernel copies the filter, which lives for as long as the call.
+        #[expect(unsafe_code, reason = "no library that is used here installs filters")]
+        let set = unsafe {
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            )
+        };
+        nix::errno::Errno::result(set).map(drop).map_err(Into::into)
+    };
+    // SAFETY: it allocates nothing, and makes two system calls.
+    #[expect(unsafe_code, reason = "it is run between fork and exec")]
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, install);
+    }
+}
+
+#[test]
+fn a_service_that_could_open_no_file_does_not_start_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mpq-serve"));
+    without_openat2(&mut command);
+    command.args(["--listen", "127.0.0.1:0"]).arg(folder.path());
+    let program = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut program = Running(program.unwrap());
+    let mut said = BufReader::new(program.0.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("RestrictSUIDSGID="), "{line}");
+    assert_eq!(program.0.wait().unwrap().code(), Some(1));
 }

@@ -42,6 +42,10 @@ const WELL_KNOWN: &str = ".well-known";
 /// The most entries that a listing has: it is made in memory.
 const MAX_ENTRIES: usize = 50_000;
 
+/// What is said where the kernel finds no names for this process.
+const NO_OPENAT2: &str = "openat2 is missing, which Linux has from 5.6 on: systemd takes it from a service with RestrictSUIDSGID= or \
+                          DynamicUser=, and some container engines do";
+
 /// What a file without a known ending is.
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
@@ -136,7 +140,7 @@ impl Root {
         if !directory.metadata()?.is_dir() {
             return Err(ErrorKind::NotADirectory.into());
         }
-        Ok(Self(Arc::new(Inner {
+        let root = Self(Arc::new(Inner {
             directory,
             dotfiles: options.dotfiles,
             seen: Sightings::default(),
@@ -144,7 +148,12 @@ impl Root {
                 Tags::Time => None,
                 Tags::Content => Some(Arc::default()),
             },
-        })))
+        }));
+        // Every answer would be an error.
+        match root.look_up(Path::new("."), OFlag::O_PATH) {
+            Err(Errno::ENOSYS) => Err(io::Error::new(ErrorKind::Unsupported, NO_OPENAT2)),
+            _ => Ok(root),
+        }
     }
 
     /// Finds what a decoded URL path names; blocking.
