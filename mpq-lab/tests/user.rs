@@ -186,6 +186,16 @@ async fn a_file_that_the_user_cannot_write_is_said_and_nothing_is_made_where_oth
         "{said}"
     );
 
+    // Nor reach it.
+    let secret = folder.path().join("images");
+    chmod(&secret, 0o700);
+    let mut command = std::process::Command::new(built("mpq-serve").unwrap());
+    command.args(["--listen", "127.0.0.1:0", "--user", &user.name]);
+    let output = command.arg(&secret).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("images: Permission denied: user"), "{said}");
+
     // A third user may lead root elsewhere there.
     fs::create_dir_all(shared.join("inner")).unwrap();
     chmod(&shared, 0o777);

@@ -13,7 +13,7 @@ use mpq_core::tls::{Identity, TlsError};
 
 /// Why a server does not move that is at several addresses.
 pub(crate) const NO_MOVE: &str =
-    "it listens on several addresses, and cannot move: start it with one --listen";
+    "it listens on several addresses; start it with one --listen to move it";
 
 /// One server for each address.
 #[derive(Debug)]

@@ -28,7 +28,10 @@ pub(crate) fn reloading() {
 pub(crate) fn reloaded(listens: &[SocketAddr], result: &Result<(), Error>) {
     let state = match result {
         Ok(()) => serving(listens, ""),
-        Err(error) => serving(listens, &format!("the certificate stays as it was: {error}")),
+        Err(error) => serving(
+            listens,
+            &format!("the certificate stays as it was: {error}"),
+        ),
     };
     tell(&[NotifyState::Ready, state.status()]);
 }

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::fchown;
 use std::path::Path;
 
-use nix::unistd::{self, Gid, Uid, geteuid, initgroups, setresgid, setresuid};
+use nix::unistd::{self, AccessFlags, Gid, Uid, access, geteuid, initgroups, setresgid, setresuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
     set_capabilities, set_keep_capabilities,
@@ -62,7 +62,7 @@ impl User {
     /// Has this process be the user's from now on. To be called before it has a thread: each has capabilities of its own.
     ///
     /// # Errors
-    /// The user cannot write the files that are to be written; those of the operating system.
+    /// The user cannot write the files that are to be written, or reach those that are served; those of the operating system.
     pub(crate) fn take_over(&self, options: &Serve) -> Result<(), Error> {
         for file in files(options) {
             self.make(file)?;
@@ -80,6 +80,12 @@ impl User {
                 let (file, name) = (file.display(), &self.name);
                 let hint = format!("user {name} has to write to it: chown {name} {file}");
                 Error::Start(format!("{file}: {error}; {hint}"))
+            })?;
+        }
+        if let Some(root) = options.root() {
+            access(root, AccessFlags::X_OK).map_err(|error| {
+                let (root, name) = (root.display(), &self.name);
+                Error::Start(format!("{root}: {}: user {name} serves it", error.desc()))
             })?;
         }
         Ok(())

@@ -85,7 +85,7 @@ async fn it_does_not_move_and_says_so() {
     let work = async {
         let (server, addresses) = start_at_three(&[]);
         server.tell(Signal::SIGUSR1);
-        server.wait_for("it listens on several addresses, and cannot move");
+        server.wait_for("the server does not move: it listens on several addresses");
         for address in addresses {
             is_served_at(address).await;
         }
