@@ -179,7 +179,7 @@ impl Operated {
     /// It answers there.
     pub(crate) fn assert_serves_at(&self, address: &str) {
         let output = Command::new(built("mpq-get").unwrap())
-            .args(["--insecure", "--output"])
+            .args(["--insecure", "--retry-connrefused", "--output"])
             .arg(self.folder.path().join("download"))
             .arg(format!("https://{address}/random"))
             .stdin(Stdio::null())
