@@ -4,6 +4,8 @@ use std::process::Child;
 
 use common::{criu, privileged};
 use mpq_lab::system::host::built;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use operated::{LIMIT, OTHER_USER, ScriptedCriu, wait_until};
 use serde_json::{Value, json};
 use two_hosts::{B, SLOWLY, Space, TwoHosts, WORK, said};
@@ -93,6 +95,8 @@ async fn a_client_that_does_not_come_in_time_is_missed_and_no_failure() {
     assert!(hosts.b.has_process(server));
     hosts.a.assert_no_images();
     hosts.client.shell("pkill -CONT mpq-get");
+    // So it is with nsenter, which stops itself when what it runs is stopped.
+    kill(Pid::from_raw(download.id() as i32), Signal::SIGCONT).unwrap();
     hosts.assert_whole("file", download);
 }
 
