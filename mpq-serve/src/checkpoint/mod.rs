@@ -37,6 +37,7 @@ pub mod preflight;
 pub mod proc;
 pub mod process;
 pub mod restore;
+pub mod seal;
 pub mod standstill;
 pub mod stdio;
 pub mod token;
