@@ -41,9 +41,10 @@ Exit codes:
   0  Success
   1  Failure without a code of its own
   2  Wrong use of the command line
-  3  The images are missing, damaged, of several checkpoints, or of another program
+  3  The images are missing, damaged, of several checkpoints, or of another program; or they are sealed, and
+     not with this key, or not sealed
   4  No CRIU, or one that is too old
-  5  Not permitted, or a folder that others could change
+  5  Not permitted, or a folder that others could change, or that is not in memory and has to be
   6  The server is not there or leaves, or the pid file is stale
   7  The address is in use, or not one of this host
   8  The dump failed; the server goes on where it was
@@ -305,6 +306,12 @@ pub enum Command {
         /// server send, until they have been silent for a minute
         #[arg(long)]
         forward: bool,
+
+        /// Encrypt the images, and write the key, which `restore --key` wants, to this new file; `-` is the standard
+        /// output, which has nothing else then. The directory of the images must be in memory, and not have this
+        /// file in it
+        #[arg(long, value_name = "FILE")]
+        seal: Option<PathBuf>,
     },
 
     /// Announce the move of a running server, and return when it stands still: for container engines and others that
@@ -348,6 +355,10 @@ pub enum Command {
         /// Directory that `checkpoint` has printed, or the one that this is in if there is no other
         #[arg(long, value_name = "DIR")]
         images: PathBuf,
+
+        /// File with the key that `checkpoint --seal` has written, if the images are sealed; `-` is the standard input
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
 
         /// Address and port to listen on instead of the one that was announced
         #[arg(long, value_name = "ADDR:PORT")]

@@ -14,7 +14,7 @@ pub enum Error {
     Io(PathBuf, io::Error),
     #[error("{0}")]
     Start(String),
-    #[error("{0} holds no images of a checkpoint: it has no manifest.json")]
+    #[error("{0} holds no images of a checkpoint: it has neither manifest.json nor images.sealed")]
     NoImages(PathBuf),
     #[error("the images in {0} are not mpq-serve's, or of another version of it: {1}")]
     ForeignImages(PathBuf, String),
@@ -22,6 +22,12 @@ pub enum Error {
     ManyImages(PathBuf, usize),
     #[error("{0} is not as the checkpoint wrote it: {1}; copy it again, or restore another copy")]
     Damaged(PathBuf, String),
+    #[error("the images in {0} are sealed: give the key of their checkpoint, by restore --key")]
+    Sealed(PathBuf),
+    #[error("the images in {0} are not sealed: restore them without --key")]
+    NotSealed(PathBuf),
+    #[error("{0} does not unseal the images: {1}")]
+    Key(PathBuf, String),
     #[error("the images in {0} cannot wake here: {1}")]
     Fenced(PathBuf, String),
     #[error("refused: the images in {0} are being restored or released already")]
@@ -52,6 +58,11 @@ pub enum Error {
     Listen(SocketAddr, io::Error),
     #[error("the checkpoint failed, the server goes on where it was: {0}")]
     Dump(String),
+    #[error(
+        "the server was dumped, and its images could not be sealed: {1}; they are in clear in {0}, and can be restored or \
+         released as they are"
+    )]
+    Unsealed(PathBuf, String),
     #[error("the restore failed, the images are kept: {0}")]
     Restore(String),
     #[error(
@@ -113,6 +124,7 @@ impl Error {
             Self::Io(..) | Self::Start(_) | Self::Source(_) => 1,
             Self::NoImages(_) | Self::ForeignImages(..) => 3,
             Self::ManyImages(..) | Self::Damaged(..) => 3,
+            Self::Sealed(_) | Self::NotSealed(_) | Self::Key(..) => 3,
             Self::NoCriu | Self::OldCriu(_) => 4,
             Self::NotPermitted(_) | Self::NotRoot(_) | Self::Untrusted(..) => 5,
             Self::NoServer(_) | Self::Stale(..) | Self::PidFile(..) => 6,
@@ -125,6 +137,7 @@ impl Error {
             Self::InTheWay(_) => 12,
             Self::Returned(_) => 13,
             Self::Stranded(..) | Self::Unconfirmed(..) | Self::UnconfirmedContainer(..) => 14,
+            Self::Unsealed(..) => 14,
             Self::Told(failure) => failure.code,
         }
     }

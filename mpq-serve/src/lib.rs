@@ -61,7 +61,8 @@ pub fn main() -> ExitCode {
             images,
             migrate_to,
             forward,
-        }) => command::run(pid, pid_file, images, migrate_to, forward),
+            seal,
+        }) => command::run(pid, pid_file, images, migrate_to, forward, seal.as_deref()),
         Some(Command::Park {
             pid,
             pid_file,
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Unpark { pid, pid_file }) => park::undo(pid, pid_file),
         Some(Command::Restore {
             images,
+            key,
             listen,
             pid_file,
             log_file,
@@ -91,7 +93,7 @@ pub fn main() -> ExitCode {
                 claim,
                 undone: None,
             };
-            restore::run(&images, options)
+            restore::run(&images, key.as_deref(), options)
         }
         Some(Command::Move(options)) => between_hosts::source::run(&options),
         Some(Command::MoveContainer(options)) => containers::run(&options),

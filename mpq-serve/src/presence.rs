@@ -35,11 +35,11 @@ pub(crate) fn write_pid_file(options: &Serve) -> Result<(), Error> {
 /// # Errors
 /// Those of the file system.
 pub(crate) fn write_settings(control: &Control, options: &Serve) -> Result<(), Error> {
+    let absolute = |path: &Path| std::path::absolute(path).ok();
     control.write(&Settings {
-        root: options
-            .root()
-            .and_then(|root| std::path::absolute(root).ok()),
+        root: options.root().and_then(absolute),
         folders: folders(options),
+        images: options.images.as_deref().and_then(absolute),
         moves_in_process: options.move_in_process.is_some(),
         is_at_several: options.listen.len() > 1,
     })

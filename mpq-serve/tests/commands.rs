@@ -5,8 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use mpq_serve::checkpoint::images::seal;
+use completed::complete;
 use mpq_serve::checkpoint::notes::Manifest;
+
+#[path = "support/images.rs"]
+mod completed;
 
 /// Runs the program with this `MPQ_CRIU`; its exit code, and the one line that it says.
 fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
@@ -22,33 +25,7 @@ fn run(arguments: &[&str], criu: &Path) -> (i32, String) {
 }
 
 fn images(folder: &Path, listen: &str) {
-    images_of(env!("CARGO_PKG_VERSION"), folder, listen);
-}
-
-fn images_of(version: &str, folder: &Path, listen: &str) {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
-    let manifest = Manifest {
-        program: Manifest::PROGRAM.into(),
-        version: version.into(),
-        // Beyond the highest that there can be (proc(5)).
-        pid: 8_388_608,
-        id_outside: None,
-        control: folder.join("control"),
-        listen: listen.parse().unwrap(),
-        targets: vec![listen.parse().unwrap()],
-        sequence: 1,
-        announced: 0.0,
-        parked: 0.0,
-        dump_started: 0.0,
-        dumped: 0.0,
-        pid_file: None,
-        owner: None,
-        log_file: Some(folder.join("log")),
-        logs_to_journal: false,
-        folders: Vec::new(),
-        files: Default::default(),
-    };
-    seal(folder, manifest).unwrap();
+    complete(env!("CARGO_PKG_VERSION"), folder, listen);
 }
 
 /// A program that says it is this version of CRIU, and fails at everything else.
@@ -75,7 +52,7 @@ fn a_server_that_is_not_there() {
 #[test]
 fn images_of_another_version_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    images_of("0.0.0", folder.path(), "127.0.0.1:4433");
+    complete("0.0.0", folder.path(), "127.0.0.1:4433");
     let restore = ["restore", "--images", folder.path().to_str().unwrap()];
     let (code, said) = run(&restore, Path::new("criu"));
     assert!(code == 3 && said.contains("0.0.0"), "{code} {said}");

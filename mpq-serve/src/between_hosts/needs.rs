@@ -129,9 +129,7 @@ pub fn criu_lacks(needs: &Needs) -> Option<String> {
 /// What is to be said if there is no room for the images on this host.
 pub fn no_room(needs: &Needs) -> Option<String> {
     let folder = needs.images.clone().unwrap_or_else(Control::images);
-    // The others are made.
-    let there = folder.ancestors().find(|folder| folder.is_dir())?;
-    match images::lacks_room(there, needs.bytes) {
+    match images::lacks_room(&folder, needs.bytes) {
         Ok(reason) => reason,
         Err(error) => Some(error.to_string()),
     }

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use super::control::{Control, LockOf, wait_for};
 use super::criu;
 use super::for_user::RootsHelper;
+use super::images::{self, Images};
 use super::notes::{
     CheckpointRequest, Done, Failed, Forwards, Manifest, RequestId, Serving, Settings, Unpark,
     Waiting,
 };
 use super::owner::Owner;
 use super::process::{Identity, Process, is_held};
+use super::sealing::{self, KeptKey};
 use super::{namespace, say, trust};
 use crate::error::{At, Error, Failure};
 use crate::log;
@@ -37,20 +39,39 @@ const NOT_DUMPED: u8 = 8;
 const LAST_STEPS_LIMIT: Duration = Duration::from_secs(30);
 
 /// Tells a server to have itself dumped, and returns when the images are complete and the server has ended. Prints
-/// where they are.
+/// where they are. They are sealed if there is a file for the key; of `-`, the standard output, that is all.
 ///
 /// # Errors
-/// There is no such server, or it moves already, or it was not dumped and goes on.
+/// There is no such server, or it moves already, or it was not dumped and goes on; or it was, and the images are not
+/// sealed.
 pub fn run(
     pid: Option<i32>,
     pid_file: Option<PathBuf>,
     images: Option<PathBuf>,
     migrate_to: Vec<SocketAddr>,
     forward: bool,
+    seal: Option<&Path>,
 ) -> Result<(), Error> {
     let server = RunningServer::find(pid, pid_file.as_deref())?;
-    let dumped = server.checkpoint(images, migrate_to, forward)?;
-    say(&dumped.images.display());
+    let Some(key_file) = seal else {
+        let dumped = server.checkpoint(images, migrate_to, forward)?;
+        say(&dumped.images.display());
+        return Ok(());
+    };
+    let parent = server.parent_of_images(images)?;
+    sealing::check(&parent, key_file, images::needed(&server.pid.to_string())?)?;
+    let key = KeptKey::create(key_file)?;
+    let dumped = server.checkpoint(Some(parent), migrate_to, forward);
+    let folder = dumped.inspect_err(|_| key.remove())?.images;
+    let sealed = Images::open(&folder).and_then(|images| sealing::seal(&images, key.key()));
+    sealed.map_err(|error| {
+        key.remove();
+        Error::Unsealed(folder.clone(), error.to_string())
+    })?;
+    match key.is_printed() {
+        true => log::tell(&format!("the sealed images are in {}", folder.display())),
+        false => say(&folder.display()),
+    }
     Ok(())
 }
 
@@ -106,6 +127,14 @@ impl RunningServer {
     /// What it needs wherever it is, if it says so.
     pub fn settings(&self) -> Option<Settings> {
         self.control.read()
+    }
+
+    /// The folder in which a folder for its images is made, if this one is not given.
+    fn parent_of_images(&self, given: Option<PathBuf>) -> Result<PathBuf, Error> {
+        // What an ordinary user has said does not count for root.
+        let own = || self.settings().filter(|_| self.owner.is_none())?.images;
+        let parent = given.or_else(own).unwrap_or_else(Control::images);
+        std::path::absolute(&parent).at(parent)
     }
 
     /// Whether it has ended.

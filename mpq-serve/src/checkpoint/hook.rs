@@ -61,7 +61,9 @@ pub enum Hook {
     Restore {
         /// The folder of the images.
         images: PathBuf,
-        /// Whether their token is still to come.
+        /// That of their token.
+        token: PathBuf,
+        /// Whether that token is still to come.
         awaits_token: bool,
     },
 }
@@ -91,6 +93,7 @@ impl Hook {
             (
                 Self::Restore {
                     images: folder,
+                    token,
                     awaits_token,
                 },
                 RESTORED,
@@ -101,7 +104,7 @@ impl Hook {
                     let discard = |_: &Error| images::discard(&folder);
                     standstill::await_token(&folder).inspect_err(discard)?;
                 }
-                token::spend(&folder)
+                token::spend(&token)
             }
             _ => Ok(()),
         }
@@ -157,7 +160,7 @@ fn complete(order: Order, dump_started: f64) -> Result<(), Error> {
     };
     match owner {
         None => {
-            images::seal(&images, manifest)?;
+            images::finish(&images, manifest)?;
             notes.write_on(&request, &Done { images })?;
         }
         // The server cannot remove what is left if it goes on after all. So they have no token until it has ended.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc::O_NOFOLLOW;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::notes::{ImageFile, Manifest, RequestId, write_whole};
@@ -19,13 +20,21 @@ use super::token::{self, Claim, Token};
 use super::{namespace, proc, standstill, trust};
 use crate::error::{At, Error};
 
-/// How the name of such a folder begins.
+/// How the name of such a folder begins,
 const PREFIX: &str = "checkpoint-";
+/// and that of one for images that were sealed, for as long as they are restored.
+const UNSEALED_PREFIX: &str = "unsealed-";
+/// The images in one file, encrypted.
+pub const SEALED: &str = "images.sealed";
+/// The same as long as it is written.
+pub const SEALED_PART: &str = "images.sealed.part";
 /// Whoever has locked this file may wake the server, or have somebody else do.
 const LOCK: &str = "lock";
 /// What CRIU and a restore add to images that are complete.
-const ADDED: [&str; 12] = [
+const ADDED: [&str; 14] = [
     Manifest::FILE,
+    SEALED,
+    SEALED_PART,
     token::FILE,
     token::SPENT,
     LOCK,
@@ -46,6 +55,24 @@ const BESIDES_MEMORY: u64 = 8 << 20;
 /// # Errors
 /// Others could change `parent`; those of the file system.
 pub fn new_folder(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> {
+    make_folder(parent, &format!("{PREFIX}{request}"))
+}
+
+/// The same for images that were sealed with the key of this id. What an earlier attempt has left there is removed.
+///
+/// # Errors
+/// As there; something else has the name.
+pub fn unsealed_folder(parent: &Path, id: &str) -> Result<PathBuf, Error> {
+    let name = format!("{UNSEALED_PREFIX}{id}");
+    let left = parent.join(&name);
+    if fs::symlink_metadata(&left).is_ok() {
+        trust::private_folder(&left, trust::me())?;
+        fs::remove_dir_all(&left).at(&left)?;
+    }
+    make_folder(parent, &name)
+}
+
+fn make_folder(parent: &Path, name: &str) -> Result<PathBuf, Error> {
     if parent.exists() && !parent.is_dir() {
         let reason = "it is no directory; give --images one, or a name that is free";
         return Err(io::Error::new(io::ErrorKind::NotADirectory, reason)).at(parent);
@@ -55,7 +82,7 @@ pub fn new_folder(parent: &Path, request: &RequestId) -> Result<PathBuf, Error> 
         .mode(0o700)
         .create(parent)
         .at(parent)?;
-    let folder = trust::path(parent)?.join(format!("{PREFIX}{request}"));
+    let folder = trust::path(parent)?.join(name);
     fs::DirBuilder::new()
         .mode(0o700)
         .create(&folder)
@@ -82,11 +109,12 @@ pub fn needed(process: &str) -> Result<u64, Error> {
     Ok(memory(&status) + BESIDES_MEMORY)
 }
 
-/// What is to be said if a folder has no room for so many bytes.
+/// What is to be said if a folder, which may still have to be made, has no room for so many bytes.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn lacks_room(folder: &Path, needed: u64) -> Result<Option<String>, Error> {
+    let folder = existing(folder);
     let space = statvfs(folder).map_err(std::io::Error::from).at(folder)?;
     let free = space.blocks_available() as u64 * space.fragment_size() as u64;
     let reason = || {
@@ -94,6 +122,22 @@ pub fn lacks_room(folder: &Path, needed: u64) -> Result<Option<String>, Error> {
         format!("{folder} has room for {free} bytes, and the images may need {needed}")
     };
     Ok((free < needed).then(reason))
+}
+
+/// Whether what is written to a folder, which may still have to be made, is in memory only.
+///
+/// # Errors
+/// Those of the file system.
+pub fn is_in_memory(folder: &Path) -> Result<bool, Error> {
+    let folder = existing(folder);
+    let system = statfs(folder).map_err(io::Error::from).at(folder)?;
+    Ok(system.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// It, or the one above it in which it would be made.
+fn existing(folder: &Path) -> &Path {
+    let mut above = folder.ancestors();
+    above.find(|above| above.is_dir()).unwrap_or(folder)
 }
 
 /// What of it is in no file, bytes.
@@ -128,7 +172,7 @@ pub fn complete(folder: &Path, manifest: Manifest) -> Result<(), Error> {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn seal(folder: &Path, manifest: Manifest) -> Result<(), Error> {
+pub fn finish(folder: &Path, manifest: Manifest) -> Result<(), Error> {
     complete(folder, manifest)?;
     entitle(folder)
 }
@@ -161,6 +205,32 @@ pub fn is_image(file: &Path) -> bool {
     file.extension().is_some_and(|end| end == "img")
 }
 
+/// A folder with images, in clear or sealed, with which nobody else can do anything meanwhile.
+#[derive(Debug)]
+pub struct Taken {
+    /// Where it is.
+    pub folder: PathBuf,
+    lock: File,
+}
+
+impl Taken {
+    /// This one, or the only one in it that has images.
+    ///
+    /// # Errors
+    /// There is none, or there are several; others could have changed it; somebody else restores or releases them.
+    pub fn take(folder: &Path) -> Result<Self, Error> {
+        let folder = trust::path(&find(folder)?)?;
+        trust::private_folder(&folder, trust::me())?;
+        let lock = lock(&folder)?;
+        Ok(Self { folder, lock })
+    }
+
+    /// Whether they are sealed.
+    pub fn is_sealed(&self) -> bool {
+        fs::symlink_metadata(self.folder.join(SEALED)).is_ok()
+    }
+}
+
 /// Complete images, with which nobody else can do anything meanwhile.
 #[derive(Debug)]
 pub struct Images {
@@ -170,41 +240,40 @@ pub struct Images {
     pub manifest: Manifest,
     /// The manifest, as it is in the folder.
     text: Vec<u8>,
-    lock: File,
+    /// Where their token is: in their folder, or in that which they were unsealed from.
+    home: Taken,
 }
 
 impl Images {
     /// Those in this folder, or in the only folder in it that has some.
     ///
     /// # Errors
-    /// There are none, or several, or of another program; others could have changed them; the manifest was changed;
-    /// or somebody else restores or releases them.
+    /// There are none, or several, or they are sealed, or of another program; others could have changed them; the
+    /// manifest was changed; or somebody else restores or releases them.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let folder = trust::path(&find(folder)?)?;
-        trust::private_folder(&folder, trust::me())?;
+        let home = Taken::take(folder)?;
+        match home.is_sealed() {
+            true => Err(Error::Sealed(home.folder)),
+            false => Self::read(home.folder.clone(), home),
+        }
+    }
+
+    /// Those in a folder, which are there in clear, by the token in that of `home`.
+    ///
+    /// # Errors
+    /// They are of another program; others could have changed them; the manifest was changed.
+    pub fn read(folder: PathBuf, home: Taken) -> Result<Self, Error> {
         let file = folder.join(Manifest::FILE);
         trust::file(&file)?;
-        let foreign = |reason: String| Error::ForeignImages(folder.clone(), reason);
-        let lock = lock(&folder)?;
         let text = fs::read(&file).at(&file)?;
-        if Token::read(&folder).is_some_and(|token| !token.is_for(&text)) {
+        if Token::read(&home.folder).is_some_and(|token| !token.is_for(&text)) {
             return Err(Error::Damaged(file, "its contents have changed".to_owned()));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(&text).map_err(|error| foreign(error.to_string()))?;
-        let (program, version) = (&manifest.program, &manifest.version);
-        if program != Manifest::PROGRAM || version != env!("CARGO_PKG_VERSION") {
-            return Err(foreign(format!("{program} {version}")));
-        }
-        let is_name = |name: &str| Path::new(name).file_name() == Some(name.as_ref());
-        if let Some(name) = manifest.files.keys().find(|name| !is_name(name)) {
-            return Err(foreign(format!("{name:?} is no file's name")));
-        }
         Ok(Self {
+            manifest: parse(&text, &folder)?,
             folder,
-            manifest,
             text,
-            lock,
+            home,
         })
     }
 
@@ -247,7 +316,7 @@ impl Images {
     /// # Errors
     /// Why it may not.
     pub fn claim(&self, claim: Claim) -> Result<(), Error> {
-        token::claim(&self.folder, &self.text, claim)
+        token::claim(&self.home.folder, &self.text, claim)
     }
 
     /// Lets a copy of them wake instead, for so long.
@@ -255,7 +324,7 @@ impl Images {
     /// # Errors
     /// They may not wake here.
     pub fn release(&self, valid: Duration) -> Result<(), Error> {
-        token::release(&self.folder, valid)
+        token::release(&self.home.folder, valid)
     }
 
     /// The ids that the process and its threads have when it is restored. CRIU names images after them.
@@ -286,13 +355,18 @@ impl Images {
     /// As there.
     pub fn hand_over(&self, valid: Duration) -> Result<String, Error> {
         self.release(valid)?;
-        let token = self.folder.join(token::FILE);
+        let token = self.home.folder.join(token::FILE);
         fs::read_to_string(&token).at(token)
     }
 
     /// Whether their server has woken, or is about to.
     pub fn are_spent(&self) -> bool {
-        token::is_spent(&self.folder)
+        token::is_spent(&self.home.folder)
+    }
+
+    /// The folder that their token is in.
+    pub fn token_folder(&self) -> &Path {
+        &self.home.folder
     }
 
     /// For a process whose life is to keep everybody else away from them, also beyond that of this one.
@@ -300,16 +374,44 @@ impl Images {
     /// # Errors
     /// Those of the operating system.
     pub fn lock(&self) -> Result<File, Error> {
-        self.lock.try_clone().at(&self.folder)
+        self.home.lock.try_clone().at(&self.home.folder)
     }
 
     /// Removes what the checkpoint and the restore have written. The folder stays if anything else is in it.
     pub fn remove(&self) {
-        let added = ADDED.into_iter();
-        for name in added.chain(self.manifest.files.keys().map(String::as_str)) {
-            let _ = fs::remove_file(self.folder.join(name));
+        for folder in [&self.folder, &self.home.folder] {
+            let added = ADDED.into_iter();
+            for name in added.chain(self.manifest.files.keys().map(String::as_str)) {
+                let _ = fs::remove_file(folder.join(name));
+            }
+            let _ = fs::remove_dir(folder);
         }
-        let _ = fs::remove_dir(&self.folder);
+    }
+
+    /// They are not restored: what of them was unsealed for that goes, but for CRIU's log.
+    pub fn keep(&self) {
+        if self.folder != self.home.folder {
+            discard(&self.folder);
+        }
+    }
+}
+
+/// What a manifest says, which is to be of this program. The folder is for the message.
+///
+/// # Errors
+/// It is not.
+pub fn parse(text: &[u8], folder: &Path) -> Result<Manifest, Error> {
+    let foreign = |reason: String| Error::ForeignImages(folder.to_owned(), reason);
+    let manifest: Manifest =
+        serde_json::from_slice(text).map_err(|error| foreign(error.to_string()))?;
+    let (program, version) = (&manifest.program, &manifest.version);
+    if program != Manifest::PROGRAM || version != env!("CARGO_PKG_VERSION") {
+        return Err(foreign(format!("{program} {version}")));
+    }
+    let is_name = |name: &str| Path::new(name).file_name() == Some(name.as_ref());
+    match manifest.files.keys().find(|name| !is_name(name)) {
+        Some(name) => Err(foreign(format!("{name:?} is no file's name"))),
+        None => Ok(manifest),
     }
 }
 
@@ -330,7 +432,8 @@ fn lock(folder: &Path) -> Result<File, Error> {
 }
 
 fn find(folder: &Path) -> Result<PathBuf, Error> {
-    let is_complete = |folder: &Path| fs::symlink_metadata(folder.join(Manifest::FILE)).is_ok();
+    let has = |folder: &Path, name: &str| fs::symlink_metadata(folder.join(name)).is_ok();
+    let is_complete = |folder: &Path| has(folder, Manifest::FILE) || has(folder, SEALED);
     if is_complete(folder) {
         return Ok(folder.to_owned());
     }
@@ -353,7 +456,7 @@ fn find(folder: &Path) -> Result<PathBuf, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -381,11 +484,12 @@ mod tests {
         }
     }
 
-    fn checkpoint(parent: &Path, id: &str) -> PathBuf {
+    /// Images as a checkpoint leaves them.
+    pub(crate) fn checkpoint(parent: &Path, id: &str) -> PathBuf {
         let folder = new_folder(parent, &RequestId::parse(id).unwrap()).unwrap();
         fs::write(folder.join("pages-1.img"), "memory").unwrap();
         fs::write(folder.join("dump.log"), "").unwrap();
-        seal(&folder, manifest()).unwrap();
+        finish(&folder, manifest()).unwrap();
         folder
     }
 

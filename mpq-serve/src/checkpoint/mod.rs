@@ -4,7 +4,7 @@
 //! [`command`] tells a server to have itself dumped; [`helper`] has CRIU do it ([`dump`]), and [`hook`] decides whether
 //! it counts; [`restore`] brings a server back. They talk by [`notes`] in a [`control`] directory, and
 //! leave [`images`], whose [`token`] is who may wake the server, and once; [`standstill`] waits for one from
-//! another host. [`process`] and [`trust`] tell whose process and whose folder it is. [`forward`] stays where the server
+//! another host. Images can be [`sealing`] [`seal`]ed. [`process`] and [`trust`] tell whose process and whose folder it is. [`forward`] stays where the server
 //! was, if that is wanted. [`park`] is for those who dump a server by other means. [`criu`] finds and runs CRIU, and
 //! [`descendants`] ends what it may leave. A server whose process ids are in use is restored in a [`namespace`] of its
 //! own, whose first process is [`init`]; [`preflight`],
@@ -38,6 +38,7 @@ pub mod proc;
 pub mod process;
 pub mod restore;
 pub mod seal;
+pub mod sealing;
 pub mod standstill;
 pub mod stdio;
 pub mod token;

@@ -241,6 +241,9 @@ pub struct Settings {
     pub root: Option<PathBuf>,
     /// Folders that it is in, or writes files to.
     pub folders: Vec<PathBuf>,
+    /// Where its images go, if it was told.
+    #[serde(default)]
+    pub images: Option<PathBuf>,
     /// It moves without CRIU, and leaves no images.
     pub moves_in_process: bool,
     /// It is at several addresses, and does not move.

@@ -14,11 +14,11 @@ use nix::sys::stat::{SFlag, fstat};
 use super::control::{Control, LockOf, wait_for};
 use super::criu::Criu;
 use super::hook::Hook;
-use super::images::Images;
+use super::images::{Images, Taken};
 use super::notes::{Serving, Thawed, now};
 use super::process::{Identity, is_zombie};
-use super::token::Claim;
-use super::{OLD_SIGNALS, descendants, namespace, say};
+use super::token::{self, Claim};
+use super::{OLD_SIGNALS, descendants, namespace, say, sealing};
 use crate::error::{At, Error};
 use crate::lines::append;
 use crate::{journal, log};
@@ -47,15 +47,21 @@ pub struct Restore {
     pub undone: Option<String>,
 }
 
-/// Restores the server whose images are in this folder, and returns when it serves. Prints one line of JSON.
-/// The images, which hold keys, are removed then.
+/// Restores the server whose images are in this folder, sealed if there is a file with their key, and returns when it
+/// serves. Prints one line of JSON. The images, which hold keys, are removed then.
 ///
 /// # Errors
-/// No images, or some that are damaged, that others could have changed, or that may not wake here; no CRIU, an
-/// address that is not free here, or what CRIU says. The images are kept.
-pub fn run(folder: &Path, options: Restore) -> Result<(), Error> {
-    let images = Images::open(folder)?;
-    let restored = bring_back(&images, options)?;
+/// No images, or some that are damaged, that others could have changed, that this key does not unseal, or that may not
+/// wake here; no CRIU, an address that is not free here, or what CRIU says. The images are kept.
+pub fn run(folder: &Path, key: Option<&Path>, options: Restore) -> Result<(), Error> {
+    let images = match key {
+        None => Images::open(folder)?,
+        Some(file) => {
+            let key = sealing::read_key(file)?;
+            sealing::unseal(Taken::take(folder)?, &key, file, options.claim)?
+        }
+    };
+    let restored = bring_back(&images, options).inspect_err(|_| images.keep())?;
     // Whoever waits for this may send one.
     std::thread::sleep(2 * OLD_SIGNALS);
     let report = serde_json::json!({
@@ -209,6 +215,7 @@ fn wake(
 ) -> Result<(), String> {
     let hook = Hook::Restore {
         images: images.folder.clone(),
+        token: images.token_folder().to_owned(),
         awaits_token,
     };
     let prepare = || {
@@ -265,8 +272,12 @@ fn goes_on() -> bool {
 /// # Errors
 /// No images, or some that are damaged, that others could have changed, or that may not wake here.
 pub fn release(folder: &Path, valid: Duration) -> Result<(), Error> {
-    let images = Images::open(folder)?;
-    images.release(valid)?;
-    say(&images.folder.display());
+    let taken = Taken::take(folder)?;
+    let folder = taken.folder.clone();
+    match taken.is_sealed() {
+        true => token::release(&folder, valid)?,
+        false => Images::read(folder.clone(), taken)?.release(valid)?,
+    }
+    say(&folder.display());
     Ok(())
 }
