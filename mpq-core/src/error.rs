@@ -343,4 +343,25 @@ pub enum MoveError {
     /// The runtime ends, and the move with it.
     #[error("it was interrupted: the runtime ends")]
     Interrupted,
+    /// The server has handed over ([`Server::hand_over`](crate::server::Server::hand_over)).
+    #[error("another process has taken over, and this one only finishes its connections")]
+    HandedOver,
+    /// The server has taken over from another one, which would not be reached at another address.
+    #[error("the process that it has taken over from has not finished its connections yet")]
+    Elder,
+}
+
+/// Why a server did not hand over; it is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandOverError {
+    /// Its clients would be lost.
+    #[error("it is moving: try again when the move is over")]
+    Moving,
+    /// Only one process can take over.
+    #[error("another process has taken over already: take over from that one")]
+    HandedOver,
+    /// What it takes cannot be had from the system.
+    #[error("the system refuses: {0}")]
+    System(#[source] io::Error),
 }

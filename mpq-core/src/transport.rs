@@ -13,7 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use noq::crypto::{CryptoError, HmacKey};
-use noq::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+use noq::{
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, MtuDiscoveryConfig,
+    TransportConfig, VarInt,
+};
+use noq_proto::InvalidCid;
 use rustls::crypto::SecureRandom;
 
 use crate::congestion::{Congestion, Factory};
@@ -22,6 +26,8 @@ use crate::limits::{
     CONNECTION_WINDOW, INCOMING, INCOMING_BUFFER, INCOMING_BUFFERS, PATHS, REQUESTS_WINDOW,
     SEND_WINDOW, STREAM_WINDOW,
 };
+use crate::proto::ownership::{ID_LENGTH, IdKey};
+use crate::tls::random;
 
 /// What a round trip is taken for until one was measured: a path's first packets are sent again after three
 /// of these. Chromium's and quic-go's; RFC 9002 §6.2.2 has 333 ms, with which a path whose validation is
@@ -52,6 +58,38 @@ pub(crate) fn config() -> EndpointConfig {
         .max_udp_payload_size(MAX_PAYLOAD)
         .expect("it is within the bounds of RFC 9000 §18.2");
     config
+}
+
+/// For the endpoint of a server, whose connection IDs are made with this key.
+pub(crate) fn server_config(ids: IdKey) -> EndpointConfig {
+    let mut config = config();
+    config.cid_generator(Arc::new(move || Box::new(Ids(ids.clone()))));
+    config
+}
+
+/// Makes connection IDs by which another process knows whose they are.
+struct Ids(IdKey);
+
+impl ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&self.0.id(random()))
+    }
+
+    fn validate(&self, id: ConnectionId) -> Result<(), InvalidCid> {
+        let id = (*id).try_into().map_err(|_| InvalidCid)?;
+        match self.0.has_made(id) {
+            true => Ok(()),
+            false => Err(InvalidCid),
+        }
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Signs everything anew, so that no reset token is ever the one that the peer was told.

@@ -13,6 +13,7 @@ mod routing;
 pub(crate) mod socket;
 mod socket_set;
 pub(crate) mod sockets;
+mod succession;
 
 pub use interfaces::{InterfaceError, Local, usable};
 pub use refused::refused;

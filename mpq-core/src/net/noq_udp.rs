@@ -14,6 +14,7 @@ use noq::{AsyncUdpSocket, UdpSender};
 use tokio::io::Interest;
 
 use super::address::mapped;
+use super::socket::Bound;
 use super::socket_set::SocketSet;
 
 /// How many of the largest datagrams (64 KiB) the kernel joins into one (GRO): no more than one.
@@ -29,6 +30,42 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new(shared: Arc<SocketSet>) -> Self {
         Self { shared, next: 0 }
+    }
+}
+
+impl Receiver {
+    /// How many buffers were filled, and by what socket the datagrams came.
+    fn poll_datagrams(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<(usize, Arc<Bound>)> {
+        // Who hands over waits until nobody is in the midst of this.
+        let succession = self.shared.succession.read().unwrap();
+        let bound = self.shared.bound.read().unwrap();
+        if let Some(heir) = &succession.heir {
+            if let (Some(count), Some(first)) =
+                (ready!(heir.poll_recv(cx, bufs, meta)), bound.first())
+            {
+                return Poll::Ready((count, first.clone()));
+            }
+            drop(succession);
+            self.shared.succession.write().unwrap().heir = None;
+        }
+        for turn in 0..bound.len() {
+            let socket = &bound[(self.next + turn) % bound.len()];
+            while let Poll::Ready(Ok(())) = socket.io.poll_recv_ready(cx) {
+                let received = socket.io.try_io(Interest::READABLE, || {
+                    socket.state.recv((&socket.io).into(), bufs, meta)
+                });
+                // Clears the readiness if it was stale, and is tried again.
+                let Ok(count) = received else { continue };
+                self.next = self.next.wrapping_add(turn + 1);
+                return Poll::Ready((count, socket.clone()));
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -55,35 +92,23 @@ impl AsyncUdpSocket for Receiver {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         *self.shared.reader.lock().unwrap() = Some(cx.waker().clone());
-        let all_show_local = self.shared.shows_local.load(Ordering::Relaxed);
-        let bound = self.shared.bound.read().unwrap();
-        for turn in 0..bound.len() {
-            let socket = &bound[(self.next + turn) % bound.len()];
-            while let Poll::Ready(Ok(())) = socket.io.poll_recv_ready(cx) {
-                let received = socket.io.try_io(Interest::READABLE, || {
-                    socket.state.recv((&socket.io).into(), bufs, meta)
-                });
-                // Clears the readiness if it was stale, and is tried again.
-                let Ok(count) = received else { continue };
-                self.shared.heard.store(true, Ordering::Relaxed);
-                let count = self.shared.part(bufs, meta, count);
-                for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
-                    self.shared.put_back_clients(meta, buf);
-                    self.shared.note_sender(meta, buf);
-                    self.shared.take_answers(socket.address.ip(), meta, buf);
-                    self.shared.take_echoes(meta, buf);
-                    let shows_local = socket.shows_local || all_show_local;
-                    meta.dst_ip = self.shared.shown_local(meta, shows_local);
-                    match self.shared.shown(meta, buf) {
-                        Some(remote) => meta.addr = mapped(remote),
-                        None => meta.len = 0,
-                    }
-                }
-                self.next = self.next.wrapping_add(turn + 1);
-                return Poll::Ready(Ok(count));
+        let (count, by) = ready!(self.poll_datagrams(cx, bufs, meta));
+        self.shared.heard.store(true, Ordering::Relaxed);
+        let count = self.shared.part(bufs, meta, count);
+        self.shared.pass_on(&mut bufs[..count], &mut meta[..count]);
+        let shows_local = by.shows_local || self.shared.shows_local.load(Ordering::Relaxed);
+        for (meta, buf) in meta.iter_mut().zip(bufs.iter()).take(count) {
+            self.shared.put_back_clients(meta, buf);
+            self.shared.note_sender(meta, buf);
+            self.shared.take_answers(by.address.ip(), meta, buf);
+            self.shared.take_echoes(meta, buf);
+            meta.dst_ip = self.shared.shown_local(meta, shows_local);
+            match self.shared.shown(meta, buf) {
+                Some(remote) => meta.addr = mapped(remote),
+                None => meta.len = 0,
             }
         }
-        Poll::Pending
+        Poll::Ready(Ok(count))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -15,6 +15,7 @@ use super::address::{canonical, mapped};
 use super::forwarded::Forwarded;
 use super::old_paths::OldPaths;
 use super::socket::Bound;
+use super::succession::{PassedOn, Succession};
 use crate::proto::probe::{self, Hint, Recogniser};
 use crate::proto::server::echoes::Echoes;
 
@@ -55,6 +56,8 @@ pub(super) struct SocketSet {
     pub(super) forwarded: RwLock<Forwarded>,
     /// What noq does not know of the paths to clients that are validated so, also after another move.
     pub(super) hidden: RwLock<HashMap<SocketAddr, IpAddr>>,
+    /// At a server that has handed over, or has taken over.
+    pub(super) succession: RwLock<Succession>,
     answers: mpsc::Sender<Answer>,
     pub(super) send_errors: AtomicU64,
     pub(super) unsent: AtomicU64,
@@ -83,6 +86,7 @@ impl SocketSet {
             echoes: RwLock::default(),
             forwarded: RwLock::default(),
             hidden: RwLock::default(),
+            succession: RwLock::default(),
             answers,
             send_errors: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -127,6 +131,26 @@ impl SocketSet {
         match &mut *self.old_paths.lock().unwrap() {
             Some(old_paths) => old_paths.part(buffers, metas, used),
             None => used,
+        }
+    }
+
+    /// Takes out of these buffers what is for the process that had the sockets before.
+    pub(super) fn pass_on(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        let succession = self.succession.read().unwrap();
+        let Some(elder) = &succession.elder else {
+            return;
+        };
+        let mut is_gone = false;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            match elder.pass_on(meta, buffer) {
+                PassedOn::Done => {}
+                PassedOn::Lost => self.count_unsent(),
+                PassedOn::Gone => is_gone = true,
+            }
+        }
+        drop(succession);
+        if is_gone {
+            self.succession.write().unwrap().elder = None;
         }
     }
 

@@ -14,6 +14,8 @@
 //! A server that has moved may have clients that are [forwarded](Sockets::expect_forwarder): noq knows them by their
 //! own addresses, and the network by those of the forwarder's sockets.
 //!
+//! A server can [hand over](Sockets::hand_over) to another process, which [succeeds](Sockets::succeed) it.
+//!
 //! A client can have its datagrams redirected ([`Sockets::redirect`]): what noq sends to one
 //! address goes to another, and what comes from there is shown to noq as if it came from the first.
 
@@ -22,6 +24,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,7 +38,9 @@ use super::noq_udp::Receiver;
 use super::old_paths::OldPaths;
 use super::socket::{Bind, Bound};
 use super::socket_set::{Answer, Redirection, SocketSet};
+use super::succession::{Elder, Heir};
 use crate::proto::forward::ForwardKey;
+use crate::proto::ownership::{Elders, IdKey};
 use crate::proto::probe::Recogniser;
 
 /// Probe answers waiting to be read; more are dropped, as a network would.
@@ -276,6 +281,49 @@ impl Sockets {
     /// Whether a packet of a connection came from there, so far as senders are noted.
     pub(crate) fn has_heard(&self, remote: SocketAddr) -> bool {
         self.0.is_noted(remote) == Some(true)
+    }
+
+    /// Has the heir at the other end of the stream receive from now on, by another descriptor of the socket, which is
+    /// returned. What is for this process comes by the stream. When that ends, this process receives by itself again.
+    ///
+    /// # Errors
+    /// Those of the system calls; it receives by itself then. `NotConnected` if no socket is open.
+    pub(crate) fn hand_over(&self, stream: UnixStream) -> io::Result<std::net::UdpSocket> {
+        let bound = self.0.bound.read().unwrap().first().cloned();
+        let bound = bound.ok_or(io::ErrorKind::NotConnected)?;
+        let socket = bound.io.as_fd().try_clone_to_owned()?;
+        let heir = Heir::new(stream)?;
+        self.0.succession.write().unwrap().heir = Some(heir);
+        self.0.wake_reader();
+        Ok(socket.into())
+    }
+
+    /// Receives by itself again, whatever the heir does.
+    pub(crate) fn take_back(&self) {
+        self.0.succession.write().unwrap().heir = None;
+        self.0.wake_reader();
+    }
+
+    /// Passes on to the process at the other end of the stream what is for its connections.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(crate) fn succeed(&self, stream: UnixStream, elders: Elders) -> io::Result<()> {
+        let elder = Elder::new(stream, elders)?;
+        self.0.succession.write().unwrap().elder = Some(elder);
+        Ok(())
+    }
+
+    /// Whether another process receives.
+    pub(crate) fn has_heir(&self) -> bool {
+        self.0.succession.read().unwrap().heir.is_some()
+    }
+
+    /// The keys of the processes whose connections are passed on; none if they have ended.
+    pub(crate) fn elders(&self) -> Vec<IdKey> {
+        let succession = self.0.succession.read().unwrap();
+        let elder = succession.elder.as_ref().filter(|elder| elder.is_there());
+        elder.map_or_else(Vec::new, |elder| elder.ids().keys().to_vec())
     }
 
     /// Losses below QUIC.

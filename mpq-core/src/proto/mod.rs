@@ -62,6 +62,7 @@ pub mod frame;
 mod id;
 pub(crate) mod liveness;
 pub(crate) mod opening_gate;
+pub mod ownership;
 pub mod policy;
 pub mod probe;
 pub mod server;

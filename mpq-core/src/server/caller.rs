@@ -49,6 +49,11 @@ impl Moves {
         (!was_claimed).then_some(Claim(self))
     }
 
+    /// Whether there is none, not even one whose caller is gone.
+    pub(super) fn are_over(&self) -> bool {
+        self.outputs.try_lock().is_ok()
+    }
+
     /// For the task of a move; waits until one that was dropped has come to its end.
     pub(super) async fn outputs(&self) -> OwnedMutexGuard<Outputs> {
         self.outputs.clone().lock_owned().await

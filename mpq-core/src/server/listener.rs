@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::coop::consume_budget;
 
+use super::handover::Estate;
 use crate::error::BindError;
 use crate::net::{Bind, Sockets};
+use crate::proto::ownership::{Elders, IdKey};
 use crate::proto::server::admission::{Admission, Limits, Verdict};
 use crate::runtime::EndpointThread;
-use crate::transport;
+use crate::{tls, transport};
 
 /// An endpoint that accepts connections, with a thread of its own.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(super) struct Listener {
     address: Mutex<SocketAddr>,
     /// Where somebody else may have a socket, too: who has opened the first one.
     shared: Option<SocketAddr>,
+    /// What its connection IDs are made with.
+    pub(super) ids: IdKey,
     /// No new connection is wanted.
     refuses: AtomicBool,
     admission: Arc<Mutex<Admission>>,
@@ -68,6 +72,22 @@ impl Listener {
         Self::on(sockets, shared, crypto, limits)
     }
 
+    /// Listens on the socket that another process has given, and passes on what is for that one.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub(super) fn succeed(
+        estate: Estate,
+        crypto: noq::ServerConfig,
+        limits: Limits,
+    ) -> Result<Self, BindError> {
+        let sockets = Sockets::adopt(estate.socket).map_err(BindError::Endpoint)?;
+        let elders = estate.ids.into_iter().map(IdKey::new).collect();
+        let succeeded = sockets.succeed(estate.stream, Elders::new(elders));
+        succeeded.map_err(BindError::Endpoint)?;
+        Self::on(sockets, None, crypto, limits)
+    }
+
     fn on(
         sockets: Sockets,
         shared: Option<SocketAddr>,
@@ -75,8 +95,9 @@ impl Listener {
         limits: Limits,
     ) -> Result<Self, BindError> {
         let address = Mutex::new(sockets.locals()[0]);
+        let ids = IdKey::new(tls::random());
         let endpoint = noq::Endpoint::new_with_abstract_socket(
-            transport::config(),
+            transport::server_config(ids.clone()),
             Some(crypto),
             sockets.for_endpoint(),
             Arc::new(EndpointThread::default()),
@@ -87,6 +108,7 @@ impl Listener {
             sockets,
             address,
             shared,
+            ids,
             refuses: AtomicBool::new(false),
             admission: Arc::new(Mutex::new(Admission::new(limits))),
         })

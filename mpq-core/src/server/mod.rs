@@ -7,6 +7,7 @@
 #[cfg(feature = "axum")]
 mod acceptor;
 mod caller;
+mod handover;
 mod hub;
 mod listener;
 mod peer;
@@ -16,6 +17,7 @@ mod relocate;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll};
@@ -28,13 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::acceptor::Acceptor;
 use self::caller::Moves;
 pub use self::caller::Thaw;
+pub use self::handover::Estate;
 use self::hub::Hub;
 use self::listener::{Listener, Ticket};
 use self::peer::Peer;
 use self::relocate::Relocation;
 use crate::congestion::send_control::SendControl;
 use crate::congestion::{Algorithm, Congestion, Resume};
-pub use crate::error::{AcceptError, BindError, Cause, MoveError, TooFewStreams};
+pub use crate::error::{AcceptError, BindError, Cause, HandOverError, MoveError, TooFewStreams};
 use crate::forwarder::Forwarding;
 use crate::h3::gate::Gate;
 use crate::h3::{Connection, NO_ERROR, Turns};
@@ -171,6 +174,78 @@ impl Server {
         Self::start(identity, config, |crypto, limits| {
             Listener::adopt(socket, crypto, limits)
         })
+    }
+
+    /// Takes over from a server that has [handed over](Self::hand_over), at the same address. What is for that one is
+    /// passed on to it, until it has ended. Before that, this one does not [move](Self::relocate).
+    ///
+    /// # Errors
+    /// See [`BindError`]. The other one goes on.
+    pub fn succeed(
+        estate: Estate,
+        identity: &Identity,
+        config: ServerConfig,
+    ) -> Result<Self, BindError> {
+        Self::start(identity, config, |crypto, limits| {
+            Listener::succeed(estate, crypto, limits)
+        })
+    }
+
+    /// Gives what another process needs to [succeed](Self::succeed) this one, which receives nothing by itself
+    /// from then on. Its connections go on, by what the other one passes on; new ones come to the other one. If that
+    /// ends, or never takes what it is given, the server is as it was before.
+    ///
+    /// A server that has handed over does not [move](Self::relocate). To have its connections end with what is running, tell
+    /// clients to [come again](Self::dismiss).
+    ///
+    /// # Errors
+    /// [`HandOverError`]; the server is as it was.
+    pub fn hand_over(&self) -> Result<Estate, HandOverError> {
+        let _claim = self.moves.claim().ok_or(HandOverError::Moving)?;
+        if !self.moves.are_over() {
+            return Err(HandOverError::Moving);
+        }
+        let sockets = &self.listener.sockets;
+        if sockets.has_heir() {
+            return Err(HandOverError::HandedOver);
+        }
+        let elders = sockets.elders();
+        let keys = std::iter::once(&self.listener.ids).chain(&elders);
+        let ids = keys.map(|key| key.secret()).collect();
+        let give = || -> std::io::Result<_> {
+            let (own, stream) = UnixStream::pair()?;
+            Ok((sockets.hand_over(own)?, stream))
+        };
+        let (socket, stream) = give().map_err(HandOverError::System)?;
+        Ok(Estate {
+            socket,
+            stream,
+            ids,
+        })
+    }
+
+    /// Receives by itself again, without the one that was given what it needs: that has not succeeded in time, and must not
+    /// from now on.
+    pub fn take_back(&self) {
+        self.listener.sockets.take_back();
+    }
+
+    /// Whether another process has taken over, and is there.
+    pub fn has_handed_over(&self) -> bool {
+        self.listener.sockets.has_heir()
+    }
+
+    /// Whether a server that this one has taken over from still has connections, as far as is known: it has not ended.
+    pub fn has_elder(&self) -> bool {
+        !self.listener.sockets.elders().is_empty()
+    }
+
+    /// Tells the clients that there are now that no more requests are answered (GOAWAY, RFC 9114 §5.2): for those they
+    /// make another connection, which is that of who has taken over. What is running goes on.
+    pub fn dismiss(&self) {
+        for (_, peer) in self.hub.peers() {
+            peer.go_away.send();
+        }
     }
 
     fn start(
@@ -334,9 +409,7 @@ impl Server {
     /// [`accept`](Self::accept); clients are told of the latter (GOAWAY, RFC 9114 §5.2). What is running goes on.
     pub fn go_away(&self) {
         self.listener.refuse();
-        for (_, peer) in self.hub.peers() {
-            peer.go_away.send();
-        }
+        self.dismiss();
     }
 
     /// Stops accepting, closes all connections, and waits until the peers were told.
@@ -381,6 +454,12 @@ impl Server {
     ) -> Result<SocketAddr, MoveError> {
         announcement.check()?;
         let _claim = self.moves.claim().ok_or(MoveError::Busy)?;
+        if self.has_handed_over() {
+            return Err(MoveError::HandedOver);
+        }
+        if self.has_elder() {
+            return Err(MoveError::Elder);
+        }
         let mut outputs = self.moves.outputs().await;
         let (caller, requests) = caller::pair();
         let mut relocation = Relocation {

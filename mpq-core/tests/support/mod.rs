@@ -124,8 +124,27 @@ impl Bench {
     fn listen(seed: u64, network: Network, listen: SocketAddr) -> Self {
         // Seen if the test fails.
         println!("seed {seed}");
+        Self::with(seed, network, |identity, config| {
+            Server::bind(listen, identity, config).unwrap()
+        })
+    }
+
+    /// A server that takes over from this one, with the same body.
+    pub(crate) fn succeed(&self) -> Self {
+        let estate = self.server.hand_over().unwrap();
+        Self::with(self.body.seed, self.network, |identity, config| {
+            Server::succeed(estate, identity, config).unwrap()
+        })
+    }
+
+    /// With the server that is started so.
+    pub(crate) fn with(
+        seed: u64,
+        network: Network,
+        start: impl FnOnce(&Identity, ServerConfig) -> Server,
+    ) -> Self {
         let identity = Identity::self_signed(&["localhost".to_owned()]).unwrap();
-        let server = Server::bind(listen, &identity, ServerConfig::default()).unwrap();
+        let server = start(&identity, ServerConfig::default());
         let served = Arc::new(Served {
             sessions: AtomicU64::new(0),
             length: AtomicU64::new(u64::MAX),
