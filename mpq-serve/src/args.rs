@@ -35,6 +35,7 @@ const EXIT_CODES: &str = "\
 Signals of a running server:
   SIGUSR1          Announce the move, park, and be checkpointed
   SIGTERM, SIGINT  Finish what is running within --grace, then leave; a second one leaves at once
+  SIGUSR2          Hand over to the `mpq-serve handover` that waits; of no meaning otherwise
   SIGHUP           Read the certificate and its key again, for new connections
 
 Exit codes:
@@ -53,7 +54,8 @@ Exit codes:
   11  The images cannot wake here: they have woken, were released, or are a copy
   12  Something is in the way of a move to another host; the server serves where it was
   13  A move to another host failed; the server serves where it was
-  14  It failed, and nobody has said that the server serves; the message says what to do";
+  14  It failed, and nobody has said that the server serves; the message says what to do
+  15  A new process has not taken over; the old one serves as before";
 
 /// What `mpq-serve` is asked to do.
 #[derive(Debug, Clone, Parser)]
@@ -278,6 +280,23 @@ impl Serve {
     }
 }
 
+/// Which server to take over from, and how to serve.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HandoverOptions {
+    /// Process id of the server to take over from; without it, the one that --pid-file names, which names this process
+    /// afterwards
+    #[arg(long, value_name = "PID", value_parser = pid(), required_unless_present = "pid_file")]
+    pub pid: Option<i32>,
+
+    /// How long what is running at the old server may take to finish; in s, or with ms, s, m or h
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub drain: Duration,
+
+    /// How this process serves: all that `mpq-serve` takes. It listens where the old server does, whatever --listen says
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
 /// A command on a server.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
@@ -387,6 +406,11 @@ pub enum Command {
         force: bool,
     },
 
+    /// Take over from a running server on this host, as a new process: new clients are this one's, and the old one
+    /// finishes what it has begun, and ends. No client notices
+    #[command(after_help = EXIT_CODES)]
+    Handover(Box<HandoverOptions>),
+
     /// Move a running server to another host, by ssh, with its connections. All that would be in the way is looked
     /// for on both hosts first
     #[command(after_help = EXIT_CODES, group = ArgGroup::new("server").required(true))]
@@ -488,21 +512,27 @@ impl Args {
         let line = config::complete(&Self::command(), line)
             .map_err(|why| Self::command().error(ErrorKind::InvalidValue, why))?;
         let mut args = Self::try_parse_from(line)?;
-        args.serve.listen = without_those_of_all(&args.serve.listen);
         let mut definition = Self::command();
-        let dir = args.serve.dir.as_deref().and_then(Path::to_str);
+        let is_server = matches!(args.command, None | Some(Command::Handover(_)));
+        let serve = match &mut args.command {
+            Some(Command::Handover(options)) => &mut options.serve,
+            _ => &mut args.serve,
+        };
+        serve.listen = without_those_of_all(&serve.listen);
+        let serve = serve.clone();
+        let dir = serve.dir.as_deref().and_then(Path::to_str);
         if let Some(name) = dir.filter(|name| definition.find_subcommand(name).is_some()) {
             let message = format!(
                 "the command {name} comes before all options; a directory of that name is ./{name}"
             );
             return Err(definition.error(ErrorKind::ArgumentConflict, message));
         }
-        if args.command.is_none() && args.serve.root().is_none() && args.serve.random.is_none() {
+        if is_server && serve.root().is_none() && serve.random.is_none() {
             let message = "there is nothing to serve: name a directory, or give --random";
             return Err(definition.error(ErrorKind::MissingRequiredArgument, message));
         }
-        let moves = args.serve.move_in_process.is_some() || !args.serve.migrate_to.is_empty();
-        if args.serve.listen.len() > 1 && moves {
+        let moves = serve.move_in_process.is_some() || !serve.migrate_to.is_empty();
+        if serve.listen.len() > 1 && moves {
             let message =
                 "a server with several --listen cannot move: give one, or no --migrate-to";
             return Err(definition.error(ErrorKind::ArgumentConflict, message));
@@ -514,9 +544,9 @@ impl Args {
             _ => &[],
         };
         for (option, addresses) in [
-            ("--migrate-to", args.serve.migrate_to.as_slice()),
+            ("--migrate-to", serve.migrate_to.as_slice()),
             ("--migrate-to", of_a_checkpoint),
-            ("--pool", &args.serve.pool),
+            ("--pool", &serve.pool),
         ] {
             if addresses.len() > MAX_ADDRESSES {
                 let count = addresses.len();

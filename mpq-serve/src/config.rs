@@ -12,6 +12,9 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, Command};
 use toml::{Table, Value};
 
+/// The command that serves as the program without one does.
+const HANDOVER: &str = "handover";
+
 /// The command line with what the file of its `--config` adds, if it names one.
 ///
 /// # Errors
@@ -24,10 +27,15 @@ pub(crate) fn complete(
     let Ok(matches) = lenient.try_get_matches_from(&line) else {
         return Ok(line);
     };
-    // A command has no such file.
-    if matches.subcommand_name().is_some() {
-        return Ok(line);
-    }
+    // Only those that serve have such a file.
+    let (command, matches, start) = match matches.subcommand() {
+        None => (command, &matches, 1),
+        Some((HANDOVER, matches)) => match command.find_subcommand(HANDOVER) {
+            Some(command) => (command, matches, 2),
+            None => return Ok(line),
+        },
+        Some(_) => return Ok(line),
+    };
     let Ok(Some(file)) = matches.try_get_one::<PathBuf>("config") else {
         return Ok(line);
     };
@@ -37,7 +45,7 @@ pub(crate) fn complete(
         said(id) || id == "root" && said("dir")
     };
     let added = read(command, file, said).map_err(|why| format!("{}: {why}", file.display()))?;
-    line.splice(1..1, added);
+    line.splice(start..start, added);
     Ok(line)
 }
 

@@ -92,6 +92,8 @@ pub enum Error {
     NotReceived(String),
     #[error("the host that the server comes from: {0}")]
     Source(String),
+    #[error("not taken over; the old server serves as before: {0}")]
+    NotTakenOver(String),
     #[error("the server was told to leave, and was not dumped")]
     Leaving,
     #[error("{}", .0.message)]
@@ -138,6 +140,7 @@ impl Error {
             Self::Returned(_) => 13,
             Self::Stranded(..) | Self::Unconfirmed(..) | Self::UnconfirmedContainer(..) => 14,
             Self::Unsealed(..) => 14,
+            Self::NotTakenOver(_) => 15,
             Self::Told(failure) => failure.code,
         }
     }

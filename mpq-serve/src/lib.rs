@@ -4,6 +4,7 @@
 //! its move, parks, and has itself frozen (`relocate`). A helper outside of its process tree runs CRIU
 //! on it, and another command brings it back; all that is in [`checkpoint`]. One command does all of it with another
 //! host (`between_hosts`), and another one with the engine that runs it in a container (`containers`).
+//! Without CRIU, a new process can take over from it on the same host ([`handover`]).
 
 pub mod access;
 pub mod args;
@@ -15,6 +16,7 @@ pub mod containers;
 pub mod error;
 mod greeting;
 mod guests;
+pub mod handover;
 mod journal;
 mod lines;
 mod listeners;
@@ -54,7 +56,8 @@ pub fn main() -> ExitCode {
     }
     let args = Args::read();
     let result = match args.command {
-        None => serve::run(args.serve),
+        None => serve::run(args.serve, None),
+        Some(Command::Handover(options)) => handover::run(*options),
         Some(Command::Checkpoint {
             pid,
             pid_file,

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::{join_all, select_all};
-use mpq_core::server::{BindError, Handshake, Server, ServerConfig};
+use mpq_core::server::{BindError, Estate, HandOverError, Handshake, Server, ServerConfig};
 use mpq_core::tls::{Identity, TlsError};
 
 /// Why a server does not move that is at several addresses.
@@ -34,22 +34,34 @@ impl Listeners {
         identity: &Identity,
         config: ServerConfig,
     ) -> Result<Self, BindError> {
-        let count = sockets.len().max(addresses.len());
-        // All of them together may have as many.
-        let config = ServerConfig {
-            unvalidated_handshakes: config.unvalidated_handshakes / count,
-            handshakes: config.handshakes / count,
-            ..config
-        };
-        let servers: Result<Vec<_>, _> = if sockets.is_empty() {
+        if sockets.is_empty() {
+            let config = shared(config, addresses.len());
             let bind = |address: &SocketAddr| Server::bind(*address, identity, config.clone());
-            addresses.iter().map(bind).collect()
+            Self::of(addresses.iter().map(bind))
         } else {
+            let config = shared(config, sockets.len());
             let adopt = |socket| Server::from_socket(socket, identity, config.clone());
-            sockets.into_iter().map(adopt).collect()
-        };
+            Self::of(sockets.into_iter().map(adopt))
+        }
+    }
+
+    /// Takes over from the servers of another process.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn succeed(
+        estates: Vec<Estate>,
+        identity: &Identity,
+        config: ServerConfig,
+    ) -> Result<Self, BindError> {
+        let config = shared(config, estates.len());
+        let succeed = |estate| Server::succeed(estate, identity, config.clone());
+        Self::of(estates.into_iter().map(succeed))
+    }
+
+    fn of(servers: impl Iterator<Item = Result<Server, BindError>>) -> Result<Self, BindError> {
         Ok(Self {
-            servers: servers?,
+            servers: servers.collect::<Result<_, _>>()?,
             turn: AtomicUsize::default(),
         })
     }
@@ -83,6 +95,34 @@ impl Listeners {
             .try_for_each(|server| server.set_identity(identity))
     }
 
+    /// As [`Server::hand_over`], of all of them or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn hand_over(&self) -> Result<Vec<Estate>, HandOverError> {
+        self.servers.iter().map(Server::hand_over).collect()
+    }
+
+    /// As [`Server::take_back`].
+    pub(crate) fn take_back(&self) {
+        self.servers.iter().for_each(Server::take_back);
+    }
+
+    /// As [`Server::has_handed_over`].
+    pub(crate) fn have_handed_over(&self) -> bool {
+        self.servers.iter().all(Server::has_handed_over)
+    }
+
+    /// As [`Server::has_elder`].
+    pub(crate) fn have_elders(&self) -> bool {
+        self.servers.iter().any(Server::has_elder)
+    }
+
+    /// As [`Server::dismiss`].
+    pub(crate) fn dismiss(&self) {
+        self.servers.iter().for_each(Server::dismiss);
+    }
+
     /// As [`Server::go_away`].
     pub(crate) fn go_away(&self) {
         self.servers.iter().for_each(Server::go_away);
@@ -91,5 +131,14 @@ impl Listeners {
     /// As [`Server::close`].
     pub(crate) async fn close(&self) {
         join_all(self.servers.iter().map(Server::close)).await;
+    }
+}
+
+/// All servers together may have as many handshakes as one.
+fn shared(config: ServerConfig, count: usize) -> ServerConfig {
+    ServerConfig {
+        unvalidated_handshakes: config.unvalidated_handshakes / count,
+        handshakes: config.handshakes / count,
+        ..config
     }
 }

@@ -24,6 +24,8 @@ use crate::checkpoint::namespace;
 use crate::error::{At, Error};
 use crate::greeting;
 use crate::guests::{Guest, Guests};
+use crate::handover::elder::{self, Event, Inheritance};
+use crate::handover::heir::Predecessor;
 use crate::listeners::Listeners;
 use crate::log;
 use crate::metrics::Metrics;
@@ -45,11 +47,12 @@ use crate::user::User;
 /// For what is logged of connections that end with the server.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Runs the server until it is told to leave.
+/// Runs the server until it is told to leave, or another process has taken over and nothing is left to do. With a
+/// predecessor, takes over from that one first.
 ///
 /// # Errors
 /// It cannot start.
-pub fn run(mut options: Serve) -> Result<(), Error> {
+pub(crate) fn run(mut options: Serve, predecessor: Option<Predecessor>) -> Result<(), Error> {
     // Before anything else is opened.
     let passed_on = supervisor::Sockets::take(options.tcp)?;
     if !passed_on.quic.is_empty() {
@@ -70,20 +73,15 @@ pub fn run(mut options: Serve) -> Result<(), Error> {
         .build();
     runtime
         .map_err(|error| Error::Start(error.to_string()))?
-        .block_on(serve(options, passed_on, given))
+        .block_on(serve(options, passed_on, given, predecessor))
 }
 
 async fn serve(
-    options: Serve,
-    passed_on: supervisor::Sockets,
+    mut options: Serve,
+    mut passed_on: supervisor::Sockets,
     given: Option<Identity>,
+    predecessor: Option<Predecessor>,
 ) -> Result<(), Error> {
-    let listens = options.listen.iter();
-    let mut addresses: Vec<_> = listens
-        .flat_map(|listen| greeting::addresses(listen.ip()))
-        .collect();
-    addresses.dedup();
-    let identity = certificate::identity(&options, given, &addresses)?;
     let service = Arc::new(Service {
         site: site(&options)?,
         access: AccessLog::start(options.access_log.as_deref(), options.access_format)?,
@@ -92,6 +90,21 @@ async fn serve(
         send_timeout: Some(options.send_timeout).filter(|limit| !limit.is_zero()),
         leftovers: Leftovers::default(),
     });
+    // Nobody is received from now on until this process serves.
+    let taken = predecessor.map(Predecessor::take).transpose()?;
+    let (gifts, promise) = taken.unzip();
+    let gifts = gifts.unwrap_or_default();
+    if !gifts.servers.is_empty() {
+        let addresses = gifts.servers.iter().map(|one| one.socket.local_addr());
+        options.listen = addresses.collect::<io::Result<_>>().at("UDP")?;
+        passed_on.tcp = gifts.tcp;
+    }
+    let listens = options.listen.iter();
+    let mut addresses: Vec<_> = listens
+        .flat_map(|listen| greeting::addresses(listen.ip()))
+        .collect();
+    addresses.dedup();
+    let identity = certificate::identity(&options, given, &addresses)?;
     let config = ServerConfig {
         congestion: options.congestion,
         elsewhere: AlternativeAddresses {
@@ -101,13 +114,23 @@ async fn serve(
         resume: options.resume,
         ..ServerConfig::default()
     };
-    let servers = Listeners::start(passed_on.quic, &options.listen, &identity, config);
+    let servers = match gifts.servers.is_empty() {
+        true => Listeners::start(passed_on.quic, &options.listen, &identity, config),
+        false => Listeners::succeed(gifts.servers, &identity, config),
+    };
     let servers = servers.map_err(|error| match error {
         BindError::Listen(address, error) => Error::Listen(address, error),
         error => Error::Start(error.to_string()),
     })?;
     let mut doors = doors(&service, &identity, &options)?;
     for ((door, _), listener) in doors.site.iter_mut().zip(passed_on.tcp) {
+        door.pass_on(listener);
+    }
+    if let (Some((door, operator)), Some(listener)) = (&mut doors.operator, gifts.metrics)
+        && listener
+            .local_addr()
+            .is_ok_and(|address| address == operator.address())
+    {
         door.pass_on(listener);
     }
     let doors = Arc::new(Mutex::new(doors));
@@ -123,7 +146,16 @@ async fn serve(
     if let Err(error) = announced {
         tracing::warn!("`checkpoint` will not find this server: {error}");
     }
-    write_pid_file(&options)?;
+    let takes_over = promise.is_some();
+    match promise {
+        None => write_pid_file(&options)?,
+        Some(promise) => {
+            promise.serves().inspect_err(|_| control.remove())?;
+            if let Err(error) = write_pid_file(&options) {
+                tracing::error!("the pid file names the old server: {error}");
+            }
+        }
+    }
     for listen in &listens {
         tracing::info!("listening on {listen}");
     }
@@ -142,7 +174,11 @@ async fn serve(
     let mut sessions = JoinSet::new();
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    supervisor::ready(&listens);
+    match takes_over {
+        true => supervisor::taken_over(&listens),
+        false => supervisor::ready(&listens),
+    }
+    let mut inheritance = Inheritance::None;
     loop {
         tokio::select! {
             handshake = servers.accept() => {
@@ -173,11 +209,20 @@ async fn serve(
                     let read = reload(&servers, &*doors.lock().await, &options);
                     supervisor::reloaded(&servers.addresses(), &read);
                 }
-                Wish::Nothing => tracing::info!("SIGUSR2 has no meaning here"),
+                Wish::HandOver => inheritance.offer(&control, &servers, &*doors.lock().await),
+            },
+            event = inheritance.next() => match event {
+                Event::TakenOver => doors.lock().await.hand_over(),
+                Event::Kept => servers.take_back(),
+                Event::Look if elder::is_done(&servers, &service.metrics) => break,
+                Event::Look => {}
+                Event::End => break,
             },
         }
     }
-    supervisor::leaving();
+    if !inheritance.is_over() {
+        supervisor::leaving();
+    }
     servers.go_away();
     doors.lock().await.leave();
     // Whoever reads this finds it so.

@@ -16,8 +16,8 @@ pub(crate) enum Wish {
     Move,
     /// SIGHUP.
     Reload,
-    /// SIGUSR2, which has no meaning, and is not to end the server.
-    Nothing,
+    /// SIGUSR2.
+    HandOver,
 }
 
 /// The signals that are heard instead of what they would do to a process.
@@ -34,7 +34,7 @@ impl Signals {
             (SignalKind::interrupt(), Wish::Leave),
             (SignalKind::user_defined1(), Wish::Move),
             (SignalKind::hangup(), Wish::Reload),
-            (SignalKind::user_defined2(), Wish::Nothing),
+            (SignalKind::user_defined2(), Wish::HandOver),
         ];
         let heard = wishes.map(|(kind, wish)| Ok((unix::signal(kind)?, wish)));
         let heard: Result<_, std::io::Error> = heard.into_iter().collect();

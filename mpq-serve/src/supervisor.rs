@@ -36,6 +36,13 @@ pub(crate) fn reloaded(listens: &[SocketAddr], result: &Result<(), Error>) {
     tell(&[NotifyState::Ready, state.status()]);
 }
 
+/// This process serves here instead of the one before.
+pub(crate) fn taken_over(listens: &[SocketAddr]) {
+    let id = namespace::own_id().unsigned_abs();
+    let state = serving(listens, "");
+    tell(&[NotifyState::MainPid(id), NotifyState::Ready, state.status()]);
+}
+
 /// It has announced a move.
 pub(crate) fn moving(targets: &[SocketAddr]) {
     tell(&[NotifyState::Status(&format!("Moving to {targets:?}"))]);
@@ -43,9 +50,7 @@ pub(crate) fn moving(targets: &[SocketAddr]) {
 
 /// It can be reached again after a move, as this process, which may be the supervisor's of another host.
 pub(crate) fn moved(listen: SocketAddr) {
-    let id = namespace::own_id().unsigned_abs();
-    let state = serving(&[listen], "");
-    tell(&[NotifyState::MainPid(id), NotifyState::Ready, state.status()]);
+    taken_over(&[listen]);
 }
 
 /// It goes on here.

@@ -124,6 +124,19 @@ impl RunningServer {
         self.control.path().parent()
     }
 
+    /// Through which it is talked to.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Has it look for another process that waits to take over.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn tell_to_hand_over(&self) -> io::Result<()> {
+        self.process.tell_to_hand_over()
+    }
+
     /// What it needs wherever it is, if it says so.
     pub fn settings(&self) -> Option<Settings> {
         self.control.read()
@@ -245,7 +258,10 @@ impl RunningServer {
     }
 
     /// Has nobody else ask it for a move.
-    fn lock(&self) -> Result<File, Error> {
+    ///
+    /// # Errors
+    /// Another command has it.
+    pub fn lock(&self) -> Result<File, Error> {
         let lock = lock(&self.control, LockOf::Command)?;
         // Of a checkpoint by signal, or whose command was ended. One that has just failed takes a moment to end.
         let helper = || match self::lock(&self.control, LockOf::Helper) {

@@ -191,6 +191,14 @@ impl Process {
         Ok(pidfd_send_signal(&self.0, Signal::USR1)?)
     }
 
+    /// Has it hand over.
+    ///
+    /// # Errors
+    /// It has ended, or it is another user's.
+    pub fn tell_to_hand_over(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::USR2)?)
+    }
+
     /// Ends it.
     ///
     /// # Errors

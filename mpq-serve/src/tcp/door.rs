@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(crate) struct Door {
 /// What listens; it ends when `stage` is dropped.
 struct Open {
     address: SocketAddr,
+    /// Another descriptor of the listener, for another process; none when nobody comes in any more.
+    listener: Option<std::net::TcpListener>,
     stage: watch::Sender<Stage>,
     done: JoinHandle<()>,
 }
@@ -94,19 +97,32 @@ impl Door {
             None => listen(address)?,
         };
         let address = listener.local_addr()?;
+        let another = listener.as_fd().try_clone_to_owned()?;
         let (stage, watched) = watch::channel(Stage::Open);
         let done = tokio::spawn(accept(listener, self.serve.clone(), watched));
         self.open = Some(Open {
             address,
+            listener: Some(another.into()),
             stage,
             done,
         });
         Ok(address)
     }
 
+    /// What listens, for another process as well; nothing if it is closed.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub(crate) fn share(&self) -> io::Result<Option<std::net::TcpListener>> {
+        let listener = self.open.as_ref().and_then(|open| open.listener.as_ref());
+        listener.map(std::net::TcpListener::try_clone).transpose()
+    }
+
     /// Lets nobody in any more, and has those who are in finish.
-    pub(crate) fn leave(&self) {
-        if let Some(open) = &self.open {
+    pub(crate) fn leave(&mut self) {
+        if let Some(open) = &mut self.open {
+            // Or those who come would be left to wait.
+            open.listener = None;
             let _ = open.stage.send(Stage::Leaving);
         }
     }

@@ -9,7 +9,7 @@ pub(crate) mod operator;
 pub(crate) mod site;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use self::door::Door;
@@ -58,9 +58,31 @@ impl Doors {
         }
     }
 
+    /// What listens for the site, and what for operators, for another process as well.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub(crate) fn share(&self) -> io::Result<(Vec<TcpListener>, Option<TcpListener>)> {
+        let site = self
+            .site
+            .iter()
+            .filter_map(|(door, _)| door.share().transpose());
+        let operator = self.operator.as_ref();
+        let operator = operator.and_then(|(door, _)| door.share().transpose());
+        Ok((site.collect::<io::Result<_>>()?, operator.transpose()?))
+    }
+
+    /// Another process listens from now on. Who is there may finish.
+    pub(crate) fn hand_over(&mut self) {
+        self.leave();
+        if let Some((door, _)) = &mut self.operator {
+            door.leave();
+        }
+    }
+
     /// Whoever comes to the site from now on is refused, and who is there may finish. Operators are told.
-    pub(crate) fn leave(&self) {
-        for (door, _) in &self.site {
+    pub(crate) fn leave(&mut self) {
+        for (door, _) in &mut self.site {
             door.leave();
         }
         if let Some((_, operator)) = &self.operator {

@@ -90,7 +90,7 @@ pub(crate) fn start_in(options: &[&str], variables: &[(&str, &OsStr)]) -> (Serve
     let serves = ["--random", "--root", "--config"];
     let has_content = options.iter().any(|option| serves.contains(option));
     let random: &[&str] = if has_content { &[] } else { &["--random"] };
-    let mut process = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
+    let process = Command::new(env!("CARGO_BIN_EXE_mpq-serve"))
         .args(["--listen", "127.0.0.1:0"])
         .args(random)
         .args(options)
@@ -98,6 +98,11 @@ pub(crate) fn start_in(options: &[&str], variables: &[(&str, &OsStr)]) -> (Serve
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    started(process)
+}
+
+/// A server that has said where it listens, and that.
+pub(crate) fn started(mut process: Child) -> (Server, SocketAddr) {
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
     let listen = lines.by_ref().map_while(Result::ok).find_map(|line| {
         let (_, address) = line.split_once("listening on ")?;
