@@ -178,7 +178,7 @@ async fn serve(
         true => supervisor::taken_over(&listens),
         false => supervisor::ready(&listens),
     }
-    let mut inheritance = Inheritance::None;
+    let mut inheritance = Inheritance::default();
     loop {
         tokio::select! {
             handshake = servers.accept() => {

@@ -253,10 +253,17 @@ async fn a_new_process_that_is_killed_leaves_the_old_ones_downloads_alone() {
         let (mut body, mut bytes) = (client.get("/random").await.unwrap().into_body(), vec![]);
         read(&mut body, &mut bytes, LONG / 8).await;
         let new = next(&folder, "second", &[]);
+        old.server.wait_for(TAKEN_OVER);
         drop(new);
+        read(&mut body, &mut bytes, LONG / 2).await;
+        // The pid file names the one that was killed.
+        let pid = old.pid();
+        let last = next(&folder, "third", &["--pid", &pid]);
+        download(last.address).await;
         read(&mut body, &mut bytes, LONG).await;
         assert_whole(&bytes);
         old.ends();
+        assert_eq!([old.answered(), lines_of(&last.log, 1).len()], [1, 1]);
     })
     .await;
 }

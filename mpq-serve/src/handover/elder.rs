@@ -18,20 +18,17 @@ use crate::tcp::Doors;
 /// is running yet.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How far a server is with being taken over from.
-#[derive(Debug)]
-pub(crate) enum Inheritance {
-    /// Nobody takes over.
-    None,
-    /// Somebody is given what there is.
-    Offered(oneshot::Receiver<Result<Taken, Unheard>>),
-    /// Another process serves.
-    Over(Rest),
+/// How far a server is with being taken over from. If the process that has taken over ends, another one can.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// What becomes of what somebody was given.
+    offered: Option<oneshot::Receiver<Result<Taken, Unheard>>>,
+    /// What is left to do since another process serves.
+    rest: Option<Rest>,
 }
 
-/// What is left to do after that.
 #[derive(Debug)]
-pub(crate) struct Rest {
+struct Rest {
     look: Interval,
     end: Instant,
 }
@@ -68,7 +65,7 @@ impl Inheritance {
         });
         let (sender, outcome) = oneshot::channel();
         if gifts.is_ok() {
-            *self = Self::Offered(outcome);
+            self.offered = Some(outcome);
         }
         tokio::task::spawn_blocking(move || {
             let result = talk(there, gifts);
@@ -81,34 +78,42 @@ impl Inheritance {
 
     /// What happens next.
     pub(crate) async fn next(&mut self) -> Event {
-        match self {
-            Self::None => std::future::pending().await,
-            Self::Offered(outcome) => match outcome.await {
-                Ok(Ok(taken)) => {
-                    let pid = taken.pid;
-                    tracing::info!("process {pid} has taken over; what is running is finished");
-                    let now = Instant::now();
-                    *self = Self::Over(Rest {
-                        look: interval_at(now + PAUSE, PAUSE),
-                        end: now + taken.drain,
-                    });
-                    Event::TakenOver
-                }
-                _ => {
-                    *self = Self::None;
-                    Event::Kept
-                }
-            },
-            Self::Over(rest) => tokio::select! {
+        let offered = async {
+            match &mut self.offered {
+                Some(outcome) => outcome.await,
+                None => std::future::pending().await,
+            }
+        };
+        let rest = async {
+            let Some(rest) = &mut self.rest else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
                 _ = rest.look.tick() => Event::Look,
                 () = sleep_until(rest.end) => Event::End,
-            },
-        }
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = offered => outcome,
+            event = rest => return event,
+        };
+        self.offered = None;
+        let Ok(Ok(taken)) = outcome else {
+            return Event::Kept;
+        };
+        let pid = taken.pid;
+        tracing::info!("process {pid} has taken over; what is running is finished");
+        let now = Instant::now();
+        self.rest = Some(Rest {
+            look: interval_at(now + PAUSE, PAUSE),
+            end: now + taken.drain,
+        });
+        Event::TakenOver
     }
 
     /// Whether another process serves.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self, Self::Over(_))
+        self.rest.is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `mpq-serve handover`: a new process takes over from one that serves on this host, and no client notices.
 //!
-//! The new one, the [`heir`], makes sure that it can serve, and has a socket ready in the old one's control directory.
-//! Then it sends SIGUSR2. The old one, the [`elder`], connects to it and gives what it listens with ([`exchange`]). When the
+//! The new one, the `heir`, makes sure that it can serve, and has a socket ready in the old one's control directory.
+//! Then it sends SIGUSR2. The old one, the `elder`, connects to it and gives what it listens with (`exchange`). When the
 //! new one serves, it says so; only then the old one takes nobody in any more, and leaves when what is running is
 //! complete. If anything fails before, or either ends, what the old one gave comes back to it by itself
 //! ([`Server::hand_over`](mpq_core::server::Server::hand_over)).
