@@ -241,3 +241,81 @@ fn field<const LENGTH: usize>(fields: &mut &[u8]) -> [u8; LENGTH] {
     *fields = rest;
     *field
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::proto::ownership::IdKey;
+
+    async fn receive(heir: &Heir) -> (RecvMeta, Vec<u8>) {
+        let mut buffer = vec![0; 65_536];
+        let mut metas = [RecvMeta::default()];
+        let count = poll_fn(|cx| {
+            let mut buffers = [IoSliceMut::new(&mut buffer)];
+            heir.poll_recv(cx, &mut buffers, &mut metas)
+        });
+        assert_eq!(count.await, Some(1));
+        buffer.truncate(metas[0].len);
+        (metas[0], buffer)
+    }
+
+    /// Also after some were lost, and one was begun that there was no room for.
+    #[tokio::test]
+    async fn what_there_is_room_for_comes_whole_and_as_it_came() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let key = IdKey::new([1; 32]);
+        let elder = Elder::new(one, Elders::new(vec![key.clone()])).unwrap();
+        let heir = Heir::new(other).unwrap();
+        let addresses = ["10.0.0.1:443", "[fe80::1%2]:50000"].map(|text| text.parse().unwrap());
+        let locals = [None, Some("192.0.2.1".parse().unwrap())];
+        let marks = [None, Some(EcnCodepoint::Ce)];
+        let mut sent = VecDeque::new();
+        for round in 0..6 {
+            loop {
+                let which = sent.len() % 2;
+                let text = vec![round; 30_000 + sent.len()];
+                let mut datagram = [&[0x40][..], &key.id([1, 2, 3]), &text].concat();
+                let mut meta = RecvMeta::default();
+                meta.addr = addresses[which];
+                (meta.len, meta.stride) = (datagram.len(), datagram.len());
+                (meta.dst_ip, meta.ecn) = (locals[which], marks[which]);
+                let before = (meta, datagram.clone());
+                match elder.pass_on(&mut meta, &mut datagram) {
+                    PassedOn::Done => sent.push_back(before),
+                    PassedOn::Lost => break,
+                    PassedOn::Gone => panic!("it is there"),
+                }
+                assert_eq!(meta.len, 0, "it is nobody else's");
+            }
+            assert!(elder.is_there());
+            let is_begun = !elder.rest.lock().unwrap().is_empty();
+            while sent.len() > usize::from(is_begun) {
+                let (meta, datagram) = receive(&heir).await;
+                let (before, expected) = sent.pop_front().unwrap();
+                assert!(datagram == expected);
+                assert_eq!(meta.addr, mapped(before.addr));
+                assert_eq!((meta.dst_ip, meta.ecn), (before.dst_ip, before.ecn));
+                assert_eq!(meta.stride, before.stride);
+            }
+        }
+        drop(heir);
+        assert!(!elder.is_there());
+    }
+
+    #[tokio::test]
+    async fn what_no_heir_writes_is_the_end_of_it() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        let heir = Heir::new(other).unwrap();
+        one.write_all(&[0xff; HEADER]).unwrap();
+        let mut buffer = [0; 1500];
+        let mut metas = [RecvMeta::default()];
+        let came = poll_fn(|cx| {
+            let mut buffers = [IoSliceMut::new(&mut buffer)];
+            heir.poll_recv(cx, &mut buffers, &mut metas)
+        });
+        assert_eq!(came.await, None);
+    }
+}
