@@ -205,8 +205,8 @@ impl From<InterfaceError> for ConnectError {
 
 impl From<ConnectionError> for ConnectError {
     fn from(error: ConnectionError) -> Self {
-        if tls::is_certificate_error(&error) {
-            return Self::Certificate(error.into());
+        if let Some(unaccepted) = tls::certificate_error(&error) {
+            return Self::Certificate(unaccepted.into());
         }
         let code = match &error {
             ConnectionError::TransportError(error) => error.code,

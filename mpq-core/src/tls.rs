@@ -13,19 +13,20 @@ use std::sync::Arc;
 use noq::ConnectionError;
 use noq::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, ServerConfig};
 use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 
+pub use self::unaccepted::{Unaccepted, unaccepted};
+use self::verifiers::{AnyIssuer, Listed};
 use crate::proto::probe::{KnockKey, Secret};
+
+mod unaccepted;
+mod verifiers;
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +141,9 @@ pub fn rustls_client(trust: &Trust) -> Result<ClientConfig, TlsError> {
         .expect("ring has cipher suites for TLS 1.3");
     let builder = match trust {
         Trust::System => builder.with_platform_verifier().map_err(TlsError::System)?,
-        Trust::CaFile(path) => builder.with_root_certificates(read_roots(path)?),
+        Trust::CaFile(path) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(roots(path, provider)?)),
         Trust::Pinned(fingerprint) => {
             builder
                 .dangerous()
@@ -237,26 +240,13 @@ pub fn rustls_server(identity: &Identity) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Whether a connection failed since one end did not accept the other's certificate.
-///
-/// A failure found at this end carries rustls' own error; one found by the peer only the TLS alert
-/// it sent.
-pub(crate) fn is_certificate_error(error: &ConnectionError) -> bool {
-    let code = match error {
-        ConnectionError::TransportError(error) => {
-            let cause = error
-                .crypto
-                .as_deref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>());
-            if matches!(cause, Some(rustls::Error::InvalidCertificate(_))) {
-                return true;
-            }
-            u64::from(error.code)
-        }
-        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
-        _ => return false,
+/// Why this end did not accept the other's certificate, if a connection failed for that.
+pub(crate) fn certificate_error(error: &ConnectionError) -> Option<Unaccepted> {
+    let ConnectionError::TransportError(error) = error else {
+        return None;
     };
-    is_certificate_alert(code)
+    let cause = error.crypto.as_deref()?;
+    unaccepted(cause.downcast_ref()?)
 }
 
 /// Whether a QUIC error code is that of a TLS alert about a certificate (RFC 9001 §4.8: the alert
@@ -276,15 +266,13 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path)? {
-        roots.add(certificate).map_err(|source| TlsError::Root {
-            path: path.into(),
-            source,
-        })?;
-    }
-    Ok(roots)
+/// Who trusts the certificates of a PEM file.
+fn roots(path: &Path, provider: Arc<CryptoProvider>) -> Result<Listed, TlsError> {
+    let certificates = read_certificates(path)?;
+    Listed::new(certificates, provider).map_err(|source| TlsError::Root {
+        path: path.into(),
+        source,
+    })
 }
 
 /// All certificates of a PEM file, at least one.
@@ -353,67 +341,6 @@ fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TlsError {
         pem::Error::Io(source) => TlsError::Read { path, source },
         pem::Error::NoItemsFound => TlsError::Missing { path, wanted },
         source => TlsError::Pem { path, source },
-    }
-}
-
-/// Takes every certificate, or the one that is pinned; but no handshake signed by another key than the certificate's.
-#[derive(Debug)]
-struct AnyIssuer {
-    pinned: Option<String>,
-    provider: Arc<CryptoProvider>,
-}
-
-/// Another certificate than the one that is pinned.
-#[derive(Debug, thiserror::Error)]
-#[error("the server's certificate has the SHA-256 {0}, which is not the one asked for")]
-struct NotPinned(String);
-
-impl ServerCertVerifier for AnyIssuer {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(pinned) = &self.pinned {
-            let shown = fingerprint(end_entity);
-            if shown != *pinned {
-                let other = OtherError(Arc::new(NotPinned(shown)));
-                return Err(CertificateError::Other(other).into());
-            }
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls13RequiredForQuic.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
 

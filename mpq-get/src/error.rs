@@ -19,8 +19,8 @@
 //! | 45 | network interface unknown or unusable |
 //! | 60 | the server's certificate is not trusted |
 //! | 77 | the CA file cannot be used |
-//! | 90 | SHA-256 differs from `--checksum` (ours) |
-//! | 91 | the server moved and was not found again in time (ours) |
+//! | 111 | SHA-256 differs from `--checksum` (ours) |
+//! | 112 | the server moved and was not found again in time (ours) |
 //! | 95 | HTTP/3 error, or no HTTP/3 server |
 //! | 96 | QUIC error |
 //! | 130, 143 | stopped by SIGINT, SIGTERM |
@@ -228,8 +228,8 @@ impl Error {
             Error::Interface { .. } | Error::NoInterface(_) => 45,
             Error::Certificate { .. } => 60,
             Error::CaFile(_) => 77,
-            Error::Checksum { .. } => 90,
-            Error::Migration(_) => 91,
+            Error::Checksum { .. } => 111,
+            Error::Migration(_) => 112,
             Error::Http3(_)
             | Error::Reset(_)
             | Error::Misunderstood(_)
@@ -396,7 +396,7 @@ mod tests {
             answered: vec!["10.1.0.3:443".parse().unwrap()],
             elsewhere: Vec::new(),
         });
-        assert_eq!(lost.code(), 91);
+        assert_eq!(lost.code(), 112);
         assert!(lost.to_string().contains("10.1.0.3:443"), "{lost}");
         assert_eq!(Error::from(ClientError::Closed).code(), 96);
         let closed = |code| {

@@ -194,7 +194,7 @@ fn a_complete_file_with_a_wrong_checksum_stays() {
     fs::write(server.path("file"), vec![0; SIZE]).unwrap();
     let right = format!("sha256:{}", digest());
     let outcome = server.get(&["-C", "-O", "--checksum", &right], "file");
-    outcome.fails(90, "the file is another one or damaged");
+    outcome.fails(111, "the file is another one or damaged");
     assert!(fs::read(server.path("file")).unwrap() == vec![0; SIZE]);
 }
 

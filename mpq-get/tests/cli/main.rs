@@ -108,7 +108,7 @@ fn a_body_with_a_wrong_checksum_is_put_away() {
     let server = Server::start();
     let wrong = format!("sha256:{}", "0".repeat(64));
     let outcome = server.get(&["-O", "--checksum", &wrong], "file");
-    outcome.fails(90, &format!("{SIZE} bytes are kept in file.bad"));
+    outcome.fails(111, &format!("{SIZE} bytes are kept in file.bad"));
     assert!(fs::read(server.path("file.bad")).unwrap() == body());
     assert!(!server.path("file").exists());
 }

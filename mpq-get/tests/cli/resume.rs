@@ -388,7 +388,7 @@ fn a_damaged_part_is_found_out() {
     leave(&server, &vec![0; CUT], &meta);
     let right = format!("sha256:{}", digest());
     let outcome = server.get(&["-O", "--checksum", &right], "file");
-    outcome.fails(90, "bytes are kept in file.bad");
+    outcome.fails(111, "bytes are kept in file.bad");
     let bad = fs::read(server.path("file.bad")).unwrap();
     assert!(bad[..CUT] == vec![0; CUT] && bad[CUT..] == body()[CUT..]);
     for name in ["file", "file.part", "file.part.meta"] {
