@@ -19,10 +19,10 @@
 //! | 45 | network interface unknown or unusable |
 //! | 60 | the server's certificate is not trusted |
 //! | 77 | the CA file cannot be used |
-//! | 111 | SHA-256 differs from `--checksum` (ours) |
-//! | 112 | the server moved and was not found again in time (ours) |
 //! | 95 | HTTP/3 error, or no HTTP/3 server |
 //! | 96 | QUIC error |
+//! | 111 | SHA-256 differs from `--checksum` (ours) |
+//! | 112 | the server moved and was not found again in time (ours) |
 //! | 130, 143 | stopped by SIGINT, SIGTERM |
 
 use std::io;

@@ -20,7 +20,6 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use cli::args::Args;
 use download::signals::Signals;
 use output::Leftover;
@@ -33,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The program: reads the command line, downloads, and says what went wrong.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     // Without RUST_LOG errors are told once, by us.
     if std::env::var_os("RUST_LOG").is_some() {
         tracing_subscriber::fmt()

@@ -4,12 +4,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Args as ClapArgs, Parser};
 use mpq_core::Congestion;
 use mpq_core::client::ClientConfig;
 use mpq_core::proto::Strategy;
 use mpq_core::tls::Trust;
 
+use super::unknown;
 use super::url::{parse_url, remote_name};
 use crate::download::pace::SpeedLimit;
 use crate::download::request::{DownloadRequest, Protocol};
@@ -26,10 +27,10 @@ Exit codes (curl's where it has one):
     2  wrong usage                     45  interface unknown or unusable
     3  malformed URL                   60  certificate not trusted
     6  unknown host                    77  CA file unusable
-    7  refused or unreachable          90  SHA-256 differs from --checksum
-   18  body shorter than announced     91  the server moved and was not found again
-   22  HTTP status not a success       95  HTTP/3 error, or no HTTP/3 server
-   23  output cannot be written        96  QUIC error
+    7  refused or unreachable          95  HTTP/3 error, or no HTTP/3 server
+   18  body shorter than announced     96  QUIC error
+   22  HTTP status not a success      111  SHA-256 differs from --checksum
+   23  output cannot be written       112  the server moved and was not found again
    33  cannot go on, nor start over
   130  stopped by SIGINT              143  stopped by SIGTERM
 
@@ -177,9 +178,50 @@ pub struct Args {
     /// Longest wait for a server that moves
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub migration_timeout: Duration,
+
+    #[command(flatten)]
+    pub anyway: Anyway,
+}
+
+/// Options of curl's that say what mpq-get does in any case.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "For scripts made for curl; mpq-get does so anyway")]
+pub struct Anyway {
+    /// No file, and exit code 22, if the server answers with an error
+    #[arg(short, long)]
+    pub fail: bool,
+
+    /// Say what went wrong, also with -s
+    #[arg(short = 'S', long)]
+    pub show_error: bool,
+
+    /// Take a URL as it is: it names no sequence and no range
+    #[arg(short, long)]
+    pub globoff: bool,
+
+    /// Read no file of options
+    #[arg(short = 'q', long)]
+    pub disable: bool,
+
+    /// Speak HTTP/3
+    #[arg(long)]
+    pub http3: bool,
+
+    /// Speak nothing but HTTP/3
+    #[arg(long)]
+    pub http3_only: bool,
+
+    /// Use TLS 1.3
+    #[arg(long = "tlsv1.3")]
+    pub tls_1_3: bool,
 }
 
 impl Args {
+    /// What was typed. Ends the program if that cannot be read, or asks for help.
+    pub fn read() -> Args {
+        Args::try_parse().unwrap_or_else(|error| unknown::explained(error).exit())
+    }
+
     /// Whether standard output is for the body.
     pub fn body_on_stdout(&self) -> bool {
         match &self.output {

@@ -4,4 +4,5 @@
 //! connection exists. What is made of it is a [`download::request`](crate::download::request).
 
 pub mod args;
+mod unknown;
 mod url;
