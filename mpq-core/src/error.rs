@@ -340,8 +340,8 @@ pub enum MoveError {
     /// The server woke where it had been, though it was to go elsewhere.
     #[error("it woke at its old address, {0}")]
     Stayed(SocketAddr),
-    /// The runtime ends, and the move with it.
-    #[error("it was interrupted: the runtime ends")]
+    /// The server was closed, or the runtime ends, and the move with it.
+    #[error("it was interrupted: the server is closed, or the runtime ends")]
     Interrupted,
     /// The server has handed over ([`Server::hand_over`](crate::server::Server::hand_over)).
     #[error("another process has taken over, and this one only finishes its connections")]

@@ -123,6 +123,29 @@ async fn a_move_that_is_dropped_while_the_server_is_frozen_is_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_closes_while_it_is_frozen_tells_its_clients() {
+    in_time(async {
+        let (bench, client, _) = bench(12).await;
+        let (parked, is_parked) = oneshot::channel();
+        let freeze = async {
+            parked.send(()).unwrap();
+            pending().await
+        };
+        let announcement = announcement(&[bench.network.at(2)], Duration::ZERO);
+        let moving = bench.server.relocate(announcement, freeze, |_| ());
+        let closing = async {
+            is_parked.await.unwrap();
+            bench.server.close().await;
+        };
+        let (moved, ()) = tokio::join!(moving, closing);
+        assert!(matches!(moved, Err(MoveError::Interrupted)), "{moved:?}");
+        let lost = client.closed().await;
+        assert!(matches!(lost, ClientError::ClosedByServer { .. }), "{lost}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_is_dropped_while_its_new_address_is_missing_is_cancelled() {
     in_time(async {
         let (bench, client, mut events) = bench(3).await;
@@ -305,11 +328,20 @@ async fn nothing_waits_for_a_server_that_did_not_come_back() {
     };
     let lose = async |bench: &Bench, middle: &Relay, events: &mut Events| {
         let announcement = announcement(&[bench.network.at(2)], 3_600 * SECOND);
+        // Before the move is dropped: the client must not hear that it is cancelled.
+        let lost = async {
+            until(events, |event| {
+                matches!(
+                    event,
+                    ClientEvent::Migration(MigrationEvent::Announced { .. })
+                )
+            })
+            .await;
+            middle.set(EVERYTHING_IS_LOST);
+        };
         tokio::select! {
             moved = bench.server.relocate(announcement, pending(), |_| ()) => panic!("{moved:?}"),
-            _ = until(events, |event| matches!(event, ClientEvent::Migration(MigrationEvent::Announced { .. }))) => {
-                middle.set(EVERYTHING_IS_LOST);
-            }
+            () = lost => {}
         }
     };
     let (failure, errors) = in_time(all_end(config, lose)).await;
@@ -507,16 +539,12 @@ async fn a_writer_that_waits_for_a_thaw_ends_with_its_connection() {
                 (&mut writing).now_or_never().is_none(),
                 "it is written at once"
             );
-            // Its client cannot be told, and is not waited for.
-            let _ = server.close().now_or_never();
+            server.close().await;
             writing.await.unwrap_err()
         };
-        tokio::select! {
-            moved = moving => panic!("{moved:?}"),
-            error = writing => {
-                lost(&error);
-            }
-        }
+        let (moved, error) = tokio::join!(moving, writing);
+        assert!(matches!(moved, Err(MoveError::Interrupted)), "{moved:?}");
+        lost(&error);
     })
     .await;
 }

@@ -92,6 +92,11 @@ pub enum EncodeError {
     /// More addresses than [`MAX_ADDRESSES`].
     #[error("clients can be told of {MAX_ADDRESSES} addresses at most, not of {0}")]
     TooManyAddresses(usize),
+    /// An announcement of an address where no client goes ([`policy`](super::policy::acceptable)).
+    #[error(
+        "no client goes to {0}: it has to be one host's address, with port 443 or one from 1024 on"
+    )]
+    Unacceptable(SocketAddr),
     /// A name that is empty, or longer than the DNS allows (RFC 1035 §2.3.4).
     #[error("a name has 1 to {MAX_NAME} bytes, not {0}")]
     Name(usize),

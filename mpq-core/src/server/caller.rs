@@ -5,10 +5,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot, watch};
 
 use crate::error::{Cause, MoveError};
 use crate::proto::server::Output;
@@ -30,6 +31,8 @@ type Outputs = mpsc::UnboundedReceiver<Output>;
 pub(super) struct Moves {
     outputs: Arc<Mutex<Outputs>>,
     claimed: AtomicBool,
+    /// The server closes: no move goes on, as if its caller were gone.
+    closing: watch::Sender<bool>,
 }
 
 /// The right to the next move.
@@ -40,6 +43,7 @@ impl Moves {
         Self {
             outputs: Arc::new(Mutex::new(outputs)),
             claimed: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
         }
     }
 
@@ -57,6 +61,18 @@ impl Moves {
     /// For the task of a move; waits until one that was dropped has come to its end.
     pub(super) async fn outputs(&self) -> OwnedMutexGuard<Outputs> {
         self.outputs.clone().lock_owned().await
+    }
+
+    /// Both ends of the next move.
+    pub(super) fn pair(&self) -> (Caller, Requests) {
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let closing = self.closing.subscribe();
+        (Caller { requests, closing }, Requests(incoming))
+    }
+
+    /// Has a move undone, if there is one and that is still possible, and every later one.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
     }
 }
 
@@ -77,27 +93,28 @@ enum Request {
 }
 
 /// The caller, as the task knows it.
-pub(super) struct Caller(mpsc::UnboundedSender<Request>);
+pub(super) struct Caller {
+    requests: mpsc::UnboundedSender<Request>,
+    closing: watch::Receiver<bool>,
+}
 
 /// The task, as the caller knows it.
 pub(super) struct Requests(mpsc::UnboundedReceiver<Request>);
 
-/// Both ends.
-pub(super) fn pair() -> (Caller, Requests) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (Caller(sender), Requests(receiver))
-}
-
 impl Caller {
-    /// Resolves when it has lost interest.
+    /// Resolves when it has lost interest, or the server closes.
     pub(super) async fn gone(&self) {
-        self.0.closed().await;
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            () = self.requests.closed() => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
     }
 
     /// Has the server frozen; never resolves if the caller is gone.
     pub(super) async fn freeze(&self) -> Thaw {
         let (thaw, thawed) = oneshot::channel();
-        let _ = self.0.send(Request::Freeze(thaw));
+        let _ = self.requests.send(Request::Freeze(thaw));
         match thawed.await {
             Ok(thaw) => thaw,
             Err(_) => std::future::pending().await,
@@ -105,11 +122,11 @@ impl Caller {
     }
 
     pub(super) fn reopened(&self, listen: SocketAddr) {
-        let _ = self.0.send(Request::Reopened(listen));
+        let _ = self.requests.send(Request::Reopened(listen));
     }
 
     pub(super) fn is_over(&self, moved: Result<SocketAddr, MoveError>) {
-        let _ = self.0.send(Request::Over(moved));
+        let _ = self.requests.send(Request::Over(moved));
     }
 }
 
@@ -120,22 +137,29 @@ impl Requests {
         freeze: impl Future<Output = Thaw>,
         on_reopened: impl FnOnce(SocketAddr),
     ) -> Result<SocketAddr, MoveError> {
-        let (mut freeze, mut on_reopened) = (Some(freeze), Some(on_reopened));
-        while let Some(request) = self.0.recv().await {
-            match request {
-                Request::Freeze(thaw) => {
-                    if let Some(freeze) = freeze.take() {
-                        let _ = thaw.send(freeze.await);
+        let (mut freeze, mut on_reopened) = (pin!(freeze), Some(on_reopened));
+        let mut awaits_thaw: Option<oneshot::Sender<Thaw>> = None;
+        loop {
+            tokio::select! {
+                // Whatever becomes of the freeze, the move may be over.
+                biased;
+                request = self.0.recv() => match request {
+                    Some(Request::Freeze(thaw)) => awaits_thaw = Some(thaw),
+                    Some(Request::Reopened(listen)) => {
+                        awaits_thaw = None;
+                        if let Some(on_reopened) = on_reopened.take() {
+                            on_reopened(listen);
+                        }
+                    }
+                    Some(Request::Over(moved)) => return moved,
+                    None => return Err(MoveError::Interrupted),
+                },
+                thaw = &mut freeze, if awaits_thaw.is_some() => {
+                    if let Some(awaits_thaw) = awaits_thaw.take() {
+                        let _ = awaits_thaw.send(thaw);
                     }
                 }
-                Request::Reopened(listen) => {
-                    if let Some(on_reopened) = on_reopened.take() {
-                        on_reopened(listen);
-                    }
-                }
-                Request::Over(moved) => return moved,
             }
         }
-        Err(MoveError::Interrupted)
     }
 }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 #[cfg(feature = "axum")]
 pub use self::acceptor::Acceptor;
@@ -49,6 +50,9 @@ use crate::proto::server::{AlternativeAddresses, Announcement, Arrivals};
 use crate::stats::Traffic;
 use crate::tls::{self, Identity, TlsError};
 use crate::transport;
+
+/// How long undoing a move may hold up the end of a server. It takes milliseconds; a move that is made can take longer.
+const UNDOING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -412,8 +416,12 @@ impl Server {
         self.dismiss();
     }
 
-    /// Stops accepting, closes all connections, and waits until the peers were told.
+    /// Stops accepting, closes all connections, and waits until the peers were told. A move is undone first, if it has not
+    /// come to the new address yet.
     pub async fn close(&self) {
+        self.moves.close();
+        // Nobody can be told while the server is parked.
+        let _ = timeout(UNDOING_LIMIT, self.moves.outputs()).await;
         self.listener
             .endpoint
             .close(NO_ERROR, b"the server is leaving");
@@ -437,12 +445,14 @@ impl Server {
 
     /// Moves: announces it, parks after the lead time, awaits `freeze` with nothing in flight and
     /// no socket open, and goes on where it says, with the same connections. Returns the new
-    /// address once all clients are there, or 30 s after it was opened. An address that this host does not have is
-    /// tried for 10 s.
+    /// address once all clients are there, or 30 s after it was opened. An address that this host does not have, or
+    /// where somebody else listens, is tried for 10 s. An announcement without targets tells clients nothing: they look
+    /// for the server once it is silent.
     ///
     /// If the future is dropped, the move is undone: the server serves at its old address, and its clients
     /// know. Once it listens at the new one, there is nothing to undo, and the move is completed. Another
-    /// move waits until that is done.
+    /// move waits until that is done. Where somebody else has taken the old address meanwhile, that is tried until it is
+    /// free; whoever does not want to wait for it drops the future, or [closes](Self::close) the server.
     ///
     /// # Errors
     /// [`MoveError`]; the server then serves at its old address, and its clients know.
@@ -461,7 +471,7 @@ impl Server {
             return Err(MoveError::Elder);
         }
         let mut outputs = self.moves.outputs().await;
-        let (caller, requests) = caller::pair();
+        let (caller, requests) = self.moves.pair();
         let mut relocation = Relocation {
             hub: self.hub.clone(),
             listener: self.listener.clone(),

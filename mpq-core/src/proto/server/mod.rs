@@ -30,6 +30,7 @@ use std::time::Duration;
 
 pub use self::machine::ServerMachine;
 use super::frame::{EncodeError, Frame};
+use super::policy::acceptable;
 
 /// What happens to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,10 @@ impl Announcement {
     /// # Errors
     /// See [`EncodeError`].
     pub fn check(&self) -> Result<(), EncodeError> {
+        let mut targets = self.targets.iter();
+        if let Some(target) = targets.find(|target| !acceptable(target.ip(), **target)) {
+            return Err(EncodeError::Unacceptable(*target));
+        }
         match self.targets.is_empty() {
             true => Ok(()),
             false => self.frame(0).encode(&mut Vec::new()),
