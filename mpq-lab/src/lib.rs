@@ -12,7 +12,8 @@
 //!
 //! Beside them, a file for each of the other commands: [`demo`] shows one move, which
 //! [`move_summary`] puts in figures; [`check`] is `cargo lab test`, [`guards`] takes the guards of
-//! the protocol out one by one, and [`mutants`] changes whatever its machines do.
+//! the protocol out one by one, and [`mutants`] changes whatever its machines do. [`package`] makes what
+//! packages of the tools have.
 
 pub mod arms;
 pub mod bench;
@@ -23,4 +24,5 @@ pub mod guards;
 pub mod move_summary;
 pub mod mutants;
 pub mod network;
+pub mod package;
 pub mod system;

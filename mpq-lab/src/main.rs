@@ -16,7 +16,7 @@ use mpq_lab::network::model::{Line, Network};
 use mpq_lab::network::topology::Host;
 use mpq_lab::network::up::{self, LinkOption};
 use mpq_lab::system::setup;
-use mpq_lab::{check, demo, guards, mutants};
+use mpq_lab::{check, demo, guards, mutants, package};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Testbed for mpq
@@ -129,6 +129,11 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Make what a package of the tools has, from their options
+    Package {
+        #[command(subcommand)]
+        what: package::What,
+    },
     /// Check format and lints, and run all tests
     Test {
         /// Arguments for `cargo test`
@@ -227,6 +232,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Emulate { .. } => unreachable!("main runs it"),
         Command::Guards => guards::check()?,
         Command::Mutants { arguments } => mutants::mutants(&arguments)?,
+        Command::Package { what } => package::make(&what)?,
         Command::Test { arguments } => check::check(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
