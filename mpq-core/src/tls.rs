@@ -5,7 +5,6 @@
 //! into what any other QUIC on rustls takes. All offer the one protocol `h3` (RFC 9114 §3.1), and
 //! QUIC allows nothing older than TLS 1.3 (RFC 9001 §4.2).
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,10 +18,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_platform_verifier::BuilderVerifierExt;
-use sha2::{Digest, Sha256};
 
 pub use self::unaccepted::{Unaccepted, unaccepted};
-use self::verifiers::{AnyIssuer, Listed};
+use self::verifiers::{AnyIssuer, Listed, fingerprint};
 use crate::proto::probe::{KnockKey, Secret};
 
 mod unaccepted;
@@ -317,15 +315,6 @@ fn unpaired(error: &rustls::Error) -> String {
     }
 }
 
-/// The SHA-256 of a certificate in hexadecimal.
-fn fingerprint(certificate: &[u8]) -> String {
-    let digest = Sha256::digest(certificate);
-    digest.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("writing to a String does not fail");
-        hex
-    })
-}
-
 /// As [`fingerprint`] has it.
 fn pin(given: &str) -> Result<String, TlsError> {
     let digits = given.strip_prefix("sha256:").unwrap_or(given);
@@ -364,6 +353,8 @@ pub(crate) fn random<const LENGTH: usize>() -> [u8; LENGTH] {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     fn write(dir: &tempfile::TempDir, name: &str, content: &str) -> PathBuf {

@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The program: reads the command line, downloads, and says what went wrong.
 pub fn main() -> ExitCode {
-    let args = Args::read();
+    let args = cli::read();
     // Without RUST_LOG errors are told once, by us.
     if std::env::var_os("RUST_LOG").is_some() {
         tracing_subscriber::fmt()

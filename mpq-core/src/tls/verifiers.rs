@@ -1,5 +1,6 @@
 //! Whose certificates a client takes, where rustls' own verifier does not decide that alone.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,8 +9,7 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, VerifierBuilderError};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
-
-use super::fingerprint;
+use sha2::{Digest, Sha256};
 
 /// Takes what one of these certificates has issued, and each of them.
 #[derive(Debug)]
@@ -100,6 +100,15 @@ impl ServerCertVerifier for Listed {
     }
 }
 
+/// The SHA-256 of a certificate in hexadecimal.
+pub(super) fn fingerprint(certificate: &[u8]) -> String {
+    let digest = Sha256::digest(certificate);
+    digest.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a String does not fail");
+        hex
+    })
+}
+
 /// Takes every certificate, or the one that is pinned; but no handshake signed by another key than the certificate's.
 #[derive(Debug)]
 pub(super) struct AnyIssuer {
@@ -169,7 +178,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 
     use super::*;
-    use crate::tls::{provider, unaccepted};
+    use crate::tls::unaccepted::unaccepted;
 
     /// As `openssl req -x509` makes them: an authority of its own.
     fn own_authority() -> (CertificateDer<'static>, CertificateParams, KeyPair) {
@@ -189,7 +198,8 @@ mod tests {
         name: &'static str,
         year: u64,
     ) -> Result<(), String> {
-        let listed = Listed::new(vec![list.clone()], provider()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let listed = Listed::new(vec![list.clone()], provider).unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_556_952));
         let name = ServerName::try_from(name).unwrap();
         let verified = listed.verify_server_cert(shown, &[], &name, &[], now);

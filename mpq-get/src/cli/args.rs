@@ -10,7 +10,6 @@ use mpq_core::client::ClientConfig;
 use mpq_core::proto::Strategy;
 use mpq_core::tls::Trust;
 
-use super::unknown;
 use super::url::{parse_url, remote_name};
 use crate::download::pace::SpeedLimit;
 use crate::download::request::{DownloadRequest, Protocol};
@@ -179,6 +178,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub migration_timeout: Duration,
 
+    /// What is so in any case.
     #[command(flatten)]
     pub anyway: Anyway,
 }
@@ -217,11 +217,6 @@ pub struct Anyway {
 }
 
 impl Args {
-    /// What was typed. Ends the program if that cannot be read, or asks for help.
-    pub fn read() -> Args {
-        Args::try_parse().unwrap_or_else(|error| unknown::explained(error).exit())
-    }
-
     /// Whether standard output is for the body.
     pub fn body_on_stdout(&self) -> bool {
         match &self.output {

@@ -6,3 +6,5 @@
 pub mod args;
 mod unknown;
 mod url;
+
+pub use self::unknown::read;

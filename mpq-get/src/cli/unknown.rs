@@ -2,8 +2,8 @@
 //!
 //! No option of a similar name is offered instead: for `--include` that was `--insecure`.
 
-use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 
 use super::args::Args;
 
@@ -308,8 +308,13 @@ const KINDS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What was typed. Ends the program if that cannot be read, or asks for help.
+pub fn read() -> Args {
+    Args::try_parse().unwrap_or_else(|error| explained(error).exit())
+}
+
 /// What is to be told of a command line that cannot be read.
-pub(super) fn explained(error: clap::Error) -> clap::Error {
+fn explained(error: clap::Error) -> clap::Error {
     let (ErrorKind::UnknownArgument, Some(ContextValue::String(given))) =
         (error.kind(), error.get(ContextKind::InvalidArg))
     else {
@@ -338,8 +343,6 @@ fn word(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-
-    use clap::Parser;
 
     use super::*;
 
